@@ -1,7 +1,5 @@
-"""Models: how each one reads a sample, sees an image and is understood.
-
-What a plugin needs to bring a model of its own; nothing here imports torch.
-"""
+"""Models: how each one reads a sample, sees an image and is understood."""
+# What a plugin needs to bring a model of its own; nothing here imports torch.
 
 from medbench.adapters.base import (
     Adapter,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.errors import UsageError, unknown_name
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
     from transformers import PreTrainedModel
-
-    from medbench.unimed.tokens import SegmentTokenizer, TextCodec
 
 StopReason = Literal["eos", "stop", "length"]
 Size = tuple[int, int]
@@ -45,20 +43,15 @@ class ModelCard:
     kinds: frozenset[Kind]  # Task kinds that it can answer; others are empty cells, never zeros.
     weights: str  # Which weights are needed and where they come from; `licence` is theirs.
     licence: str
-    # What the published weights take in bfloat16, by their sizes; empty where nothing of the like exists.
-    memory: str = ""
-    # Names of the tasks whose train splits the model has seen; None if nobody has said.
-    trained_on: frozenset[str] | None = None
+    memory: str = ""  # What the published weights take in bfloat16; empty where nothing of the like exists.
+    trained_on: frozenset[str] | None = None  # Tasks whose train splits it has seen; None if nobody has said.
     blind: bool = False  # Whether it never looks at an image.
 
     def as_chosen(self, arguments: "Mapping[str, Argument]", chosen: Mapping[str, str]) -> "ModelCard":
-        """Return the card with a title that names every choice from a closed list that is not the default.
-
-        Numbers of other choices are not the same model's.
-        """
+        """Return the card with a title that names every choice from a closed list that is not the default."""
         closed = {name: argument.default for name, argument in arguments.items() if argument.choices}
-        others = [f"{name}={chosen[name]}" for name, default in closed.items() if chosen[name] != default]
-        return replace(self, title=f"{self.title} ({', '.join(others)})") if others else self
+        others = ", ".join(f"{name}={chosen[name]}" for name, default in closed.items() if chosen[name] != default)
+        return replace(self, title=f"{self.title} ({others})") if others else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +99,17 @@ class Prompt:
 
     segments: tuple[TextSegment | ImageSlot, ...]
 
+    @classmethod
+    def between(cls, texts: Sequence[Sequence[int]], images: Sequence[ImageRef], tokens: int) -> "Prompt":
+        """Return ids of texts with images between them, each of so many visual tokens; there is one text more."""
+        segments: list[TextSegment | ImageSlot] = [TextSegment(ids=tuple(texts[0]))]
+        for image, ids in zip(images, texts[1:], strict=True):
+            segments += [ImageSlot(image=image, tokens=tokens), TextSegment(ids=tuple(ids))]
+        return cls(segments=tuple(segments))
+
     def images(self) -> tuple[ImageRef, ...]:
         """Return the images in order."""
-        slots = (segment for segment in self.segments if isinstance(segment, ImageSlot))
-        return tuple(slot.image for slot in slots if slot.first == 0)
+        return tuple(one.image for one in self.segments if isinstance(one, ImageSlot) and one.first == 0)
 
     @property
     def length(self) -> int:
@@ -131,23 +131,16 @@ class LoadOptions:
     device: Device = "auto"
     dtype: Dtype = "auto"
     seed: int = 0
-    # Train split of a task by name, for models that are made from it or shown examples of it.
-    train_samples: Callable[[str], Sequence[Sample]] = lambda _: ()
-    # Folder that the images of a task start from, by the task's name.
-    source_of: Callable[[str], Path] = lambda _: Path()
-    # Values of `--model-arg`, one for each argument that the entry declares.
-    arguments: Mapping[str, str] = field(default_factory=dict)
+    train_samples: Callable[[str], Sequence[Sample]] = lambda _: ()  # Train split of a task by its name.
+    source_of: Callable[[str], Path] = lambda _: Path()  # Folder that a task's images start from, by its name.
+    arguments: Mapping[str, str] = field(default_factory=dict)  # Of `--model-arg`, one for each that is declared.
 
     def folder_of(self, card: ModelCard) -> Path:
-        """Return the checkpoint of a model that runs on nothing else.
-
-        UsageError if none was given, or it is no folder.
-        """
-        if self.checkpoint is None:
-            raise UsageError(f"{card.title} needs weights.", f"Give {card.weights}.")
-        if not self.checkpoint.is_dir():
-            raise UsageError(f"{self.checkpoint} is no folder.", f"Give {card.weights}.")
-        return self.checkpoint
+        """Return the checkpoint of a model that runs on nothing else; UsageError if none was given, or no folder."""
+        if self.checkpoint is not None and self.checkpoint.is_dir():
+            return self.checkpoint
+        problem = f"{self.checkpoint} is no folder." if self.checkpoint else f"{card.title} needs weights."
+        raise UsageError(problem, f"Give {card.weights}.")
 
 
 class Adapter(ABC):
@@ -158,8 +151,7 @@ class Adapter(ABC):
     device: str = "cpu"
     dtype: str = "float32"
     notices: tuple[str, ...] = ()  # Lines that the run must show loudly (mini weights, stand-ins).
-    # What else an answer depends on beside the weights' files, by name, such as the commit of a repository; part of the
-    # run's identity.
+    # What else an answer depends on beside the weights' files, by name; part of the run's identity.
     made_of: Mapping[str, str] = MappingProxyType({})
 
     @property
@@ -173,10 +165,7 @@ class Adapter(ABC):
         return self.card.trained_on
 
     def expect(self, specs: Sequence[TaskSpec]) -> None:
-        """Get ready for tasks before the first question of a run, or of a part of it that goes on.
-
-        What must be said of a task whether or not a question is left goes to `notices` here.
-        """
+        """Get ready for the tasks of a run; what is to be said of one even if no question is left goes to `notices`."""
         del specs
 
 
@@ -190,14 +179,10 @@ class DirectAdapter(Adapter):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowStates:
-    """What the rows of a forward pass read besides their tokens, for a decoder with cross-attention.
+    """What the rows of a forward pass read besides their tokens, for a decoder with cross-attention."""
 
-    `states` are those that `LocalAdapter.row_state` made of every row; `rows` is the row of every token [N] of a packed
-    pass [1, N], None if the rows of the batch are the rows.
-    """
-
-    states: tuple[Any, ...]
-    rows: "torch.Tensor | None" = None
+    states: tuple[Any, ...]  # What `LocalAdapter.row_state` made of every row.
+    rows: "torch.Tensor | None" = None  # Row of every token [N] of a packed pass [1, N]; None if the batch's are it.
 
 
 class LocalAdapter(Adapter):
@@ -207,25 +192,18 @@ class LocalAdapter(Adapter):
     # Why the engine cannot take the decoder apart from its vision; then `written_whole` answers. Empty if it can.
     only_whole: str = ""
     end_ids: frozenset[int]  # Token ids that end an answer.
-    # What a prompt's token may read besides the tokens before it: `causal` nothing; `images` all visual tokens of its
-    # own image; `prompt` the whole prompt.
+    # What a prompt's token may read besides those before it: nothing, all tokens of its own image, the whole prompt.
     attention: Literal["causal", "images", "prompt"] = "causal"
-    # Whether the keys of a prompt's beginning depend on nothing behind it, so that questions of one image may share
-    # them. Not so where vision reads the question, or with attention to the whole prompt.
+    # Whether keys of a prompt's beginning depend on nothing behind it, so that questions of one image may share them.
     shares_prefixes: bool = True
-    # Whether the decoder reads images by cross-attention. Then every forward pass gets `row_states=RowStates(...)`, and
-    # no beginnings are shared.
+    # Whether images are read by cross-attention: every pass gets `row_states=RowStates(...)`, no beginnings are shared.
     has_row_states: bool = False
-    # How tokens are chosen where the user says nothing, by the names of the command line's options (`temperature`,
-    # `top_k`, `top_p`, `repetition_penalty`); greedily by default.
+    # How tokens are chosen where the user says nothing, by the command line's options; greedily by default.
     decoding: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
-        """Return the prompt of `sample`; pure but for `size_of`, for models whose tokens depend on sizes.
-
-        SampleError if it cannot be rendered.
-        """
+        """Return the prompt of `sample`, pure but for `size_of`; SampleError if it cannot be rendered."""
 
     @abstractmethod
     def pixels(self, image: "Image.Image") -> Pixels:
@@ -236,18 +214,12 @@ class LocalAdapter(Adapter):
         """Return features [...] of each image; must depend on nothing but the image."""
 
     def project(self, features: "Sequence[torch.Tensor]", kind: Kind) -> "Sequence[torch.Tensor]":
-        """Return visual tokens [V, D] of the features of each image, for a kind of task.
-
-        By default they are the features: a connector that knows no tasks belongs into `encode_images`.
-        """
+        """Return visual tokens [V, D] of the features of each image for a kind of task; by default the features."""
         del kind
         return features
 
     def row_state(self, features: "Sequence[torch.Tensor]", prompt: Prompt, kind: Kind) -> object:
-        """Return what a row reads by cross-attention, of the features [...] of its images in order.
-
-        It stays with the row: keys and values of the cross-attention are computed here, once for all tokens.
-        """
+        """Return what a row reads by cross-attention, once for all tokens, of features [...] of its images in order."""
         del features, prompt, kind
         raise NotImplementedError(f"{type(self).__name__} says that it has row states, and makes none.")
 
@@ -256,16 +228,15 @@ class LocalAdapter(Adapter):
     ) -> Sequence[Sequence[int]] | None:
         """Return the ids that the model's own library writes to samples with their tasks and images, greedily.
 
-        The engine is compared with it. None if that is `generate` over the prompt's embeddings. Where logits are no
-        numbers (`plain_generation.Watch` sees it), the ids end with `NO_TOKEN`.
+        None if that is `generate` over the prompt's embeddings. Where logits are no numbers (`plain_generation.Watch`
+        sees it), the ids end with `NO_TOKEN`.
         """
         del asked, max_new_tokens
         return None
 
     def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
         """Return embeddings [L, D] of token ids [L]; by default those of the decoder's table."""
-        embeddings: torch.Tensor = self.decoder.get_input_embeddings()(ids.to(self.decoder.device))
-        return embeddings
+        return cast("torch.Tensor", self.decoder.get_input_embeddings()(ids.to(self.decoder.device)))
 
     @abstractmethod
     def detokenise(self, ids: Sequence[int]) -> str:
@@ -293,29 +264,6 @@ class LocalAdapter(Adapter):
         return ()
 
 
-TokensT = TypeVar("TokensT", bound="TextCodec | SegmentTokenizer")
-
-
-class TextAdapter(LocalAdapter, Generic[TokensT]):
-    """A local adapter that is all told by its decoder, its tokenizer and the identity of its files."""
-
-    def __init__(self, decoder: "PreTrainedModel", tokens: TokensT, fingerprint: str) -> None:
-        self.decoder = decoder
-        self.tokens = tokens
-        self.end_ids = frozenset({tokens.end})
-        self.weights_fingerprint = fingerprint
-        self.device = str(decoder.device)
-        self.dtype = str(decoder.dtype).removeprefix("torch.")
-
-    def detokenise(self, ids: Sequence[int]) -> str:
-        """Return the text without special tokens."""
-        return self.tokens.text(ids)
-
-    def readable(self, ids: Sequence[int]) -> str:
-        """Return the text with special tokens."""
-        return self.tokens.readable(ids)
-
-
 Parser = Callable[[str, Sample, TaskSpec], Answer]
 """Returns what a model's text means; pure."""
 
@@ -327,10 +275,8 @@ def plain_answer(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
 
 def answer_with_box(space: BoxSpace, text: str, sample: Sample, spec: TaskSpec) -> Answer:
     """Return the stripped text and, for REC, its box read in `space`; `functools.partial` makes it a parser."""
-    answer = text.strip()
-    if spec.kind != "rec" or sample.image_size is None:
-        return Answer(text=answer)
-    return Answer(text=answer, box=space.read(answer, sample.image_size))
+    answer, size = text.strip(), sample.image_size
+    return Answer(text=answer, box=space.read(answer, size) if spec.kind == "rec" and size is not None else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,48 +286,32 @@ class Argument:
     help: str
     default: str = ""
     choices: tuple[str, ...] = ()  # Allowed values; empty for any.
-    # Whether an answer may depend on it. What does not (a key, a price, how fast a server is asked) may change while a
-    # run is under way: it stays the same run.
+    # Whether an answer may depend on it; what does not, such as a key, may change while a run is under way.
     changes_answers: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterEntry:
-    """One line of the model catalogue.
-
-    `parse` is kept apart from the loaded model so that `medbench score` needs no weights.
-    """
+    """One line of the model catalogue."""
 
     card: ModelCard
     load: Callable[[LoadOptions], Adapter]  # Loads the model; imports torch only when called.
-    parse: Parser  # What a text of the model means; pure.
-    # Which of `checkpoint`, `device` and `dtype` the loader uses; giving another is a usage error.
-    takes: frozenset[str] = frozenset()
-    # Allowed words after the colon, with their meaning; `*` allows any.
-    variants: Mapping[str, str] = field(default_factory=dict)
+    parse: Parser  # What a text of the model means; pure, and here so that `medbench score` needs no weights.
+    takes: frozenset[str] = frozenset()  # What the loader uses of `checkpoint`, `device` and `dtype`.
+    variants: Mapping[str, str] = field(default_factory=dict)  # Words after the colon and their meaning; `*` is any.
     arguments: Mapping[str, Argument] = field(default_factory=dict)  # What `--model-arg` may choose, by name.
-    # How the model writes boxes; None if it draws none. What its notation cannot express, even a perfect model cannot
-    # score: that ceiling stands beside its numbers.
-    boxes: BoxSpace | None = None
-    # Other ways of writing boxes, one of which the argument `boxes` chooses.
-    spaces: Mapping[str, BoxSpace] = field(default_factory=dict)
-    # Arguments that follow from a variant, where the user gives none.
-    defaults: Callable[[str], Mapping[str, str]] = lambda _: {}
-    # What is known of a variant before it is loaded; `card` where nothing more is.
-    card_of: Callable[[str], ModelCard] | None = None
-    # Import path `module:attribute` of the click command behind `medbench convert NAME`; empty if there is nothing to
-    # convert.
-    converter: str = ""
+    boxes: BoxSpace | None = None  # How the model writes boxes, which bounds what it can score; None if it draws none.
+    spaces: Mapping[str, BoxSpace] = field(default_factory=dict)  # Others, of which the argument `boxes` chooses one.
+    defaults: Callable[[str], Mapping[str, str]] = lambda _: {}  # Arguments by variant, where the user gives none.
+    card_of: Callable[[str], ModelCard] | None = None  # What is known of a variant before it is loaded, if more is.
+    converter: str = ""  # Path `module:attribute` of the click command behind `medbench convert NAME`, if there is one.
 
     def card_for(self, variant: str) -> ModelCard:
         """Return what is known of a variant."""
         return self.card if self.card_of is None or not variant else self.card_of(variant)
 
     def settled(self, variant: str, given: Mapping[str, str]) -> dict[str, str]:
-        """Return all arguments: as given, or by the variant, or by default.
-
-        UsageError if an argument is unknown, or has a value that is not allowed.
-        """
+        """Return all arguments, as given, by the variant or by default; UsageError if one or its value is unknown."""
         for name, value in given.items():
             if name not in self.arguments:
                 raise unknown_name(f"argument of {self.card.name}", name, self.arguments)

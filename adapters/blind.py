@@ -1,6 +1,5 @@
 """The blind baseline: the best answer that needs no look at the image or the question.
 
-It says the most common answer of the train split, draws the mean box, and repeats the most common report.
 A model that does not beat it has learned nothing that its evaluation shows.
 """
 
@@ -45,18 +44,13 @@ class BlindBaseline(DirectAdapter):
 def _best_guess(spec: TaskSpec, train: Sequence[Sample]) -> str:
     if not train:
         raise DataError(f"The train split of {spec.name} is empty.", "The blind baseline counts it; prepare it first.")
-    if spec.kind == "rec":
-        return BOXES.write(_mean_box(train), (1, 1))
-    return Counter(sample.reference for sample in train).most_common(1)[0][0]
-
-
-def _mean_box(train: Sequence[Sample]) -> Box:
+    if spec.kind != "rec":
+        return Counter(sample.reference for sample in train).most_common(1)[0][0]
     boxes = [
         sample.box.scaled(1 / sample.image_size[0], 1 / sample.image_size[1])
-        for sample in train
-        if sample.box is not None and sample.image_size is not None
-    ]
-    return Box(*np.mean(np.asarray(boxes), axis=0).tolist())
+        for sample in train if sample.box is not None and sample.image_size is not None
+    ]  # fmt: skip
+    return BOXES.write(Box(*np.mean(np.asarray(boxes), axis=0).tolist()), (1, 1))
 
 
 ENTRY = AdapterEntry(card=CARD, load=BlindBaseline, parse=partial(answer_with_box, BOXES), boxes=BOXES)

@@ -1,13 +1,14 @@
-"""The command `medbench models`."""
+"""The commands `medbench models` and `medbench convert`; of a model both say what its entry and its YAML file say."""
 
 from textwrap import fill
+from typing import cast
 
 import click
 
-from medbench.adapters.base import AdapterEntry, ModelCard
 from medbench.adapters.catalog import ADAPTERS, ChosenModel, choose_model
 from medbench.tasks.foundation.console import emit, emit_table, say
-from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.errors import MedbenchError, UsageError
+from medbench.tasks.foundation.registry import imported
 
 _WIDTH, _INDENT = 110, 15
 _UNDECLARED = "not declared here, perhaps by the checkpoint; not known is not the same as none"
@@ -24,7 +25,7 @@ def models_command(name: str | None) -> None:
               medbench models hf:google/medgemma-4b-it
     """
     if name is None:
-        emit("\n\n".join(_described(name) for name in ADAPTERS))
+        emit("\n\n".join(map(_described, ADAPTERS)))
         say("With the arguments of one: medbench models NAME")
         return
     model = choose_model(name, {})
@@ -48,37 +49,61 @@ def describe(model: ChosenModel) -> str:
     """Return what is known of a model, a line for each thing."""
     entry, variant = model.entry, model.variant
     card = entry.card_for(variant)
-    facts = {
-        "answers": ", ".join(sorted(card.kinds)),
-        "weights": card.weights,
-        "in bfloat16": card.memory,
-        "licence": card.licence,
-        "trained on": _trained_on(card),
-        "boxes": model.boxes.name if model.boxes else "draws none",
-        "options": " ".join(f"--{option}" for option in sorted(entry.takes)),
-        "choices": _choices(entry),
-        "convert": f"medbench convert {card.name} --help" if entry.converter else "",
-    }
-    named = [(name, value) for name, value in facts.items() if value]
+    closed = [f"{name}={'|'.join(one.choices)}" for name, one in entry.arguments.items() if one.choices]
+    trained_on = _UNDECLARED if card.trained_on is None else ", ".join(sorted(card.trained_on))
+    facts = [
+        ("answers", ", ".join(sorted(card.kinds))),
+        ("weights", card.weights),
+        ("in bfloat16", card.memory),
+        ("licence", card.licence),
+        ("trained on", trained_on or "none of these tasks"),
+        ("boxes", model.boxes.name if model.boxes else "draws none"),
+        ("options", " ".join(f"--{option}" for option in sorted(entry.takes))),
+        ("choices", ", ".join(closed)),
+        ("convert", f"medbench convert {card.name} --help" if entry.converter else ""),
+    ]
     if not variant:
-        named += [("variant", f"{card.name}:{word}  {meaning}") for word, meaning in entry.variants.items()]
+        facts += [("variant", f"{card.name}:{word}  {meaning}") for word, meaning in entry.variants.items()]
     title = f"{card.name}{f':{variant}' if variant else ''}  {card.title if card.title != variant else ''}".rstrip()
-    return "\n".join([title, *(_line(name, value) for name, value in named)])
-
-
-def _trained_on(card: ModelCard) -> str:
-    if card.trained_on is None:
-        return _UNDECLARED
-    return ", ".join(sorted(card.trained_on)) or "none of these tasks"
-
-
-def _choices(entry: AdapterEntry) -> str:
-    closed = {name: argument.choices for name, argument in entry.arguments.items() if argument.choices}
-    return ", ".join(f"{name}={'|'.join(choices)}" for name, choices in closed.items())
-
-
-def _line(name: str, value: str) -> str:
-    return fill(
-        value, _WIDTH, initial_indent=f"  {name:<{_INDENT - 2}}", subsequent_indent=" " * _INDENT,
-        break_long_words=False, break_on_hyphens=False,
+    lines = (
+        fill(value, _WIDTH, initial_indent=f"  {name:<{_INDENT - 2}}", subsequent_indent=" " * _INDENT,
+             break_long_words=False, break_on_hyphens=False)
+        for name, value in facts if value
     )  # fmt: skip
+    return "\n".join([title, *lines])
+
+
+class ConverterGroup(click.Group):
+    """A group whose commands the entries of the models name; a converter is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the models that can be converted, in the order of the catalogue."""
+        del ctx
+        return [name for name in ADAPTERS if _converter(name)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a converter."""
+        path = ADAPTERS.load(cmd_name).converter
+        if not path:
+            raise UsageError(
+                f"{cmd_name} needs no conversion: its weights are read as they were published.",
+                f"There are converters for {', '.join(self.list_commands(ctx))}.",
+            )
+        return cast("click.Command", imported(path))
+
+
+def _converter(name: str) -> str:
+    try:
+        return ADAPTERS.load(name).converter
+    except MedbenchError:
+        # A broken plugin must not keep others from being converted; `medbench models` says what is wrong with it.
+        return ""
+
+
+@click.group("convert", cls=ConverterGroup)
+def convert_group() -> None:
+    """Convert published weights into folders that load fast, and back.
+
+    \b
+    Example:  medbench convert radfm DIR --output radfm-bf16
+    """

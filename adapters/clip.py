@@ -3,18 +3,16 @@
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import CLIPVisionConfig
 
+from medbench.adapters.families import usable
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_json
 from medbench.unimed.processing import CLIP_MEAN, pixels_of
-from medbench.unimed.weight_files import open_shards
-from medbench.unimed.weights import State, refuse_misfits, refuse_other_names
+from medbench.unimed.weights import State, open_shards, refuse_misfits, refuse_other_names
 
-MEAN_COLOUR = (int(CLIP_MEAN[0] * 255), int(CLIP_MEAN[1] * 255), int(CLIP_MEAN[2] * 255))
-"""(122, 116, 104): what the border of a padded image is filled with; near 0 after normalisation."""
+MEAN_COLOUR = (int(CLIP_MEAN[0] * 255), int(CLIP_MEAN[1] * 255), int(CLIP_MEAN[2] * 255))  # (122, 116, 104)
 _INNER = "vision_model."
 _HARMLESS = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", _INNER + "embeddings.position_ids")
 """What a whole CLIP holds beside its vision tower."""
@@ -23,13 +21,11 @@ _HARMLESS = ("text_model.", "text_projection.", "visual_projection.", "logit_sca
 def clip_pixels(image: Image.Image, side: int, *, pad: bool = False, half_to_even: bool = False) -> torch.Tensor:
     """Return normalised pixels [3, side, side], float32: the shorter side becomes `side`, the middle is cut out.
 
-    Colours come before the resize (bicubic), since Pillow would pick the nearest colour of a palette.
-
     With `pad` the whole image stands on a square of the mean colour instead; an odd pixel goes right, or to the bottom.
     A cut that could begin at a half begins at the even pixel with `half_to_even`, as in torchvision and open_clip, or
     else at the one before, as in transformers.
     """
-    colour = image.convert("RGB")
+    colour = image.convert("RGB")  # Before the resize: Pillow would pick the nearest colour of a palette.
     if pad:
         longest = max(colour.size)
         square = Image.new("RGB", (longest, longest), MEAN_COLOUR)
@@ -44,29 +40,19 @@ def clip_pixels(image: Image.Image, side: int, *, pad: bool = False, half_to_eve
 
 
 def read_tower_config(folder: Path, hint: str) -> CLIPVisionConfig:
-    """Return the configuration of a CLIP's vision, from a folder of the tower alone or of the whole model.
-
-    DataError if it is missing, broken, or none of CLIP; `hint` says which CLIP is to be given.
-    """
+    """Return the vision configuration of a tower or a whole CLIP; DataError, with `hint`, if there is none of CLIP."""
     file = folder / "config.json"
     values = read_json(file)
     kind = values.get("model_type") if isinstance(values, dict) else None
     own = values.get("vision_config", values) if kind in {"clip", CLIPVisionConfig.model_type} else None
     if not isinstance(own, dict):
         raise DataError(f"The vision tower in {folder} is of type {kind!r}, not CLIP.", hint)
-    try:
+    with usable(f"{file} cannot be used", "Copy it again."):
         return CLIPVisionConfig.from_dict(own)
-    except (StrictDataclassError, ValueError, TypeError) as error:
-        raise DataError(f"{file} cannot be used: {error}", "Copy it again.") from error
 
 
 def read_tower(folder: Path, expected: State) -> dict[str, torch.Tensor]:
-    """Return the weights of a CLIP folder that belong to its vision tower.
-
-    DataError if the weights do not fit, or a file is missing or broken.
-
-    It is a whole CLIP or its vision tower, in the layout of transformers; `expected` is the state to be filled.
-    """
+    """Return the vision tower's weights in a folder of it or of a whole CLIP; DataError if they misfit `expected`."""
     shards = open_shards(folder)
     names = {name.removeprefix(_INNER): name for name in shards.files if not name.startswith(_HARMLESS)}
     refuse_other_names(str(folder), names, expected)

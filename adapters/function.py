@@ -3,21 +3,12 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from medbench.adapters.base import (
-    Adapter,
-    AdapterEntry,
-    Argument,
-    DirectAdapter,
-    Generation,
-    LoadOptions,
-    ModelCard,
-    answer_with_box,
-)
+from medbench.adapters import base
 from medbench.adapters.catalog import ADAPTERS, ChosenModel
 from medbench.adapters.wording import question_of
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
@@ -27,23 +18,20 @@ from medbench.tasks.images import open_image
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 
-Answering = Callable[..., str]
-"""Returns the text of an answer. See `FunctionAdapter` for what it is given."""
-DEFAULT_BOXES = "pixels"
+Answering = Callable[..., str]  # Returns the text of an answer. See `FunctionAdapter` for what it is given.
+_DEFAULT_BOXES = "pixels"
 _GIVEN = ("prompt", "images", "sample", "spec")
 _PLAIN = (str, int, float, bool, bytes, tuple, frozenset, type(None))
-_BOTH = 2
+_BY_PLACE = {1: ("sample",), 2: ("prompt", "images")}
 
 
-class FunctionAdapter(DirectAdapter):
+class FunctionAdapter(base.DirectAdapter):
     """A function as a model.
 
     It is given what its parameters name: `prompt`, the text that a served model would be asked with; `images`, a list
     of images of PIL in RGB; `sample`, the whole question; `spec`, its task. A function whose parameters have other
-    names is given the sample, if it has one, or prompt and images, if it has two.
-
-    Boxes in questions are written in `space`, and are to be written so in answers; images of a task start from
-    `source_of` its name.
+    names is given the sample, if it has one, or prompt and images, if it has two. Boxes in questions are written in
+    `space`, and are to be written so in answers; images of a task start from `source_of` its name.
     """
 
     def __init__(self, function: Answering, name: str, space: BoxSpace, source_of: Callable[[str], Path]) -> None:
@@ -55,7 +43,7 @@ class FunctionAdapter(DirectAdapter):
         self._source_of = source_of
         self._names = _parameters(function)
 
-    def answer(self, sample: Sample, spec: TaskSpec) -> Generation:
+    def answer(self, sample: Sample, spec: TaskSpec) -> base.Generation:
         """Return what the function says."""
         given: dict[str, Any] = {"sample": sample, "spec": spec}
         if "prompt" in self._names:
@@ -78,19 +66,19 @@ class FunctionAdapter(DirectAdapter):
             raise SampleError(
                 f"{name_of(self._function)} returned a {type(text).__name__}, which is no text.", "Return a str."
             )
-        return Generation(text=text)
+        return base.Generation(text=text)
 
 
-def card_of(name: str) -> ModelCard:
+def card_of(name: str) -> base.ModelCard:
     """Return what is known of a function."""
-    return ModelCard(
+    return base.ModelCard(
         name=name, title=name, kinds=frozenset(get_args(Kind)), weights="the user's own function", licence="unknown"
     )
 
 
-def name_of(model: Adapter | Answering) -> str:
+def name_of(model: base.Adapter | Answering) -> str:
     """Return the name of a user's own model: of its card, or of the function."""
-    if isinstance(model, Adapter):
+    if isinstance(model, base.Adapter):
         return model.card.name
     if isinstance(model, functools.partial):
         return name_of(model.func)
@@ -100,47 +88,37 @@ def name_of(model: Adapter | Answering) -> str:
 
 def _parameters(function: Answering) -> dict[str, str]:
     """Return the parameter that takes each of what is given."""
-    taken = [
-        one.name
-        for one in inspect.signature(function).parameters.values()
-        if one.kind is not one.VAR_KEYWORD and one.kind is not one.VAR_POSITIONAL
-    ]
-    needed = [name for name in taken if inspect.signature(function).parameters[name].default is inspect.Parameter.empty]
-    if all(name in _GIVEN for name in needed) and any(name in _GIVEN for name in taken):
-        return {name: name for name in taken if name in _GIVEN}
-    if len(needed) == 1:
-        return {"sample": needed[0]}
-    if len(needed) == _BOTH:
-        return {"prompt": needed[0], "images": needed[1]}
+    parameters = inspect.signature(function).parameters.values()
+    taken = [one for one in parameters if one.kind not in {one.VAR_KEYWORD, one.VAR_POSITIONAL}]
+    needed = [one.name for one in taken if one.default is one.empty]
+    named = {one.name: one.name for one in taken if one.name in _GIVEN}
+    if named and all(name in _GIVEN for name in needed):
+        return named
+    if len(needed) in _BY_PLACE:
+        return dict(zip(_BY_PLACE[len(needed)], needed, strict=True))
     raise UsageError(
         f"{name_of(function)} takes {', '.join(needed) or 'nothing'}.",
         f"A function is given what it names of {', '.join(_GIVEN)}: def answer(prompt, images) -> str.",
     )
 
 
-def own_model(model: Adapter | Answering, name: str = "", boxes: str = "") -> ChosenModel:
+def own_model(model: base.Adapter | Answering, name: str = "", boxes: str = "") -> ChosenModel:
     """Return a user's own model as one of the catalogue's, so that a run takes it like any other.
 
-    UsageError if it can be no model, or there is no such way to write boxes.
-
     `name` is a function's in tables, its own by default. `boxes` is one of `BOX_SPACES`: pixels by default, or what the
-    catalogue says of the adapter.
+    catalogue says of the adapter. UsageError if it can be no model, or there is no such way to write boxes.
     """
-    if isinstance(model, Adapter):
+    if isinstance(model, base.Adapter):
         chosen = known_model(model.card.name, boxes)
-        entry = replace(chosen.entry, card=model.card, load=lambda _: model)
-        return replace(chosen, entry=entry)
+        return replace(chosen, entry=replace(chosen.entry, card=model.card, load=lambda _: model))
     if not callable(model):
         raise UsageError(f"{model!r} is no model.", "Give an adapter, or a function that returns a text.")
     _parameters(model)
     called = name or name_of(model)
     chosen = known_model(called, boxes, catalogue=False)
     space = BOX_SPACES[chosen.arguments["boxes"]]
-
-    def load(options: LoadOptions) -> Adapter:
-        return FunctionAdapter(model, called, space, options.source_of)
-
-    return replace(chosen, entry=replace(chosen.entry, load=load))
+    entry = replace(chosen.entry, load=lambda options: FunctionAdapter(model, called, space, options.source_of))
+    return replace(chosen, entry=entry)
 
 
 def known_model(name: str, boxes: str = "", *, catalogue: bool = True) -> ChosenModel:
@@ -149,23 +127,21 @@ def known_model(name: str, boxes: str = "", *, catalogue: bool = True) -> Chosen
     if catalogue and name in ADAPTERS:
         entry = replace(ADAPTERS.load(name), takes=frozenset())
         return ChosenModel(entry=entry, variant="", arguments=entry.settled("", given if entry.spaces else {}))
-    entry = AdapterEntry(
-        card=card_of(name), load=_is_not_here, parse=functools.partial(answer_with_box, BOX_SPACES[DEFAULT_BOXES]),
-        arguments={"boxes": Argument(help="how boxes are written", default=DEFAULT_BOXES, choices=tuple(BOX_SPACES))},
-        boxes=BOX_SPACES[DEFAULT_BOXES], spaces=BOX_SPACES,
+    space, choices = BOX_SPACES[_DEFAULT_BOXES], tuple(BOX_SPACES)
+    entry = base.AdapterEntry(
+        card=card_of(name), load=_is_not_here, parse=functools.partial(base.answer_with_box, space),
+        arguments={"boxes": base.Argument(help="how boxes are written", default=_DEFAULT_BOXES, choices=choices)},
+        boxes=space, spaces=BOX_SPACES,
     )  # fmt: skip
     return ChosenModel(entry=entry, variant="", arguments=entry.settled("", given))
 
 
-def _is_not_here(_: LoadOptions) -> Adapter:
+def _is_not_here(_: base.LoadOptions) -> base.Adapter:
     raise UsageError("This run's model was given in Python.", "Give it again: run(settings, adapter=...).")
 
 
 def hash_of_source(thing: Callable[..., object]) -> str:
-    """Return the hash of a function's or class's source and of the plain values that it has by default or closes over.
-
-    Of its bytecode where there is no source; empty where there is neither.
-    """
+    """Return the hash of source or bytecode, plain defaults and what is closed over; empty where there is neither."""
     if isinstance(thing, functools.partial):
         return fingerprint([hash_of_source(thing.func), repr(thing.args), repr(sorted(thing.keywords.items()))])
     function: Any = thing if inspect.isroutine(thing) or inspect.isclass(thing) else type(thing)
@@ -176,12 +152,9 @@ def hash_of_source(thing: Callable[..., object]) -> str:
         source = "" if code is None else f"{code.co_code!r}{code.co_consts!r}"
     if not source:
         return ""
-    held: Mapping[str, Any] = {}
+    cells = getattr(function, "__closure__", None) or ()
+    held = {str(place): value for place, value in enumerate(getattr(function, "__defaults__", None) or ())}
     if code is not None:
-        cells = getattr(function, "__closure__", None) or ()
-        held = {
-            **{name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=False)},
-            **{str(place): value for place, value in enumerate(getattr(function, "__defaults__", None) or ())},
-        }
+        held = {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=False)} | held
     values = {name: repr(value) for name, value in held.items() if isinstance(value, _PLAIN)}
     return hashlib.sha256(f"{source}{sorted(values.items())}".encode()).hexdigest()

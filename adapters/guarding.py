@@ -1,33 +1,33 @@
 """What an adapter's own code raises or returns, made to concern one sample only. Imports no torch.
 
-A run of a night must not end because one question of ten thousand meets a fault in somebody's `answer`, and what such
-code returns enters records that are read for years: it is looked at where it comes in.
+A run of a night must not end because one question of ten thousand meets a fault in somebody's `answer`.
 """
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import get_args
+from typing import Any, TypeVar, get_args
 
-from medbench.adapters.base import (
-    Adapter,
-    Answer,
-    DirectAdapter,
-    Generation,
-    LocalAdapter,
-    Parser,
-    Prompt,
-    SizeOf,
-    StopReason,
-)
+from medbench.adapters import base
 from medbench.adapters.catalog import ADAPTERS
 from medbench.adapters.remote import RemoteAdapter, RetryableError
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError, described
 from medbench.tasks.sample import Box, Sample
 from medbench.tasks.spec import TaskSpec
 
-_GENERATION = "Return Generation(text=..., stop=...), of medbench.adapters."
-_PARSED = "Return Answer(text=..., box=...), of medbench.adapters."
+GivenT = TypeVar("GivenT")
+# What may be returned: how it is called, what is told of another thing, and what its fields must be.
+_WANTED: dict[type, tuple[str, str, dict[str, tuple[Any, str]]]] = {
+    base.Generation: (
+        "a Generation", "Return Generation(text=..., stop=...), of medbench.adapters.",
+        {"text": (str, "text"), "reasoning": (str, "text")},
+    ),
+    base.Answer: (
+        "an Answer", "Return Answer(text=..., box=...), of medbench.adapters.",
+        {"text": (str, "text"), "box": (Box | None, "Box")},
+    ),
+    base.Prompt: ("a Prompt", "Return Prompt(segments=...), of medbench.adapters.", {}),
+}  # fmt: skip
 _WHOSE = "Tell its authors; the other samples are not touched by it."
 
 
@@ -38,7 +38,7 @@ def named(model: str) -> str:
 
 
 @contextmanager
-def one_sample(adapter: Adapter, doing: str, sample: Sample | None = None) -> Iterator[None]:
+def one_sample(adapter: base.Adapter, doing: str, sample: Sample | None = None) -> Iterator[None]:
     """Make a SampleError of any exception of an adapter's own code, where the method `doing` is called."""
     try:
         yield
@@ -71,63 +71,57 @@ def _raised(model: str, doing: str, error: Exception, module: str, sample: Sampl
     return f"{named(model)} failed in {doing}{where}: {described(error, home)}."
 
 
-def answered(adapter: DirectAdapter, sample: Sample, spec: TaskSpec) -> Generation:
+def answered(adapter: base.DirectAdapter, sample: Sample, spec: TaskSpec) -> base.Generation:
     """Return what a direct model answers; SampleError if it raises anything, or returns what is no generation."""
     with one_sample(adapter, "answer()", sample):
-        given: object = adapter.answer(sample, spec)
+        returned: object = adapter.answer(sample, spec)
     whose = f"{named(adapter.card.name)} returned from answer()"
-    if not isinstance(given, Generation):
-        raise _wrong(f"{whose} {_shown(given)}, which is no Generation", sample, _GENERATION)
-    for name in ("text", "reasoning"):
-        text: object = getattr(given, name)
-        if not isinstance(text, str):
-            raise _wrong(f"{whose} a Generation whose {name} is {_shown(text)}, which is no text", sample, _GENERATION)
-    if given.stop not in get_args(StopReason):
-        allowed = ", ".join(map(repr, get_args(StopReason)))
-        raise _wrong(f"{whose} the stop {given.stop!r}", sample, f"Allowed: {allowed}.")
+    given = _as_wanted(base.Generation, returned, whose, sample)
+    if given.stop not in get_args(base.StopReason):
+        allowed = ", ".join(map(repr, get_args(base.StopReason)))
+        raise SampleError(_of(sample, f"{whose} the stop {given.stop!r}."), f"Allowed: {allowed}.")
     for name in ("prompt_tokens", "output_tokens", "thought_tokens"):
         count: object = getattr(given, name)
         if not isinstance(count, int) or count < 0:
-            raise _wrong(f"{whose} {name}={count!r}, which is no count", sample, _GENERATION)
+            hint = _WANTED[base.Generation][1]
+            raise SampleError(_of(sample, f"{whose} {name}={count!r}, which is no count."), hint)
     return given
 
 
-def rendered(adapter: LocalAdapter, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
+def rendered(adapter: base.LocalAdapter, sample: Sample, spec: TaskSpec, size_of: base.SizeOf) -> base.Prompt:
     """Return the prompt of a local model; SampleError if it raises anything, or returns what is no prompt."""
     with one_sample(adapter, "render()", sample):
-        given: object = adapter.render(sample, spec, size_of)
-    if not isinstance(given, Prompt):
-        problem = f"{named(adapter.card.name)} returned from render() {_shown(given)}, which is no Prompt"
-        raise _wrong(problem, sample, "Return Prompt(segments=...), of medbench.adapters.")
-    return given
+        returned: object = adapter.render(sample, spec, size_of)
+    return _as_wanted(base.Prompt, returned, f"{named(adapter.card.name)} returned from render()", sample)
 
 
-def understood(parse: Parser, text: str, sample: Sample, spec: TaskSpec) -> Answer:
+def understood(parse: base.Parser, text: str, sample: Sample, spec: TaskSpec) -> base.Answer:
     """Return what a model's text means; SampleError if its parser raises anything, or returns what is no answer."""
     try:
-        given: object = parse(text, sample, spec)
+        returned: object = parse(text, sample, spec)
     except MedbenchError as error:
         raise SampleError(_of(sample, error.problem), error.hint) from error
     except Exception as error:
         home = getattr(getattr(parse, "__code__", None), "co_filename", "")
         raise SampleError(_of(sample, f"The model's parser failed: {described(error, home)}."), _WHOSE) from error
-    name = getattr(parse, "__qualname__", type(parse).__qualname__)
-    whose = f"The model's parser ({getattr(parse, '__module__', '?')}.{name}) returned"
-    if not isinstance(given, Answer):
-        raise _wrong(f"{whose} {_shown(given)}, which is no Answer", sample, _PARSED)
-    if not isinstance(given.text, str):
-        raise _wrong(f"{whose} an Answer whose text is {_shown(given.text)}, which is no text", sample, _PARSED)
-    if given.box is not None and not isinstance(given.box, Box):
-        raise _wrong(f"{whose} an Answer whose box is {_shown(given.box)}, which is no Box", sample, _PARSED)
+    name = f"{getattr(parse, '__module__', '?')}.{getattr(parse, '__qualname__', type(parse).__qualname__)}"
+    return _as_wanted(base.Answer, returned, f"The model's parser ({name}) returned", sample)
+
+
+def _as_wanted(wanted: type[GivenT], given: object, whose: str, sample: Sample) -> GivenT:
+    def shown(value: object) -> str:
+        return f"{type(value).__name__} {str(value)[:60]!r}" if value is not None else "None"
+
+    article, hint, fields = _WANTED[wanted]
+    if not isinstance(given, wanted):
+        problem = f"{whose} {shown(given)}, which is no {wanted.__name__}."
+        raise SampleError(_of(sample, problem), hint)
+    for name, (kind, what) in fields.items():
+        value: object = getattr(given, name)
+        if not isinstance(value, kind):
+            problem = f"{whose} {article} whose {name} is {shown(value)}, which is no {what}."
+            raise SampleError(_of(sample, problem), hint)
     return given
-
-
-def _shown(value: object) -> str:
-    return f"{type(value).__name__} {str(value)[:60]!r}" if value is not None else "None"
-
-
-def _wrong(problem: str, sample: Sample, hint: str) -> SampleError:
-    return SampleError(_of(sample, f"{problem}."), hint)
 
 
 def _of(sample: Sample, problem: str) -> str:

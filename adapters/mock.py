@@ -1,30 +1,15 @@
 """Test doubles: the whole pipeline in seconds, and what a harness must say of perfect and useless models.
 
-`mock` is a tiny random LLaMA behind a byte tokenizer and goes through the generation engine.
-The variants answer directly: `mock:oracle` repeats the reference, `mock:empty` says nothing, `mock:constant`
-always says yes, `mock:rambling` never stops, `mock:failing` fails on every third sample, `mock:refusal` declines.
-`mock:thinking` is the oracle that thinks first, of everything but the answer; `mock:pondering` never gets done with it.
+`mock` is a tiny random LLaMA behind a byte tokenizer, driven by the engine; its variants answer directly.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from medbench.adapters.base import (
-    Adapter,
-    AdapterEntry,
-    DirectAdapter,
-    Generation,
-    ImageSlot,
-    LoadOptions,
-    LocalAdapter,
-    Pixels,
-    Prompt,
-    SizeOf,
-    TextSegment,
-    answer_with_box,
-)
+from medbench.adapters import base
 from medbench.adapters.described import described
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.errors import SampleError
@@ -39,76 +24,64 @@ if TYPE_CHECKING:
 CARD, _, _TOLD = described(__file__)
 # A tokenizer that needs no training: one id per byte.
 _BOS, _EOS, _PAD, _VOCABULARY = 256, 257, 258, 259
-_HIDDEN = 32
-_SIDE = 8
-_IMAGE_TOKENS = 4
+_HIDDEN, _SIDE, _IMAGE_TOKENS = 32, 8, 4
 BOXES = BoxSpace(name="pixels", units=None, digits=15)
 
 
 def _box_text(sample: Sample) -> str:
-    if sample.box is None or sample.image_size is None:
-        return ""
-    return BOXES.write(sample.box, sample.image_size)
+    return "" if sample.box is None or sample.image_size is None else BOXES.write(sample.box, sample.image_size)
 
 
-def _oracle(sample: Sample, spec: TaskSpec) -> Generation:
-    return Generation(text=_box_text(sample) if spec.kind == "rec" else sample.reference)
+def _oracle(sample: Sample, spec: TaskSpec) -> str:
+    return _box_text(sample) if spec.kind == "rec" else sample.reference
 
 
 def _thought(sample: Sample, spec: TaskSpec) -> str:
-    """Return a thought that names wrong answers: whoever reads it as an answer is found out."""
+    # It names wrong answers: whoever reads it as an answer is found out.
     wrong = [key for key in sample.choices if key != sample.reference] or ["no", "liver"]
     box = "[1, 2, 3, 4]" if spec.kind == "rec" else ""
     return f"<think>Is it {' or '.join(wrong)}? The answer is {wrong[0]}. {box} Let me look again."
 
 
-def _failing(sample: Sample, spec: TaskSpec) -> Generation:
+def _failing(sample: Sample, spec: TaskSpec) -> str:
     if hashlib.sha256(sample.sample_id.encode()).digest()[0] % 3 == 0:
         raise SampleError(f"The mock refuses sample {sample.sample_id!r}.")
     return _oracle(sample, spec)
 
 
-_SAYINGS: dict[str, Callable[[Sample, TaskSpec], Generation]] = {
+_SAYINGS: dict[str, Callable[[Sample, TaskSpec], str]] = {
     "oracle": _oracle,
-    "empty": lambda *_: Generation(text=""),
-    "constant": lambda *_: Generation(text="yes"),
-    "rambling": lambda *_: Generation(text="yes " * 100, stop="length"),
+    "empty": lambda *_: "",
+    "constant": lambda *_: "yes",
+    "rambling": lambda *_: "yes " * 100,
     "failing": _failing,
-    "refusal": lambda *_: Generation(text="I'm sorry, but I cannot help with medical images."),
-    "thinking": lambda sample, spec: Generation(
-        text=f"{_thought(sample, spec)}</think>\n\n{_oracle(sample, spec).text}"
-    ),
-    "pondering": lambda sample, spec: Generation(text=_thought(sample, spec)),
+    "refusal": lambda *_: "I'm sorry, but I cannot help with medical images.",
+    "thinking": lambda sample, spec: f"{_thought(sample, spec)}</think>\n\n{_oracle(sample, spec)}",
+    "pondering": _thought,
 }
 
 
-class SayingMock(DirectAdapter):
+class SayingMock(base.DirectAdapter):
     """Answers by one of the sayings, without a model."""
 
-    card = CARD
-
     def __init__(self, saying: str) -> None:
+        self.card = replace(CARD, title=f"{CARD.title} ({saying})")
         self._saying = saying
-        self._say = _SAYINGS[saying]
         self.weights_fingerprint = fingerprint({"mock": saying})
 
-    @property
-    def title(self) -> str:
-        """Name with the saying."""
-        return f"{self.card.title} ({self._saying})"
-
-    def answer(self, sample: Sample, spec: TaskSpec) -> Generation:
+    def answer(self, sample: Sample, spec: TaskSpec) -> base.Generation:
         """Return what the saying makes of the sample."""
-        return self._say(sample, spec)
+        text = _SAYINGS[self._saying](sample, spec)
+        return base.Generation(text=text, stop="length" if self._saying == "rambling" else "eos")
 
 
-class RandomMock(LocalAdapter):
+class RandomMock(base.LocalAdapter):
     """A random two-layer LLaMA that sees an image as four tokens of its coarse pixels."""
 
     card = CARD
     end_ids = frozenset({_EOS})
 
-    def __init__(self, options: LoadOptions) -> None:
+    def __init__(self, options: base.LoadOptions) -> None:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -121,12 +94,12 @@ class RandomMock(LocalAdapter):
         self._eyes = torch.randn(_SIDE * _SIDE * 3 // _IMAGE_TOKENS, _HIDDEN)
         self.weights_fingerprint = fingerprint({"mock": "random", "seed": options.seed})
 
-    def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
+    def render(self, sample: Sample, spec: TaskSpec, size_of: base.SizeOf) -> base.Prompt:
         """Return the images, then the instruction as bytes."""
         del size_of
         text = spec.instruction(sample, box=_box_text(sample))
-        slots = tuple(ImageSlot(image=image, tokens=_IMAGE_TOKENS) for image in sample.images)
-        return Prompt(segments=(*slots, TextSegment(ids=(_BOS, *text.encode()))))
+        slots = tuple(base.ImageSlot(image=image, tokens=_IMAGE_TOKENS) for image in sample.images)
+        return base.Prompt(segments=(*slots, base.TextSegment(ids=(_BOS, *text.encode()))))
 
     def pixels(self, image: "Image.Image") -> "torch.Tensor":
         """Return coarse pixels [3, 8, 8]."""
@@ -136,7 +109,7 @@ class RandomMock(LocalAdapter):
         small = np.asarray(image.resize((_SIDE, _SIDE)), dtype=np.float32) / 255.0
         return torch.from_numpy(small).permute(2, 0, 1)
 
-    def encode_images(self, pixels: Sequence[Pixels]) -> "Sequence[torch.Tensor]":
+    def encode_images(self, pixels: Sequence[base.Pixels]) -> "Sequence[torch.Tensor]":
         """Return features [4, 48]."""
         return [one.reshape(_IMAGE_TOKENS, -1) for one in pixels]
 
@@ -149,11 +122,11 @@ class RandomMock(LocalAdapter):
         return bytes(one for one in ids if one < _BOS).decode(errors="replace")
 
 
-def load(options: LoadOptions) -> Adapter:
+def load(options: base.LoadOptions) -> base.Adapter:
     """Return the random model, or the saying that the variant names."""
     return SayingMock(options.variant) if options.variant else RandomMock(options)
 
 
-ENTRY = AdapterEntry(
-    card=CARD, load=load, parse=partial(answer_with_box, BOXES), boxes=BOXES, variants=_TOLD["variants"]
+ENTRY = base.AdapterEntry(
+    card=CARD, load=load, parse=partial(base.answer_with_box, BOXES), boxes=BOXES, variants=_TOLD["variants"]
 )

@@ -1,7 +1,6 @@
 """The perceiver resampler of Flamingo, which RadFM and Med-Flamingo share to the last letter of their keys.
 
-Source: Alayrac et al., Flamingo (2022), section 3.1 and appendix A.1.1; the names of the parameters are those of the
-published checkpoints, so that nothing is renamed. All linear layers are without bias.
+Source: Alayrac et al., Flamingo (2022), section 3.1 and appendix A.1.1. All linear layers are without bias.
 """
 
 from dataclasses import dataclass
@@ -11,8 +10,7 @@ import torch
 from pydantic import PositiveInt
 from torch import nn
 
-HEAD_WIDTH = 64
-"""Width of a head in all published checkpoints."""
+HEAD_WIDTH = 64  # Width of a head in all published checkpoints.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +34,18 @@ def feed_forward(dim: int, mult: int) -> nn.Sequential:
 
 def split_heads(tokens: torch.Tensor, heads: int) -> torch.Tensor:
     """Return [B, heads, T, d] of tokens [B, T, heads * d]."""
-    split: torch.Tensor = tokens.unflatten(-1, (heads, -1))
-    return split.transpose(-3, -2)
+    return cast("torch.Tensor", tokens.unflatten(-1, (heads, -1))).transpose(-3, -2)
 
 
 def join_heads(tokens: torch.Tensor) -> torch.Tensor:
     """Return [B, T, heads * d] of [B, heads, T, d]."""
     return tokens.transpose(-3, -2).flatten(-2)
+
+
+def attend(heads: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return what queries [B, Q, heads * d] see of keys and values [B, T, heads * d]."""
+    asked, named, held = (split_heads(part, heads) for part in (queries, keys, values))
+    return join_heads(nn.functional.scaled_dot_product_attention(asked, named, held))
 
 
 class PerceiverAttention(nn.Module):
@@ -61,12 +64,8 @@ class PerceiverAttention(nn.Module):
     def forward(self, media: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Return what is added to latents [N, L, dim] that look at media [N, T, dim]."""
         latents = self.norm_latents(latents)
-        queries = split_heads(self.to_q(latents), self._heads)
         seen = self.to_kv(torch.cat([self.norm_media(media), latents], dim=1))
-        keys, values = (split_heads(part, self._heads) for part in seen.chunk(2, dim=-1))
-        attended = nn.functional.scaled_dot_product_attention(queries, keys, values)
-        added: torch.Tensor = self.to_out(join_heads(attended))
-        return added
+        return cast("torch.Tensor", self.to_out(attend(self._heads, self.to_q(latents), *seen.chunk(2, dim=-1))))
 
 
 class PerceiverResampler(nn.Module):
@@ -88,5 +87,4 @@ class PerceiverResampler(nn.Module):
             attention, widening = cast("nn.ModuleList", layer)
             latents = latents + attention(media, latents)
             latents = latents + widening(latents)
-        resampled: torch.Tensor = self.norm(latents)
-        return resampled
+        return cast("torch.Tensor", self.norm(latents))

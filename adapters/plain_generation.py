@@ -12,8 +12,7 @@ from medbench.adapters.base import NO_TOKEN
 def forget_decoding(decoder: Any) -> None:  # noqa: ANN401 - any model of transformers that can generate
     """Leave of a decoder's `generation_config` nothing but its special tokens.
 
-    `generate` takes over from it whatever it is not told, such as a penalty of repetitions: answers would then depend
-    on a file that no run mentions. A run's own settings, or an adapter's preset, choose tokens.
+    `generate` takes over from it whatever it is not told: answers would depend on a file that no run mentions.
     """
     published = getattr(decoder, "generation_config", None)
     if published is not None:

@@ -1,7 +1,7 @@
 """What a remote adapter is: the code that lets a served model answer a sample. Imports no torch and no HTTP library.
 
-The harness (`harness.remote`) decides when a question is sent, how many are under way, and what is sent again; the
-adapter decides what is sent, and what the server's answer means.
+The harness (`harness.remote`) decides when and how often a question is sent; the adapter what is sent, and what the
+server's answer means.
 """
 
 from abc import abstractmethod
@@ -15,8 +15,7 @@ from medbench.adapters.base import Adapter, Generation, Size
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
-Request = Any
-"""One question ready to be sent, as its adapter wants it; kept until it is answered."""
+Request = Any  # One question ready to be sent, as its adapter wants it; kept until it is answered.
 Withheld = Literal["", "refusal", "content filter", "tool call"]
 """What stands in the place of an answer, by the model's or its service's own decision; empty where an answer stands."""
 Trouble = Literal["rate limit", "overloaded", "timeout", "unreachable", "cut off", "server error", "malformed"]
@@ -38,9 +37,7 @@ class Served:
     model: str  # The model that answered, in the server's own words; a name such as `latest` may come back more exact.
     finish_reason: str  # Why it ended, in the server's own words.
     scaled: tuple[Scaled, ...] = ()  # Images that were sent smaller than they are, in the order of the sample's images.
-    # What stands in the place of an answer. It is the served model's behaviour, so the answer counts as refused, and a
-    # refusal never pays; only what a machine failed to bring stays out of a number.
-    withheld: Withheld = ""
+    withheld: Withheld = ""  # What stands in the place of an answer: the model's behaviour, which counts as refused.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +69,9 @@ class Reply:
 
 
 class RetryableError(Exception):
-    """The question was not answered, and may be when it is asked again.
+    """The question was not answered, and may be when it is asked again, `retry_after` seconds later if that was asked.
 
-    A server may ask to wait `retry_after` seconds. After `most` requests it is known not to pass; None where the retry
-    policy decides.
+    After `most` requests it is known not to pass; None where the retry policy decides.
     """
 
     def __init__(
@@ -110,17 +106,12 @@ class RemoteAdapter(Adapter):
     dtype = "unknown"
     host: str  # The server, for people.
     on_this_machine: bool = False  # Whether what is sent stays on this machine.
-    # Whether the user said that data under a signed agreement may go to this server.
-    may_send_credentialed: bool = False
+    may_send_credentialed: bool = False  # Whether data under a signed agreement may go to this server.
     retry_policy: RetryPolicy = RetryPolicy()  # How hard it is asked.
 
     @abstractmethod
     def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Request:
-        """Return a question ready to be sent; called in threads, ahead of the sending.
-
-        The sample's image references start from `source`. SampleError if it cannot be prepared, say because of a broken
-        image.
-        """
+        """Return a question ready to be sent, images from `source`; in threads, ahead. SampleError if it cannot be."""
 
     @abstractmethod
     def readable(self, request: Request) -> str:

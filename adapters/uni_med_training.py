@@ -36,30 +36,24 @@ def train_uni_med(
     config: str, overrides: tuple[str, ...], *, data_dir: Path, output: Path, resume: bool, examine: Examine
 ) -> None:
     """Train by a recipe's name or file; see `medbench.unimed.training.loop.train` for what it raises."""
+    from medbench.unimed.checkpoint import LoadedCheckpoint
     from medbench.unimed.training.loop import train
     from medbench.unimed.training.recipe import load_recipe
 
     def look(
-        model: "UniMedForConditionalGeneration",
-        processor: "UniMedProcessor",
-        examples: "Mapping[str, Sequence[Example]]",
-        corpus: "Corpus",
-    ) -> Scores:
+        model: "UniMedForConditionalGeneration", processor: "UniMedProcessor",
+        examples: "Mapping[str, Sequence[Example]]", corpus: "Corpus",
+    ) -> Scores:  # fmt: skip
         def held_out(example: "Example") -> HeldOut:
             source = corpus.images.place(example.image)[0] if example.image >= 0 else Path()
             return HeldOut(spec=example.spec, sample=example.sample, source=source)
 
         asked = {name: list(map(held_out, of_task)) for name, of_task in examples.items()}
-        return examine(in_training(model, processor), ENTRY.parse, asked)
+        # The model is not changed, so LoRA is not merged.
+        trained = LoadedCheckpoint(model=model, processor=processor, fingerprint="in training")
+        return examine(UniMedAdapter(trained, notices=()), ENTRY.parse, asked)
 
     train(load_recipe(config, overrides), data_dir, output, resume=resume, examine=look)
-
-
-def in_training(model: "UniMedForConditionalGeneration", processor: "UniMedProcessor") -> UniMedAdapter:
-    """Return the adapter of a model that is being trained; it is not changed, so LoRA is not merged."""
-    from medbench.unimed.checkpoint import LoadedCheckpoint
-
-    return UniMedAdapter(LoadedCheckpoint(model=model, processor=processor, fingerprint="in training"), notices=())
 
 
 def plan_uni_med(config: str, overrides: tuple[str, ...], data_dir: Path | None) -> "TrainingPlan":

@@ -7,8 +7,7 @@ from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
-IMAGE_MARKS = ("<image>",)
-"""Placeholders of images in many prompts and chat templates; in a dataset's text they would count as images."""
+IMAGE_MARKS = ("<image>",)  # Placeholders of images in many prompts: in a dataset's text they would count as images.
 
 
 def without_marks(text: str, marks: Sequence[str] = IMAGE_MARKS) -> str:
@@ -26,8 +25,8 @@ def bare_question(sample: Sample, spec: TaskSpec) -> str:
 def question_of(sample: Sample, spec: TaskSpec, space: BoxSpace, *, find: str = "") -> str:
     """Return the user's words: the task's instruction, its choices if it lacks them, and how boxes are written.
 
-    `space` is how the model is to write boxes, and how those in questions are written. `find` are the words with which
-    it was taught to find an `{object}`: it knows then what to write and is told no more.
+    `space` is how boxes are written in questions and answers. `find` are the words with which a model was taught to
+    find an `{object}`: it knows then what to write and is told no more.
     """
     if find and spec.kind == "rec" and "object" in sample.inputs:
         return without_marks(find.format(object=sample.inputs["object"]))
@@ -43,14 +42,11 @@ def question_of(sample: Sample, spec: TaskSpec, space: BoxSpace, *, find: str = 
 
 def _choices(sample: Sample, instruction: str) -> str:
     """Return the sample's choices, or nothing where the instruction, in small letters, names them all."""
-    if all(_names(instruction, text or key) for key, text in sample.choices.items()):
+    # `no` is not named by `known`.
+    words = (re.escape((text or key).lower()) for key, text in sample.choices.items())
+    if all(re.search(rf"(?<!\w){word}(?!\w)", instruction) for word in words):
         return ""
     if all(text in {"", key} for key, text in sample.choices.items()):
         return f"Choose one of: {', '.join(sample.choices)}."
     lines = [f"{key}. {text}" for key, text in sample.choices.items()]
     return "\n".join([*lines, "Answer with the letter of the right option."])
-
-
-def _names(instruction: str, choice: str) -> bool:
-    # `no` is not named by `known`.
-    return re.search(rf"(?<!\w){re.escape(choice.lower())}(?!\w)", instruction) is not None

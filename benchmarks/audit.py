@@ -182,7 +182,7 @@ def judge(world: World, answers: Answers) -> Verdict:
         for place, ((reference, case), answer) in enumerate(zip(world.test, answers, strict=True))
     ]
     cell = make_cell(items, train_references=long_texts(world.train))
-    return audit_outputs({"": cell})[""].verdict.verdict
+    return audit_outputs({"": cell})[""].verdict
 
 
 def shares(make: Callable[[random.Random], World], model: Model, *, runs: int) -> dict[Verdict, float]:

@@ -17,7 +17,7 @@ from benchmarks.reading_boxes import boxes
 from benchmarks.reading_choices import Output, classes, letters, polar, sides
 from benchmarks.reading_real import real
 from benchmarks.reading_thoughts import thoughts
-from medbench.harness.records import GenerationRecord
+from medbench.harness.rundir import GenerationRecord
 from medbench.harness.score import predict
 from medbench.tasks.foundation.console import emit_table, say
 from medbench.tasks.foundation.errors import EXIT_FAILED

@@ -12,8 +12,8 @@ from rouge import Rouge
 
 from medbench.tasks.foundation.console import emit_table, say
 from medbench.tasks.metrics.answers import sentence_bleu1
+from medbench.tasks.metrics.java import tokenise
 from medbench.tasks.metrics.metric import Scorable
-from medbench.tasks.metrics.ptb import tokenise
 from medbench.tasks.metrics.reports import GOOGLE_ROUGE, SET_ROUGE
 from medbench.tasks.protocols import PROTOCOLS, Item, metrics_for, scored_items, tokenise_together
 

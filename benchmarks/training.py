@@ -20,19 +20,24 @@ from medbench.adapters.uni_med import MINI_WEIGHTS
 from medbench.tasks.foundation.console import emit_table, say
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.suite import prepare_mini_suite
-from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.checkpoint import load_checkpoint
+from medbench.unimed.checkpoint import BaseWeights, load_checkpoint
 from medbench.unimed.connector import Router, soft_weights
 from medbench.unimed.lora import lora_layers
 from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from medbench.unimed.training.batches import Batch, BatchMaker, MicroBatch, Mixture, seed_of
-from medbench.unimed.training.build import base_of, build, image_size_of
-from medbench.unimed.training.corpus import Corpus, load_corpus
-from medbench.unimed.training.features import FeatureCache
-from medbench.unimed.training.log import Tally
-from medbench.unimed.training.optimizer import DECAY_RULES, make_optimizer, set_rate
+from medbench.unimed.training.corpus import (
+    Batch,
+    BatchMaker,
+    Corpus,
+    FeatureCache,
+    MicroBatch,
+    Mixture,
+    load_corpus,
+    seed_of,
+)
+from medbench.unimed.training.folder import Tally
+from medbench.unimed.training.plan import base_of, build, image_size_of
 from medbench.unimed.training.recipe import Recipe, load_recipe
-from medbench.unimed.training.trainer import Trainer, make_accelerator
+from medbench.unimed.training.trainer import DECAY_RULES, Trainer, make_accelerator, make_optimizer, set_rate
 from medbench.unimed.vision import to_eva
 
 STEPS = 40

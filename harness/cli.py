@@ -9,47 +9,29 @@ from typing import Any, NoReturn
 
 import click
 
+from medbench.tasks.foundation import errors
 from medbench.tasks.foundation.console import say, show_error
-from medbench.tasks.foundation.errors import (
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    MedbenchError,
-    StoppedError,
-    UsageError,
-    unknown_name,
-)
+from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.registry import imported
 
 COMMANDS = {
-    "run": ("medbench.harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
-    "score": ("medbench.harness.commands:score_command", "Score a run's answers again, or anybody's predictions."),
-    "leaderboard": ("medbench.leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
-    "report": (
-        "medbench.leaderboard.cli:report_command",
-        "Put runs into one HTML file to look through, sample by sample.",
-    ),
-    "breakdown": ("medbench.leaderboard.cli:breakdown_command", "Show a run's numbers by the data's own labels."),
-    "compare": ("medbench.leaderboard.cli:compare_command", "Compare two runs sample by sample."),
-    "gate": ("medbench.leaderboard.cli:gate_command", "Tell a script whether a run may replace another."),
-    "export": ("medbench.leaderboard.cli:export_command", "Write a run's results in a format that others read."),
-    "push": (
-        "medbench.leaderboard.cli:push_command",
-        "Upload a run's results to a dataset repository on the Hub.",
-    ),
-    "site": ("medbench.leaderboard.cli:site_command", "Make a folder of runs into a static leaderboard site."),
-    "audit": (
-        "medbench.leaderboard.audit.cli:audit_group",
-        "Look for leaks: in outputs, in data, in what was declared.",
-    ),
-    "tasks": ("medbench.tasks.cli:tasks_command", "List the tasks."),
-    "data": ("medbench.tasks.cli:data_group", "List, prepare and verify datasets."),
-    "models": ("medbench.adapters.cli:models_command", "List the models, or show all that is known of one."),
-    "doctor": (
-        "medbench.harness.doctor:doctor_group",
-        "Test this installation: what do the scorers say of known models?",
-    ),
-    "train": ("medbench.harness.commands:train_command", "Train Uni-Med, or show what a training would take."),
-    "convert": ("medbench.adapters.converting:convert_group", "Convert published weights of a model, and back."),
+    "run": ("harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
+    "score": ("harness.commands:score_command", "Score a run's answers again, or anybody's predictions."),
+    "leaderboard": ("leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
+    "report": ("leaderboard.cli:report_command", "Put runs into one HTML file to look through, sample by sample."),
+    "breakdown": ("leaderboard.cli:breakdown_command", "Show a run's numbers by the data's own labels."),
+    "compare": ("leaderboard.cli:compare_command", "Compare two runs sample by sample."),
+    "gate": ("leaderboard.cli:gate_command", "Tell a script whether a run may replace another."),
+    "export": ("leaderboard.cli:export_command", "Write a run's results in a format that others read."),
+    "push": ("leaderboard.cli:push_command", "Upload a run's results to a dataset repository on the Hub."),
+    "site": ("leaderboard.cli:site_command", "Make a folder of runs into a static leaderboard site."),
+    "audit": ("leaderboard.audit.cli:audit_group", "Look for leaks: in outputs, in data, in what was declared."),
+    "tasks": ("tasks.cli:tasks_command", "List the tasks."),
+    "data": ("tasks.cli:data_group", "List, prepare and verify datasets."),
+    "models": ("adapters.cli:models_command", "List the models, or show all that is known of one."),
+    "doctor": ("harness.doctor:doctor_group", "Test this installation: what do the scorers say of known models?"),
+    "train": ("harness.commands:train_command", "Train Uni-Med, or show what a training would take."),
+    "convert": ("adapters.cli:convert_group", "Convert published weights of a model, and back."),
 }
 
 
@@ -101,7 +83,7 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = imported(COMMANDS[cmd_name][0])
+        command: click.Command = imported(f"medbench.{COMMANDS[cmd_name][0]}")
         return command
 
     def resolve_command(
@@ -109,7 +91,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Resolve a command, with a guess for a mistyped name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise unknown_name("command", args[0], COMMANDS)
+            raise errors.unknown_name("command", args[0], COMMANDS)
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
             refuse_repeated(command, name, rest, ctx)
@@ -145,27 +127,22 @@ def answer(words: Sequence[str]) -> int:
     """Do what the words of a command line say; explain every error, and return the exit code."""
     try:
         outcome: Any = cli.main(args=list(words), prog_name="medbench", standalone_mode=False)
-    except MedbenchError as error:
+    except errors.MedbenchError as error:
         show_error(error)
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         say(error.format_message())
-        return EXIT_USAGE
+        return errors.EXIT_USAGE
     except click.ClickException as error:
-        show_error(UsageError(error.format_message(), _help_hint(error, words)))
+        context = getattr(error, "ctx", None)
+        called = " ".join(["medbench", *(word for word in words[:1] if word in COMMANDS)])
+        hint = f"See `{context.command_path if context is not None else called} --help`."
+        show_error(UsageError(error.format_message(), hint))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        show_error(StoppedError())
-        return EXIT_INTERRUPTED
+        show_error(errors.StoppedError())
+        return errors.EXIT_INTERRUPTED
     return outcome if isinstance(outcome, int) else 0
-
-
-def _help_hint(error: click.ClickException, given: Sequence[str]) -> str:
-    context = getattr(error, "ctx", None)
-    if context is not None:
-        return f"See `{context.command_path} --help`."
-    words = [word for word in given[:1] if word in COMMANDS]
-    return f"See `{' '.join(['medbench', *words])} --help`."
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
 """The commands `medbench run`, `medbench score` and `medbench train`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from medbench.harness import dry_run, models
 from medbench.harness.phases import Phases
-from medbench.harness.results import Results, TaskResult, felt_limits, percent
+from medbench.harness.predictions import scoring
+from medbench.harness.results import MetricResult, Results, felt_limits, percent
+from medbench.harness.run import PAGE, REPORT, RunOutcome, publish_run, publish_together, run
+from medbench.harness.score import rescore
 from medbench.harness.settings import MAX_SEED, Settings, read_limits
+from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.catalog import task_names
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
@@ -16,18 +21,14 @@ from medbench.tasks.foundation.errors import EXIT_FAILED, StoppedError, UsageErr
 from medbench.tasks.foundation.files import canonical_json
 from medbench.tasks.probes import PROBES
 from medbench.tasks.protocols import PROTOCOLS, metric_ids
+from medbench.tasks.suite import prepare_mini_suite
 
-if TYPE_CHECKING:
-    from medbench.harness.predictions.scoring import PredictionScores
-    from medbench.harness.run import RunOutcome
-    from medbench.harness.workload import Workload
+_FOLDER = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=1)
 
 
 def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str] | None:
-    """Return repeated `NAME=VALUE` as a table, or None if there are none; a callback of click.
-
-    Raises UsageError if one has no `=`, or a name comes twice.
-    """
+    """Return repeated `NAME=VALUE` as a table, or None if there are none; UsageError if one is none or comes twice."""
     table: dict[str, str] = {}
     for pair in given:
         name, equals, value = pair.partition("=")
@@ -41,7 +42,7 @@ def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) ->
 
 @click.command("run")
 @click.option(
-    "-m", "--model", "models", multiple=True, metavar="NAME[:VARIANT]",
+    "-m", "--model", "named", multiple=True, metavar="NAME[:VARIANT]",
     help="See `medbench models`. Repeated: one run after the other, and one leaderboard.",
 )  # fmt: skip
 @click.option(
@@ -59,16 +60,15 @@ def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) ->
     "--checkpoint-for", multiple=True, callback=as_table, metavar="TASK=DIR",
     help="Folder of weights for a task of its own (name, kind or glob); repeatable.",
 )  # fmt: skip
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
-@click.option("--output-dir", type=click.Path(path_type=Path), help="Where run folders go.  [default: runs]")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples of each task.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Most rows at a time.  [default: by free memory]")
+@click.option("--data-dir", type=_FOLDER, help="Prepared tasks.  [default: the bundled mini suite]")
+@click.option("--output-dir", type=_FOLDER, help="Where run folders go.  [default: runs]")
+@click.option("--limit", type=_COUNT, help="Only the first N test samples of each task.")
+@click.option("--batch-size", type=_COUNT, help="Most rows at a time.  [default: by free memory]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="[default: auto]")
 @click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     help="Type of the weights.  [default: auto: float32 on the CPU, bfloat16 elsewhere]",
-)
+)  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Seed of everything random.  [default: 0]")
 @click.option(
     "--max-new-tokens", multiple=True, callback=lambda _, __, given: read_limits(given) if given else None,
@@ -81,27 +81,22 @@ def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) ->
     "--top-p", type=click.FloatRange(0, 1, min_open=True), help="Sample within this probability.  [default: 1]"
 )
 @click.option("--repetition-penalty", type=click.FloatRange(0, 100, min_open=True), help="[default: 1, none]")
-@click.option("--beams", type=click.IntRange(min=1), help="Width of a beam search.  [default: 1, none]")
+@click.option("--beams", type=_COUNT, help="Width of a beam search.  [default: 1, none]")
 @click.option("--compile", is_flag=True, default=None, help="Let torch.compile fuse the decoder's layers.")
 @click.option("--probe", type=click.Choice(list(PROBES)), help="Ask in another way, for `medbench audit probe`.")
-@click.option("--dry-run", is_flag=True, help="Show prompts, sizes, time and memory; answer nothing, write nothing.")
-@click.option("--config", type=click.Path(path_type=Path), help="A run.yaml to run again; options override it.")
 @click.option(
-    "--overwrite",
-    type=click.Choice(["never", "always"]),
-    default="never",
-    show_default=True,
+    "--dry-run", "only_shown", is_flag=True,
+    help="Show prompts, sizes, time and memory; answer nothing, write nothing.",
+)  # fmt: skip
+@click.option("--config", type=_FOLDER, help="A run.yaml to run again; options override it.")
+@click.option(
+    "--overwrite", type=click.Choice(["never", "always"]), default="never", show_default=True,
     help="What to do with what an earlier run with these settings left.",
-)
+)  # fmt: skip
 def run_command(
-    models: tuple[str, ...],
-    model_args: dict[str, str] | None,
-    checkpoints: tuple[str, ...],
-    config: Path | None,
-    overwrite: str,
-    dry_run: bool,
-    **options: Any,
-) -> int:
+    named: tuple[str, ...], model_args: dict[str, str] | None, checkpoints: tuple[str, ...], config: Path | None,
+    overwrite: str, only_shown: bool, **options: Any,
+) -> int:  # fmt: skip
     """Run a model over tasks and write a leaderboard; several models one after the other.
 
     An interrupted run continues when the same command is given again.
@@ -110,16 +105,12 @@ def run_command(
     Example:  medbench run --model uni-med --tasks slake-vqa,cls --limit 20
               medbench run --model uni-med --model blind --tasks prepared --data-dir data
     """
-    from medbench.harness.models import ModelOptions, settings_of
-
     others = {**options, "tasks": options["tasks"] or None}
-    said = ModelOptions(models=models, arguments=model_args or {}, checkpoints=checkpoints, others=others)
-    found = settings_of(config, said)
-    if dry_run:
-        from medbench.harness.dry_run import show_dry_run
-
+    said = models.ModelOptions(models=named, arguments=model_args or {}, checkpoints=checkpoints, others=others)
+    found = models.settings_of(config, said)
+    if only_shown:
         for settings in found:
-            show_dry_run(settings)
+            dry_run.show_dry_run(settings)
         return 0
     try:
         if len(found) == 1:
@@ -129,9 +120,7 @@ def run_command(
         raise StoppedError("What was answered is on disk; the same command continues.") from None
 
 
-def _run_one(settings: Settings, overwrite: str, workload: "Workload | None" = None) -> "RunOutcome":
-    from medbench.harness.run import PAGE, REPORT, run
-
+def _run_one(settings: Settings, overwrite: str, workload: Workload | None = None) -> RunOutcome:
     outcome = run(settings, overwrite=overwrite, workload=workload)
     show_results(outcome.results)
     for line in felt_limits(outcome.results.tasks):
@@ -146,10 +135,6 @@ def _run_one(settings: Settings, overwrite: str, workload: "Workload | None" = N
 
 def _run_several(found: Sequence[Settings], overwrite: str) -> int:
     """Run models one after the other; return failure if one of them failed."""
-    from medbench.harness.models import one_by_one, shown
-    from medbench.harness.run import publish_together
-    from medbench.harness.workload import load_workload
-
     workload = load_workload(found[0])
     workload.say_left_out()
     scored: dict[str, Path] = {}
@@ -159,12 +144,12 @@ def _run_several(found: Sequence[Settings], overwrite: str) -> int:
         if exit_code(outcome.results) == 0:
             scored[settings.model] = outcome.path
 
-    one_by_one(found, run_one)
+    models.one_by_one(found, run_one)
     if scored:
         publish_together(list(scored.values()), found[0].output_dir)
     failed = [settings.model for settings in found if settings.model not in scored]
     if failed:
-        warn(f"{len(failed)} of {len(found)} models have no numbers: {shown(*failed)}.")
+        warn(f"{len(failed)} of {len(found)} models have no numbers: {models.shown(*failed)}.")
         say("The same command tries them again, and leaves the others as they are.")
     return EXIT_FAILED if failed else 0
 
@@ -181,8 +166,7 @@ def _show_phases(phases: Phases) -> None:
             for task, rate in sorted(phases.tasks.items(), key=lambda item: -item[1].seconds)
         ]
         emit_table(["task", "output tokens", "seconds", "tokens/s"], rates, title="Where the engine's time went")
-    efficiency = phases.efficiency()
-    if efficiency:
+    if efficiency := phases.efficiency():
         say(
             f"Engine: {100 * efficiency['useful_row_share']:.1f} % of rows useful, "
             f"{100 * efficiency['prefill_padding']:.1f} % of prefill padding, "
@@ -194,7 +178,11 @@ def _show_phases(phases: Phases) -> None:
 
 def exit_code(results: Results) -> int:
     """Return the exit code of a run that has ended: failure if nothing could be scored."""
-    metrics = [metric for task in results.tasks.values() for metric in (*task.paper.values(), *task.strict.values())]
+    tasks = results.tasks.values()
+    return _ended(metric for task in tasks for metric in (*task.paper.values(), *task.strict.values()))
+
+
+def _ended(metrics: Iterable[MetricResult]) -> int:
     if any(metric.value is not None for metric in metrics):
         return 0
     say("Nothing could be scored.")
@@ -203,31 +191,29 @@ def exit_code(results: Results) -> int:
 
 def show_results(results: Results) -> None:
     """Write a run's numbers under the paper protocol."""
-    rows = [
-        [task.title, metric_id, percent(metric), str(metric.n), _failures(task)]
-        for name in (name for name in task_names() if name in results.tasks)
-        for task in [results.tasks[name]]
-        for metric_id in metric_ids(name, task.kind, "paper")
-        if (metric := task.paper.get(metric_id)) is not None
-    ]
+    rows = []
+    for name in (name for name in task_names() if name in results.tasks):
+        task = results.tasks[name]
+        failed = [f"{count} {state}" for state, count in sorted(task.states.items()) if count and state != "ok"]
+        rows += [
+            [task.title, metric_id, percent(metric), str(metric.n), ", ".join(failed)]
+            for metric_id in metric_ids(name, task.kind, "paper")
+            if (metric := task.paper.get(metric_id)) is not None
+        ]
     columns = ["task", "metric", "value % [95 % interval]", "n", "not ok"]
     emit_table(columns, rows, title=f"{results.model.title}, paper protocol")
-
-
-def _failures(task: TaskResult) -> str:
-    return ", ".join(f"{count} {state}" for state, count in sorted(task.states.items()) if count and state != "ok")
 
 
 _FORMATS = ("jsonl", "medevalkit", "multimedeval", "llava-med", "uni-med")
 
 
 @click.command("score")
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the prepared tasks of RUNS are now.")
+@click.argument("runs", nargs=-1, type=_FOLDER)
+@click.option("--data-dir", type=_FOLDER, help="Where the prepared tasks of RUNS are now.")
 @click.option("-t", "--task", help="The task that --predictions answer.")
-@click.option("--predictions", type=click.Path(path_type=Path), help="A file of predictions, made by anybody.")
+@click.option("--predictions", type=_FOLDER, help="A file of predictions, made by anybody.")
 @click.option("--from", "source", type=click.Choice(_FORMATS), help="Format of the file.  [default: jsonl]")
-@click.option("--references", type=click.Path(path_type=Path), help="The right answers, where the format has none.")
+@click.option("--references", type=_FOLDER, help="The right answers, where the format has none.")
 @click.option(
     "--boxes", type=click.Choice(list(BOX_SPACES)), help="How the model writes boxes (REC).  [default: uni-med]"
 )
@@ -248,9 +234,7 @@ def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | Non
         if runs or data_dir is not None:
             raise UsageError("Runs and --task exclude each other.", "Score runs or predictions, each by a command.")
         return _score_predictions(task, **options)
-    words = {option.name: option.opts[0] for option in score_command.params}
-    given = [words[name] for name, value in options.items() if value is not None]
-    if given:
+    if given := [one.opts[0] for one in score_command.params if options.get(one.name or "") is not None]:
         raise UsageError(f"{given[0]} needs --task.", "Add --task NAME; `medbench tasks` lists them.")
     if not runs:
         raise UsageError("There is nothing to score.", "Give folders of runs, or --task NAME --predictions FILE.")
@@ -258,14 +242,10 @@ def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | Non
 
 
 def _score_runs(runs: Sequence[Path], data_dir: Path | None) -> int:
-    from medbench.harness.models import Attempt
-    from medbench.harness.run import publish_run
-    from medbench.harness.score import rescore
-
     codes = [0]
     for path in runs:
         # One run that cannot be scored does not keep the others from it.
-        with Attempt(str(path)) as attempt:
+        with models.Attempt(str(path)) as attempt:
             results = rescore(path, data_dir)
             publish_run(path)
             say(str(path))
@@ -276,52 +256,35 @@ def _score_runs(runs: Sequence[Path], data_dir: Path | None) -> int:
 
 
 def _score_predictions(
-    task: str,
-    predictions: Path | None,
-    source: str | None,
-    references: Path | None,
-    boxes: str | None,
-    protocol: str | None,
-    form: str | None,
-) -> int:
-    from medbench.harness.predictions.scoring import score
-
+    task: str, predictions: Path | None, source: str | None, references: Path | None, boxes: str | None,
+    protocol: str | None, form: str | None,
+) -> int:  # fmt: skip
     if predictions is None:
         raise UsageError("--task needs --predictions.", "Add --predictions FILE.")
     protocols = [name for name in PROTOCOLS if protocol in {None, "both", name}]
-    scores = score(
+    scores = scoring.score(
         task, predictions, source=source or "jsonl", references=references, boxes=boxes or "", protocols=protocols
     )
+    numbers = [(name, *found) for name, metrics in scores.protocols.items() for found in metrics.items()]
     if form == "json":
         emit(canonical_json(scores.as_json(), indent=2))
     else:
-        _show_scores(scores)
+        rows = [[name, metric, percent(one), str(one.n), one.signature] for name, metric, one in numbers]
+        states = ", ".join(f"{count} {state}" for state, count in scores.states.items() if count)
+        title = f"{scores.task}: {scores.samples} predictions ({states})"
+        emit_table(["protocol", "metric", "value % [95 % interval]", "n", "signature"], rows, title=title)
     if scores.samples and scores.states["unparsed"] == scores.samples - scores.states["error"]:
         say("No answer could be read. Is --boxes the space that the model writes in, or --from another format?")
     if scores.doubt:
         warn(scores.doubt)
-    if any(metric.value is not None for metrics in scores.protocols.values() for metric in metrics.values()):
-        return 0
-    say("Nothing could be scored.")
-    return EXIT_FAILED
-
-
-def _show_scores(scores: "PredictionScores") -> None:
-    rows = [
-        [protocol, name, percent(metric), str(metric.n), metric.signature]
-        for protocol, metrics in scores.protocols.items()
-        for name, metric in metrics.items()
-    ]
-    states = ", ".join(f"{count} {state}" for state, count in scores.states.items() if count)
-    title = f"{scores.task}: {scores.samples} predictions ({states})"
-    emit_table(["protocol", "metric", "value % [95 % interval]", "n", "signature"], rows, title=title)
+    return _ended(metric for _, _, metric in numbers)
 
 
 @click.command("train")
 @click.option("--config", default="mini", show_default=True, help="A recipe: official, paper, mini, or a YAML file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for the checkpoints and the finished model.")
+@click.option("--data-dir", type=_FOLDER, help="Prepared tasks.  [default: the bundled mini suite]")
+@click.option("--output", type=_FOLDER, help="Folder for the checkpoints and the finished model.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --output.")
 @click.option("--dry-run", is_flag=True, help="Print parameters, memory and steps; load no weights, train nothing.")
 def train_command(
@@ -336,8 +299,7 @@ def train_command(
     Several GPUs:  accelerate launch -m medbench.harness.cli train --config official ...
     """
     from medbench.adapters.uni_med_training import plan_uni_med, train_uni_med
-    from medbench.harness.examine import examine
-    from medbench.tasks.suite import prepare_mini_suite
+    from medbench.harness.trials import examine
 
     if dry_run:
         plan = plan_uni_med(config, overrides, data_dir)

@@ -10,75 +10,59 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from medbench.adapters.base import Device, Dtype, LocalAdapter, answer_with_box
+from medbench.adapters.catalog import choose_model
 from medbench.harness.commands import as_table
-from medbench.harness.records import GenerationRecord
+from medbench.harness.models import load_share, shares_of
+from medbench.harness.rundir import GenerationRecord
+from medbench.harness.score import predict
 from medbench.harness.settings import Settings, load_settings
 from medbench.harness.workload import TaskLoad, load_workload
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.console import emit, emit_table, say
 from medbench.tasks.foundation.errors import EXIT_FAILED, DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.prepared import prepared_names
 from medbench.tasks.protocols import PROTOCOLS, Item, Protocol, evaluate, tokenise_together
-from medbench.tasks.sample import Sample
-from medbench.tasks.spec import TaskSpec
+from medbench.tasks.suite import prepare_mini_suite
 
 if TYPE_CHECKING:
-    from medbench.harness.doctor_engine import EngineDiagnosis
+    from medbench.harness.trials import EngineDiagnosis
 
+_FOLDER = click.Path(path_type=Path)
+# Pixels with all their decimals, so that the oracle's boxes are right to the last bit.
 EXACT_BOXES = BoxSpace(name="pixels", units=None, digits=15)
-"""Pixels with all their decimals, so that the oracle's boxes are right to the last bit."""
-PseudoModel = Callable[[TaskSpec, Sequence[Sample]], list[str]]
-"""Returns the answers to samples."""
+# Returns what it answers, of the right answers and the sentence that a chat model wraps around one.
+PseudoModel = Callable[[Sequence[str], str], Sequence[str]]
 _REFUSAL = "I'm sorry, but I cannot help with medical images."
 _SILENT = ("empty", "refusal")
-_PERFECT = 1 - 1e-6
-"""Corpus BLEU has constants against division by zero that keep even the oracle a hair below 1."""
+_PERFECT = 1 - 1e-6  # Corpus BLEU has constants against division by zero that keep even the oracle a hair below 1.
 
 
-def _oracle(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
-    """Return the right answers."""
-    boxes = spec.kind == "rec"
-    return [EXACT_BOXES.write(one.box, (1, 1)) if boxes and one.box else one.reference for one in samples]
+def _shuffled(right: Sequence[str], _: str) -> Sequence[str]:
+    half = len(right) // 2
+    return [*right[half:], *right[:half]]
 
 
-def _constant(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
-    """Return the most common right answer for every sample: the base rate."""
-    return [Counter(_oracle(spec, samples)).most_common(1)[0][0]] * len(samples)
-
-
-def _shuffled(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
-    """Return to every sample the right answer of the one half-way round the list."""
-    answers = _oracle(spec, samples)
-    half = len(answers) // 2
-    return answers[half:] + answers[:half]
-
-
-def _verbose(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
-    """Return the right answers inside a sentence, as a chat model gives them."""
-    form = "Findings: {}" if spec.kind == "report" else "The answer is {}."
-    return [form.format(answer) for answer in _oracle(spec, samples)]
-
-
-def _thinking(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
-    """Return the right answers behind thoughts that name those of other samples."""
-    pairs = zip(_shuffled(spec, samples), _oracle(spec, samples), strict=True)
+def _thinking(right: Sequence[str], _: str) -> Sequence[str]:
+    pairs = zip(_shuffled(right, ""), right, strict=True)
     return [f"<think>Is it {other}? The answer is {other}.</think>\n\n{answer}" for other, answer in pairs]
 
 
 PSEUDO_MODELS: Mapping[str, PseudoModel] = {
-    "oracle": _oracle,
-    "empty": lambda _, samples: [""] * len(samples),
-    "refusal": lambda _, samples: [_REFUSAL] * len(samples),
-    "constant": _constant,
-    "shuffled": _shuffled,
-    "verbose": _verbose,
-    "thinking": _thinking,
+    "oracle": lambda right, _: right,
+    "empty": lambda right, _: [""] * len(right),
+    "refusal": lambda right, _: [_REFUSAL] * len(right),
+    "constant": lambda right, _: [Counter(right).most_common(1)[0][0]] * len(right),  # The base rate.
+    "shuffled": _shuffled,  # To every sample the right answer of the one half-way round the list.
+    "verbose": lambda right, sentence: [sentence.format(answer) for answer in right],
+    "thinking": _thinking,  # The right answers behind thoughts that name those of other samples.
 }
 
 
@@ -114,37 +98,31 @@ def _told(value: float | None) -> str:
 
 
 def examine_scorers(loads: Sequence[TaskLoad]) -> list[Diagnosis]:
-    """Return what every metric says of every pseudo-model, by task, protocol and metric.
-
-    Raises MedbenchError if a metric of reports needs Java and Java cannot start.
-    """
+    """Return what every metric says of every pseudo-model; MedbenchError if Java, which one needs, cannot start."""
     answered = {(load.spec.name, name): _items(load, name) for load in loads for name in PSEUDO_MODELS}
-    tokenise_together(
-        (load.spec.name, load.spec.kind, answered[load.spec.name, name]) for load in loads for name in PSEUDO_MODELS
-    )
+    kinds = {load.spec.name: load.spec.kind for load in loads}
+    tokenise_together((name, kinds[name], items) for (name, _), items in answered.items())
     found = []
-    for spec in (load.spec for load in loads):
-        for protocol in PROTOCOLS:
-            by_model = {
-                name: evaluate(spec.name, spec.kind, protocol, answered[spec.name, name]) for name in PSEUDO_MODELS
-            }
-            for index, evaluation in enumerate(by_model["oracle"]):
-                numbers = {name: evaluations[index].value for name, evaluations in by_model.items()}
-                values = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-                metric = evaluation.metric.metric_id
-                found.append(Diagnosis(task=spec.name, protocol=protocol, metric=metric, values=values))
+    for spec, protocol in product((load.spec for load in loads), PROTOCOLS):
+        told = {
+            model: {one.metric.metric_id: one.value for one in evaluate(spec.name, spec.kind, protocol, items)}
+            for model in PSEUDO_MODELS
+            for items in [answered[spec.name, model]]
+        }
+        for metric in told["oracle"]:
+            values = {model: None if math.isnan(of[metric]) else of[metric] for model, of in told.items()}
+            found.append(Diagnosis(task=spec.name, protocol=protocol, metric=metric, values=values))
     return found
 
 
 def _items(load: TaskLoad, model: str) -> list[Item]:
-    from medbench.harness.score import predict
-
-    parse = partial(answer_with_box, EXACT_BOXES)
-    texts = PSEUDO_MODELS[model](load.spec, load.samples)
-    return [
-        predict(GenerationRecord(run="doctor", sample_id=sample.sample_id, text=text), sample, load.spec, parse)
-        for sample, text in zip(load.samples, texts, strict=True)
-    ]
+    spec, parse = load.spec, partial(answer_with_box, EXACT_BOXES)
+    boxes = spec.kind == "rec"
+    right = [EXACT_BOXES.write(one.box, (1, 1)) if boxes and one.box else one.reference for one in load.samples]
+    texts = PSEUDO_MODELS[model](right, "Findings: {}" if spec.kind == "report" else "The answer is {}.")
+    asked = zip(load.samples, texts, strict=True)
+    records = ((GenerationRecord(run="doctor", sample_id=one.sample_id, text=text), one) for one, text in asked)
+    return [predict(*pair, spec, parse) for pair in records]
 
 
 @click.group("doctor")
@@ -160,7 +138,7 @@ def doctor_group() -> None:
 @click.option(
     "-t", "--tasks", help="Names, kinds, globs, comma-separated.  [default: all that is prepared, variants too]"
 )
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
+@click.option("--data-dir", type=_FOLDER, help="Prepared tasks.  [default: the bundled mini suite]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples of each task.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None, form: str) -> int:
@@ -172,25 +150,18 @@ def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None,
     \b
     Example:  medbench doctor scorers --tasks vqa,rec
     """
-    from medbench.tasks.prepared import prepared_names
-    from medbench.tasks.suite import prepare_mini_suite
-
     chosen = (tasks,) if tasks else prepared_names(data_dir or prepare_mini_suite())
     workload = load_workload(Settings(model="doctor", tasks=chosen, data_dir=data_dir, limit=limit))
     diagnoses = examine_scorers(workload.loads)
     if form == "json":
         emit(canonical_json([asdict(diagnosis) for diagnosis in diagnoses], indent=2))
     else:
-        models = list(diagnoses[0].values) if diagnoses else []
-        rows = [
-            [one.task, one.protocol, one.metric, *(_percent(one.values[model]) for model in models)]
-            for one in diagnoses
-        ]
-        emit_table(["task", "protocol", "metric", *models], rows, title="What each metric says of pseudo-models, in %")
+        rows = [[one.task, one.protocol, one.metric, *map(_percent, one.values.values())] for one in diagnoses]
+        columns = ["task", "protocol", "metric", *(PSEUDO_MODELS if diagnoses else ())]
+        emit_table(columns, rows, title="What each metric says of pseudo-models, in %")
     if not diagnoses:
         raise DataError("No task was examined.", "Name prepared tasks with --tasks.")
-    faults = [found for found in diagnoses if found.fault]
-    for found in faults:
+    for found in (faults := [found for found in diagnoses if found.fault]):
         say(f"{found.task} {found.metric} ({found.protocol}): {found.fault}.")
     if not faults:
         say("strict: the oracle scores 100, also if it thinks first, and silence 0. `-`: nothing could be scored.")
@@ -200,8 +171,8 @@ def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None,
 @doctor_group.command("engine")
 @click.option("-m", "--model", required=True, help="A local model of `medbench models`.")
 @click.option("-t", "--tasks", default="all", show_default=True, help="Names, kinds, globs, comma-separated.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: the model's own]")
+@click.option("--data-dir", type=_FOLDER, help="Prepared tasks.  [default: the bundled mini suite]")
+@click.option("--checkpoint", type=_FOLDER, help="Weights.  [default: the model's own]")
 @click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(get_args(Dtype)), default="auto", show_default=True)
 @click.option(
@@ -218,18 +189,14 @@ def engine_command(model: str, samples: int, **options: Any) -> int:
     \b
     Example:  medbench doctor engine --model uni-med --samples 24
     """
-    from medbench.adapters.catalog import choose_model
-    from medbench.harness.checkpoints import load_share, shares_of
-    from medbench.harness.doctor_engine import examine_engine
+    from medbench.harness.trials import examine_engine
 
     settings = load_settings(None, {"model": model, **options})
-    chosen = choose_model(model, settings.model_args)
-    workload = load_workload(settings)
+    chosen, workload = choose_model(model, settings.model_args), load_workload(settings)
     adapter = load_share(settings, chosen, workload, shares_of(settings, workload)[0])
     if not isinstance(adapter, LocalAdapter):
         raise UsageError(f"The model {model!r} does not use the engine.", "Name a local model, such as uni-med.")
-    found = examine_engine(adapter, workload.answerable(adapter.card.kinds), samples=samples)
-    return show_engine(found, adapter.dtype)
+    return show_engine(examine_engine(adapter, workload.answerable(adapter.card.kinds), samples=samples), adapter.dtype)
 
 
 def show_engine(found: "EngineDiagnosis", dtype: str) -> int:

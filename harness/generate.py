@@ -5,13 +5,12 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from medbench.adapters.base import Adapter, DirectAdapter, Generation, LocalAdapter
+from medbench.adapters.base import Adapter, DirectAdapter, LocalAdapter
 from medbench.adapters.guarding import answered, plugin_faults
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.engine.requests import GREEDY, LONG_ANSWERS_FIRST, Outcome, Request, Sampling, make_request
 from medbench.harness.phases import Phases
-from medbench.harness.records import GenerationRecord, append, is_cut_off
-from medbench.harness.rundir import RunDirectory
+from medbench.harness.rundir import GenerationRecord, RunDirectory, append_lines, is_cut_off, open_whole_lines
 from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.answers.thoughts import split_thought
@@ -37,12 +36,10 @@ class Plan:
 def make_plan(loads: tuple[TaskLoad, ...], directory: RunDirectory) -> Plan:
     """Return what is left to answer of some tasks; failed samples are tried again."""
     missing: dict[str, list[Sample]] = {}
-    recorded = 0
     for load in loads:
-        records = directory.of_task(load).read()
-        good = {sample_id for sample_id, record in records.items() if not record.error}
+        good = {name for name, record in directory.of_task(load).read().items() if not record.error}
         missing[load.spec.name] = [sample for sample in load.samples if sample.sample_id not in good]
-        recorded += len(good)
+    recorded = sum(len(load.samples) - len(missing[load.spec.name]) for load in loads)
     return Plan(loads=loads, missing=missing, recorded=recorded)
 
 
@@ -55,17 +52,15 @@ def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phas
         say(f"Continuing: {plan.recorded} of {plan.total} samples are already recorded.")
     files = {load.spec.name: directory.of_task(load) for load in plan.loads}
     with ExitStack() as stack, meter("Generating", plan.total, done=plan.recorded) as progress:
-        streams = {name: stack.enter_context(file.open_for_appending()) for name, file in files.items()}
+        streams = {name: stack.enter_context(open_whole_lines(file.path)) for name, file in files.items()}
         states: Counter[str] = Counter()
         # Closed at once when the writing fails or is interrupted: a server is then asked no more.
         for outcomes in stack.enter_context(closing(_outcomes(plan, adapter, directory, phases, settings))):
             with phases.time("write"):
-                by_task: dict[str, list[GenerationRecord]] = {}
-                for outcome in outcomes:
-                    by_task.setdefault(outcome.task, []).append(GenerationRecord.of(directory.identity, outcome))
-                for task, records in by_task.items():
-                    append(streams[task], records)
-            states.update("error" if one.generation is None else _state_of(one.generation) for one in outcomes)
+                for task in dict.fromkeys(outcome.task for outcome in outcomes):
+                    own = (GenerationRecord.of(directory.identity, one) for one in outcomes if one.task == task)
+                    append_lines(streams[task], (record.as_json() for record in own))
+            states.update(map(_state_of, outcomes))
             if outcomes:
                 status = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
                 progress.advance(len(outcomes), label=outcomes[-1].task, status=status)
@@ -77,11 +72,11 @@ def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phas
     return failures
 
 
-def _state_of(generation: Generation) -> str:
-    said = split_thought(generation.text)
-    if is_cut_off(said, generation):
-        return "truncated"
-    return "answered" if said.answer else "empty"
+def _state_of(outcome: Outcome) -> str:
+    if outcome.generation is None:
+        return "error"
+    said = split_thought(outcome.generation.text)
+    return "truncated" if is_cut_off(said, outcome.generation) else "answered" if said.answer else "empty"
 
 
 def _outcomes(
@@ -91,41 +86,34 @@ def _outcomes(
         if isinstance(adapter, DirectAdapter):
             yield from _answer_directly(plan, adapter, phases)
         elif isinstance(adapter, LocalAdapter):
-            yield from _drive_engine(plan, adapter, directory, phases, settings)
+            from medbench.harness.local import drive, note_agreement, sampling_of
+
+            refused: list[Outcome] = []
+            requests = requests_of(plan, adapter, phases, refused, sampling_of(settings, adapter))
+            yield from drive(adapter, requests, directory, phases, settings)
+            yield refused
+            note_agreement(adapter, plan.loads, directory, phases, settings)
         elif isinstance(adapter, RemoteAdapter):
             from medbench.harness.remote.serving import answer_remotely
 
             yield from answer_remotely(adapter, plan.loads, plan.missing, directory.path, phases)
         else:
-            raise RunError(
-                f"The model {adapter.card.name!r} is neither direct, local nor remote.",
-                "Use a model of `medbench models`.",
-            )
+            problem = f"The model {adapter.card.name!r} is neither direct, local nor remote."
+            raise RunError(problem, "Use a model of `medbench models`.")
 
 
 def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iterator[list[Outcome]]:
     for load in plan.loads:
         outcomes = []
         for sample in plan.missing[load.spec.name]:
+            generation, why = None, ""
             try:
                 with phases.time("answer"):
                     generation = answered(adapter, sample, load.spec)
-                outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation))
             except SampleError as error:
-                outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, error=str(error)))
+                why = str(error)
+            outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation, error=why))
         yield outcomes
-
-
-def _drive_engine(
-    plan: Plan, adapter: LocalAdapter, directory: RunDirectory, phases: Phases, settings: Settings
-) -> Iterator[list[Outcome]]:
-    from medbench.harness.local import drive, note_agreement, sampling_of
-
-    refused: list[Outcome] = []
-    requests = requests_of(plan, adapter, phases, refused, sampling_of(settings, adapter))
-    yield from drive(adapter, requests, directory, phases, settings)
-    yield refused
-    note_agreement(adapter, plan.loads, directory, phases, settings)
 
 
 def requests_of(

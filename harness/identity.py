@@ -36,8 +36,8 @@ _TOLD = ("medbench", "torch", "transformers", "tokenizers", "numpy", "pillow", "
 _ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")
 _OURS = "medbench"
 _IN_A_ROOM = 2
-_GROUPS = ("medbench.adapters", "medbench.tasks")
 _ROUNDED = frozenset({"bfloat16", "float16"})
+_IF_CHOSEN = frozenset({"arguments", "batch size", "decoding", "compile", "probe", "own model"})
 
 
 def run_identity(
@@ -49,21 +49,13 @@ def run_identity(
     A user's `own` model was given in Python, and is in no catalogue under its name. In 16 bits sums in another order
     decide close calls, so there the rows that are computed together are part of it.
     """
-    return {
+    parts = {
         **made_of,
-        "model": portable_name(settings.model),
-        **({"arguments": model.identity} if model.identity else {}),
-        "weights": weights,
-        "dtype": info.dtype,
-        "device": info.device,
-        **({"batch size": settings.batch_size or "auto"} if info.dtype in _ROUNDED else {}),
-        "limit": settings.limit,
-        "seed": settings.seed,
-        **({"decoding": settings.decoding()} if settings.decoding() else {}),
-        **({"compile": True} if settings.compile else {}),
-        **({"probe": settings.probe} if settings.probe else {}),
-        **({"own model": model.entry.card.name} if own else {}),
-        "suite": workload.suite,
+        "model": portable_name(settings.model), "arguments": model.identity, "weights": weights,
+        "dtype": info.dtype, "device": info.device,
+        "batch size": (settings.batch_size or "auto") if info.dtype in _ROUNDED else "",
+        "limit": settings.limit, "seed": settings.seed, "decoding": settings.decoding(), "compile": settings.compile,
+        "probe": settings.probe, "own model": model.entry.card.name if own else "", "suite": workload.suite,
         "tasks": {
             load.spec.name: {
                 "version": load.spec.version,
@@ -74,7 +66,8 @@ def run_identity(
             }
             for load in workload.loads
         },
-    }
+    }  # fmt: skip
+    return {name: value for name, value in parts.items() if value or name not in _IF_CHOSEN}
 
 
 def portable_name(model: str) -> str:
@@ -117,33 +110,26 @@ def answering_code(adapter: Adapter) -> dict[str, str]:
 
 def _inside(module: str) -> list[str]:
     """Return a module's name below `medbench`, in parts; empty for one that is not followed."""
-    ours, _, rest = module.partition(".")
-    parts = rest.split(".")
-    return parts if ours == _OURS and parts[0] in _FOLLOWED else []
+    ours, *parts = module.split(".")
+    return parts if ours == _OURS and parts and parts[0] in _FOLLOWED else []
 
 
 def _followed(files: set[Path]) -> set[Path]:
     """Return files with all that they import, and what these import, in the rooms that are followed."""
     found: set[Path] = set()
-    waiting = list(files)
-    while waiting:
-        file = waiting.pop()
-        if file not in found:
-            found.add(file)
-            waiting += _imports(file)
+    while more := files - found:
+        found |= more
+        files = {imported for file in more for imported in _imports(file)}
     return found
 
 
 @cache
-def _imports(file: Path) -> tuple[Path, ...]:
+def _imports(file: Path) -> frozenset[Path]:
     """Return the files of ours that a file may import; packages on the way are imported too."""
-    found = []
-    for name in _imported_names(ast.parse(file.read_text(encoding="utf-8"))):
-        parts = _inside(name)
-        for end in range(1, len(parts) + 1):
-            path = ROOT.joinpath(*parts[:end])
-            found += [one for one in (path / "__init__.py", path.with_suffix(".py")) if one.is_file()]
-    return tuple(found)
+    names = map(_inside, _imported_names(ast.parse(file.read_text(encoding="utf-8"))))
+    paths = {ROOT.joinpath(*parts[: end + 1]) for parts in names for end in range(len(parts))}
+    places = (one for path in paths for one in (path / "__init__.py", path.with_suffix(".py")))
+    return frozenset(one for one in places if one.is_file())
 
 
 def _imported_names(node: ast.AST) -> Iterator[str]:
@@ -164,53 +150,49 @@ def _imported_names(node: ast.AST) -> Iterator[str]:
 
 def _plugins_of(adapter: Adapter, tasks: Iterable[str]) -> dict[str, str]:
     """Return the hash of each package of others that brings the model, or a task, by the package's name."""
-    wanted = dict(zip(_GROUPS, ({adapter.card.name}, set(tasks)), strict=True))
-    modules = {type(adapter).__module__} | {
-        entry.module for group, names in wanted.items() for entry in entry_points(group=group) if entry.name in names
-    }
+    own, wanted = type(adapter).__module__, {"adapters": {adapter.card.name}, "tasks": set(tasks)}
+    entries = ((names, entry) for room, names in wanted.items() for entry in entry_points(group=f"{_OURS}.{room}"))
+    modules = {own} | {entry.module for names, entry in entries if entry.name in names}
     packages = {module.partition(".")[0] for module in modules} - {_OURS}
     found = {package: _hash_of_package(package) for package in sorted(packages)}
-    own = type(adapter).__module__.partition(".")[0]
-    if own in found and not found[own]:
+    if found.get(package := own.partition(".")[0]) == "":
         # A class of a notebook, say.
-        found[own] = hash_of_source(type(adapter))
+        found[package] = hash_of_source(type(adapter))
     return {package: digest for package, digest in found.items() if digest}
 
 
 def _hash_of_package(package: str) -> str:
     """Return the hash of a package's files, whatever they are: prompts may lie beside the code; empty without files."""
     if package == "__main__":
-        file = getattr(sys.modules[package], "__file__", None)
-        return file_sha256(Path(file)) if file else ""
-    spec = find_spec(package)
-    if spec is None:
-        return ""
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+        alone, folders = getattr(sys.modules[package], "__file__", None), []
+    else:
+        spec = find_spec(package)
+        folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+        alone = spec and spec.origin
     if not folders:
-        return file_sha256(Path(spec.origin)) if spec.origin and Path(spec.origin).is_file() else ""
+        return file_sha256(Path(alone)) if alone and Path(alone).is_file() else ""
+    files = ((folder, file) for folder in folders for file in sorted(folder.rglob("*")) if file.is_file())
+    return _hash_of(one for one in files if "__pycache__" not in one[1].parts and not one[1].name.startswith("."))
+
+
+def _hash_of(files: Iterable[tuple[Path, Path]]) -> str:
+    """Return the hash of files, each with the folder from which its name is told."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith("."):
-                digest.update(f"{file.relative_to(folder).as_posix()}\0{file_sha256(file)}\0".encode())
+    for folder, file in files:
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{file_sha256(file)}\0".encode())
     return digest.hexdigest()
 
 
 def write_environment(path: Path, model: ModelInfo, phases: Phases) -> None:
     """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score."""
-    code = hashlib.sha256()
-    for file in (file for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py"))):
-        code.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
-        code.update(file.read_bytes())
+    code = _hash_of((ROOT, file) for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py")))
     document = {
-        "code": code.hexdigest(),
-        "python": platform.python_version(),
+        "code": code, "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in _TOLD},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "model": {"device": model.device, "dtype": model.dtype, "weights": model.weights},
-        "engine": phases.notes,
-        "phases": phases.as_json(),
-    }
+        "engine": phases.notes, "phases": phases.as_json(),
+    }  # fmt: skip
     write_atomically(path, canonical_json(document, indent=2) + "\n")
 
 

@@ -5,7 +5,7 @@ makes whole tables wrong: padding on the wrong side, images in the wrong order, 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any, cast
 import torch
 
 from medbench.adapters.base import Generation, LocalAdapter
-from medbench.harness.engine.alone import NoNumbersError, answers, generate_alone
 from medbench.harness.engine.budget import Budget, auto_budget
-from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.engine import Engine, answers
 from medbench.harness.engine.passes import compile_layers
 from medbench.harness.engine.requests import GREEDY, Name, Outcome, Request, Sampling, make_request
+from medbench.harness.engine.static import NoNumbersError, generate_alone
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
@@ -26,14 +26,13 @@ from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.foundation.files import canonical_json, write_atomically
-from medbench.tasks.sample import Sample
 
 _FEWEST_COMPARED, _MOST_COMPARED = 4, 24
 _LOOKED_AT = 64
 _TESTED_TOKENS = 8
 # Where so many from one end cannot be answered, the data are broken and not an image.
 _TRIED = 16
-Written = tuple[str, int]
+Alone = dict[Name, tuple[Request, tuple[str, int]]]  # Requests with text and number of tokens of their answers.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +42,7 @@ class SelfTest:
     equal: int = 0
     total: int = 0
     whole: str = ""  # Why the model must be answered by its own library; empty if the engine may.
-    # Whether even its own library writes other tokens to batches, so that every sample is its own.
-    one_by_one: bool = False
+    one_by_one: bool = False  # Whether even its own library writes other tokens to batches: every sample is alone.
     skipped: str = ""  # Why nothing was compared, where there was something to ask.
 
     def as_json(self) -> dict[str, int | str]:
@@ -61,77 +59,64 @@ def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
     that are numbers; the run would be worth nothing.
     """
     try:
-        asked, alone, problem = _answered_alone(adapter, requests)
-        equal = _equal(adapter, asked, budget, alone) if asked else None
+        alone, problem = _answered_alone(adapter, requests)
+        equal = _equal(adapter, alone, budget) if alone else None
     except torch.OutOfMemoryError:
         return SelfTest(skipped="memory ran out")
     if equal is None:
-        return SelfTest(skipped=problem or ("an answer failed" if asked else ""))
+        return SelfTest(skipped=problem or ("an answer failed" if alone else ""))
     if equal == len(alone) or adapter.dtype != "float32":
         return SelfTest(equal=equal, total=len(alone))
     if type(adapter).written_whole is LocalAdapter.written_whole:
-        raise RunError(
-            f"{adapter.title} writes other tokens in the engine than one by one, so no number of it could be trusted.",
-            "See which by `medbench doctor engine --model ...`, and report it.",
+        noise = (
+            f"{adapter.title} writes other tokens in the engine than one by one, so no number of it could be trusted."
         )
+        raise RunError(noise, "See which by `medbench doctor engine --model ...`, and report it.")
     by_itself = Engine(adapter, budget, Phases()).why_whole
     whole = by_itself or "in the engine it wrote other tokens than in its own library"
-    together = _equal(adapter, asked, budget, alone, whole=whole)
+    together = _equal(adapter, alone, budget, whole=whole)
     return SelfTest(equal=equal, total=len(alone), whole=whole, one_by_one=together != len(alone))
 
 
-def _answered_alone(
-    adapter: LocalAdapter, requests: Sequence[Request]
-) -> tuple[list[Request], dict[Name, Written], str]:
-    """Return the shortest and the longest request that can be answered, the answers, and the last problem met.
+def _answered_alone(adapter: LocalAdapter, requests: Sequence[Request]) -> tuple[Alone, str]:
+    """Return the shortest and the longest request that can be answered with the answers, and the last problem met.
 
     Those with images alone, if there are two. Raises a RunError if no answer has logits that are numbers.
     """
-    asked: list[Request] = []
-    alone: dict[Name, Written] = {}
+    alone: Alone = {}
     problem, broken = "", False
     seeing = [request for request in requests if request.images]
     ordered = sorted(seeing if len(seeing) > 1 else requests, key=lambda request: request.length)
     for candidates in (ordered, ordered[::-1]):
-        for request in map(_shortened, candidates[:_TRIED]):
+        for request in candidates[:_TRIED]:
             if request.name in alone:
                 break
+            fewer = min(_TESTED_TOKENS, request.decoding.max_new_tokens)
+            greedily = {**asdict(GREEDY), "seed": request.decoding.seed, "max_new_tokens": fewer}
+            short = replace(request, decoding=replace(request.decoding, **greedily))
             try:
-                alone[request.name] = _written(generate_alone(adapter, request))
+                alone[request.name] = (short, _written(generate_alone(adapter, short)))
             except SampleError as error:
                 problem, broken = error.problem, broken or isinstance(error, NoNumbersError)
                 continue
-            asked.append(request)
             break
     if broken and not alone:
-        raise RunError(
-            f"{adapter.title} cannot be run in {adapter.dtype}: all logits of the self-test are NaN or infinite, so "
-            "every answer would be noise.",
-            "The weights are broken: download them again."
-            if adapter.dtype == "float32"
-            else "Give --dtype float32 or bfloat16, which hold larger numbers.",
-        )
-    return asked, alone, problem
+        noise = "all logits of the self-test are NaN or infinite, so every answer would be noise"
+        wider = "Give --dtype float32 or bfloat16, which hold larger numbers."
+        way_out = "The weights are broken: download them again." if adapter.dtype == "float32" else wider
+        raise RunError(f"{adapter.title} cannot be run in {adapter.dtype}: {noise}.", way_out)
+    return alone, problem
 
 
-def _equal(
-    adapter: LocalAdapter, asked: Sequence[Request], budget: Budget, alone: Mapping[Name, Written], whole: str = ""
-) -> int | None:
+def _equal(adapter: LocalAdapter, alone: Alone, budget: Budget, whole: str = "") -> int | None:
     """Return how many answers are the same together as alone, or None if one failed."""
     engine = Engine(adapter, replace(budget, rows=max(2, budget.rows)), Phases(), whole=whole)
-    together = answers(engine, asked)
-    if len(together) < len(asked):
-        return None
-    return sum(_written(generation) == alone[name] for name, generation in together.items())
+    together = answers(engine, [request for request, _ in alone.values()])
+    same = [_written(generation) == alone[name][1] for name, generation in together.items()]
+    return sum(same) if len(same) == len(alone) else None
 
 
-def _shortened(request: Request) -> Request:
-    fewer = min(_TESTED_TOKENS, request.decoding.max_new_tokens)
-    greedily = {**asdict(GREEDY), "seed": request.decoding.seed}
-    return replace(request, decoding=replace(request.decoding, max_new_tokens=fewer, **greedily))
-
-
-def _written(generation: Generation) -> Written:
+def _written(generation: Generation) -> tuple[str, int]:
     return generation.text, generation.output_tokens
 
 
@@ -161,10 +146,9 @@ def drive(
     if engine.why_whole:
         batching = f"whole: {engine.why_whole}"
         if not sampling_of(settings, adapter).greedy:
-            raise UsageError(
-                f"{adapter.title} is answered by its own library, which takes the likeliest token.",
-                "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams.",
-            )
+            problem = f"{adapter.title} is answered by its own library, which takes the likeliest token."
+            way_out = "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams."
+            raise UsageError(problem, way_out)
         say(f"The model's own library answers, batch by batch: {engine.why_whole}.")
     if engine.why_static:
         batching = f"static: {engine.why_static}"
@@ -176,22 +160,18 @@ def drive(
         yield outcomes
     phases.notes |= {
         "batching": batching,
-        "self-test": tested.as_json(),
-        "budget": asdict(engine.budget),
-        "compiled": settings.compile,
-        "cuda graphs": graphs,
-        **adapter.observed(),
-    }
+        "self-test": tested.as_json(), "budget": asdict(engine.budget), "compiled": settings.compile,
+        "cuda graphs": graphs, **adapter.observed(),
+    }  # fmt: skip
 
 
 def _tell(tested: SelfTest, adapter: LocalAdapter) -> None:
     """Say what the self-test found; aloud where answers differ."""
     if tested.skipped:
         warn(f"Self-test not done, nothing could be answered: {tested.skipped}")
-    if not tested.total:
-        return
-    line = f"Self-test: {tested.equal} of {tested.total} answers are those of one-by-one generation in {adapter.dtype}."
-    (say if tested.equal == tested.total else warn)(line)
+    if tested.total:
+        same = f"{tested.equal} of {tested.total} answers are those of one-by-one generation in {adapter.dtype}."
+        (say if tested.equal == tested.total else warn)(f"Self-test: {same}")
     if tested.one_by_one:
         warn("Even its own library writes other tokens to batches than one by one: every sample is asked alone.")
 
@@ -211,19 +191,20 @@ def _remembered(path: Path, budget: Budget) -> Budget:
 def note_agreement(
     adapter: LocalAdapter, loads: Sequence[TaskLoad], directory: RunDirectory, phases: Phases, settings: Settings
 ) -> None:
-    """Note how many answers of a run in low precision are also those of `generate`, one by one.
-
-    In float32 schedules do not change an answer, so nothing is measured.
-    """
+    """Note how many answers are those of `generate`, one by one; in float32, where all are, nothing is measured."""
     if adapter.dtype == "float32" or not sampling_of(settings, adapter).greedy:
         return
     equal = total = 0
     # One by one is slow: a tenth of a small run, no more than a few answers of a large one.
     most = min(_MOST_COMPARED, max(_FEWEST_COMPARED, sum(len(load.samples) for load in loads) // 10))
-    in_turn = zip_longest(*(_answered(load, directory) for load in loads))
-    answered = (one for turn in in_turn for one in turn if one is not None)
+    texts = [
+        [(load, one, said.text) for one in load.samples if (said := records.get(one.sample_id)) and not said.error]
+        for load in loads
+        for records in [directory.of_task(load).read()]
+    ]
+    in_turn = (one for turn in zip_longest(*texts) for one in turn if one is not None)
     with phases.time("agreement"):
-        for load, sample, text in islice(answered, most):
+        for load, sample, text in islice(in_turn, most):
             try:
                 alone = generate_alone(adapter, make_request(adapter, sample, load.spec, load.prepared.source))
             except (SampleError, torch.OutOfMemoryError):
@@ -233,12 +214,3 @@ def note_agreement(
             total += 1
     phases.notes["agreement"] = {"with": "generate, one by one", "dtype": adapter.dtype, "equal": equal, "of": total}
     say(f"In {adapter.dtype} {equal} of {total} answers are those of one-by-one generation.")
-
-
-def _answered(load: TaskLoad, directory: RunDirectory) -> Iterator[tuple[TaskLoad, Sample, str]]:
-    """Yield the samples of a task that have answers."""
-    records = directory.of_task(load).read()
-    for sample in load.samples:
-        record = records.get(sample.sample_id)
-        if record is not None and not record.error:
-            yield load, sample, record.text

@@ -63,33 +63,30 @@ class Phases:
         the prompt tokens that were run, those that were padding. `shared_prompt_share`: of all prompt tokens, those
         whose keys came from another row. `output_tokens_per_second`: while prompts and answers were computed.
         """
-        counts = self.counts
-        run, prompts = counts.get("prefill tokens run", 0), counts.get("prompt tokens", 0)
+        counts = defaultdict(int, self.counts)
+        run, prompts = counts["prefill tokens run"], counts["prompt tokens"]
         if not run or not prompts:
             return {}
         seconds = self.seconds.get("prefill", 0.0) + self.seconds.get("decode", 0.0)
-        written = counts.get("output tokens", 0)
-        after_the_first, rows = written - counts.get("answers", 0), counts.get("decode row steps", 0)
+        written, rows = counts["output tokens"], counts["decode row steps"]
         return {
-            "useful_row_share": round(after_the_first / rows, 4) if rows else 1.0,
-            "prefill_padding": round(1 - counts.get("prompt tokens computed", 0) / run, 4),
-            "shared_prompt_share": round(counts.get("prompt tokens shared", 0) / prompts, 4),
+            "useful_row_share": round((written - counts["answers"]) / rows, 4) if rows else 1.0,
+            "prefill_padding": round(1 - counts["prompt tokens computed"] / run, 4),
+            "shared_prompt_share": round(counts["prompt tokens shared"] / prompts, 4),
             "output_tokens_per_second": round(written / seconds, 1) if seconds else 0.0,
         }
 
     def as_json(self) -> dict[str, Any]:
         """Return seconds by phase and counts, rounded for people."""
+        tasks = {
+            task: {
+                "seconds": round(rate.seconds, 3), "output_tokens": rate.output_tokens,
+                "output_tokens_per_second": round(rate.tokens_per_second, 1),
+            }
+            for task, rate in self.tasks.items()
+        }  # fmt: skip
         return {
-            "seconds": {phase: round(value, 3) for phase, value in sorted(self.seconds.items())},
-            "background_seconds": {phase: round(value, 3) for phase, value in sorted(self.background.items())},
-            "efficiency": self.efficiency(),
-            "tasks": {
-                task: {
-                    "seconds": round(rate.seconds, 3),
-                    "output_tokens": rate.output_tokens,
-                    "output_tokens_per_second": round(rate.tokens_per_second, 1),
-                }
-                for task, rate in sorted(self.tasks.items())
-            },
-            "counts": dict(sorted(self.counts.items())),
-        }
+            "seconds": {phase: round(value, 3) for phase, value in self.seconds.items()},
+            "background_seconds": {phase: round(value, 3) for phase, value in self.background.items()},
+            "efficiency": self.efficiency(), "tasks": tasks, "counts": dict(self.counts),
+        }  # fmt: skip

@@ -22,7 +22,6 @@ SCHEMA: Literal[1] = 1
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _NO_LIMIT = 0.99995
 _FEW_AT_LIMIT = 0.02
-_LIMIT_HINT = "Raise it with --max-new-tokens N, or for some tasks with --max-new-tokens {}=N: it will be another run."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +63,12 @@ class MetricResult:
     truncated: int  # Samples whose answer or thought was cut off by the limit of tokens.
     empty: int  # Samples without an answer.
     signature: str  # The exact definition behind the number.
-    # What a perfect model scores that must write boxes as this one does; None for other metrics.
-    ceiling: Fraction | None = None
+    ceiling: Fraction | None = None  # What a perfect model scores that writes boxes like this one; None without boxes.
     interval: IntervalInfo | None = None  # How the interval was made; None if there is none.
     refused: int = 0  # Samples that the model declined to answer.
-    # The value had all failures been wrong answers, and had all been right; None where nothing failed.
-    bounds: tuple[Fraction, Fraction] | None = None
+    bounds: tuple[Fraction, Fraction] | None = None  # Had all failures been wrong, or right; None where nothing failed.
     answered: Fraction | None = None  # Share of the samples that did not fail whose answer could be read.
-    # The value among those alone. Never to be compared: it rises when a model is silent where it would be wrong.
-    among_answered: Fraction | None = None
+    among_answered: Fraction | None = None  # The value among those. Not to be compared: silence makes it rise.
 
     @property
     def limiting_ceiling(self) -> float | None:
@@ -145,10 +141,7 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(run: Path) -> Results:
-    """Return the results of a finished run.
-
-    Raises RunError if the folder is no run, or was not scored yet; DataError if its results are malformed.
-    """
+    """Return the results of a run; RunError if the folder is none or was not scored yet, DataError if malformed."""
     if not (run / RESULTS_FILE).exists():
         read_run(run)
         raise RunError(f"{run} has no {RESULTS_FILE}: the run is not finished.", "Give its command again.")
@@ -162,23 +155,18 @@ def read_results_file(path: Path) -> Results:
 
 def percent(metric: MetricResult) -> str:
     """Return a number as a percentage with its interval and, where boxes limit it, its ceiling."""
-    if metric.value is None:
-        return "not scored"
-    interval = "" if metric.ci is None else f" [{100 * metric.ci[0]:.1f}, {100 * metric.ci[1]:.1f}]"
+    interval = f" [{100 * metric.ci[0]:.1f}, {100 * metric.ci[1]:.1f}]" if metric.ci else ""
     ceiling = "" if metric.limiting_ceiling is None else f" of {100 * metric.limiting_ceiling:.1f}"
-    return f"{100 * metric.value:6.2f}{interval}{ceiling}"
+    return "not scored" if metric.value is None else f"{100 * metric.value:6.2f}{interval}{ceiling}"
 
 
 def felt_limits(tasks: Mapping[str, TaskResult]) -> tuple[str, ...]:
     """Return a line for each task whose numbers the limit of tokens decides, not the model alone."""
-    lines = []
-    for name, task in tasks.items():
-        written = task.written
-        if written is not None and written.limit_is_felt:
-            thoughts = f", {written.cut_thoughts} of them in the midst of a thought" if written.cut_thoughts else ""
-            share = 100 * written.at_limit / written.answers
-            lines.append(
-                f"{name}: {written.at_limit} of {written.answers} answers ({share:.0f} %) were cut off by the limit of "
-                f"tokens{thoughts}; under `strict` they count as wrong. {_LIMIT_HINT.format(name)}"
-            )
-    return tuple(lines)
+    return tuple(
+        f"{name}: {one.at_limit} of {one.answers} answers ({100 * one.at_limit / one.answers:.0f} %) were cut off by "
+        f"the limit of tokens{f', {one.cut_thoughts} of them in the midst of a thought' if one.cut_thoughts else ''}; "
+        "under `strict` they count as wrong. Raise it with --max-new-tokens N, or for some tasks with "
+        f"--max-new-tokens {name}=N: it will be another run."
+        for name, one in ((name, task.written) for name, task in tasks.items())
+        if one is not None and one.limit_is_felt
+    )

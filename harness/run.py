@@ -1,8 +1,8 @@
 """The main path on one page: load, plan, generate, score, publish."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medbench.adapters.base import Adapter
@@ -10,44 +10,31 @@ from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import Answering, own_model
 from medbench.adapters.guarding import plugin_faults
 from medbench.adapters.remote import RemoteAdapter
-from medbench.harness.checkpoints import (
-    LoadedModel,
-    ModelFacts,
-    Share,
-    files_of,
-    load_share,
-    merged,
-    refuse_other_weights,
-    shares_of,
-)
+from medbench.harness import models
 from medbench.harness.generate import generate, make_plan
 from medbench.harness.identity import made_of, run_identity, write_environment
+from medbench.harness.models import LoadedModel, ModelFacts, Share
 from medbench.harness.phases import Phases
-from medbench.harness.results import Results, felt_limits, read_results, write_results
+from medbench.harness.results import RESULTS_FILE, Results, felt_limits, read_results, write_results
 from medbench.harness.rundir import RunDirectory, held_before_loading, open_run
 from medbench.harness.score import Scores, score_tasks
 from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.console import Listener, heard_by, say, warn
 from medbench.tasks.foundation.errors import MedbenchError
-from medbench.tasks.foundation.registry import imported
+from medbench.tasks.foundation.files import write_atomically
+from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.metrics.meteor import start_meteor
 
 Publish = Callable[[Path], None]
 PAGE = "leaderboard.md"
 REPORT = "report.html"
+# Writes the pages of runs; named, not imported, since the leaderboard is built on the harness.
 PAGES = "medbench.leaderboard.pages"
-"""Writes the pages of runs; named, not imported, since the leaderboard is built on the harness."""
-
-
-def publish_run(path: Path) -> None:
-    """Write the pages of a run's folder from its `results.json`."""
-    imported(f"{PAGES}:publish_run")(path)
-
-
-def publish_together(paths: Sequence[Path], folder: Path) -> None:
-    """Write one leaderboard of several runs into a folder, and show it."""
-    imported(f"{PAGES}:publish_together")(paths, folder)
+# Writes the pages of a run's folder from its `results.json`.
+publish_run: Publish = imported_when_called(f"{PAGES}:publish_run")
+# Writes one leaderboard of several runs into a folder, and shows it.
+publish_together: Callable[[Sequence[Path], Path], None] = imported_when_called(f"{PAGES}:publish_together")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,138 +61,127 @@ def run(
     afresh; `workload` are its tasks, if they were read already; `listener` hears what is said meanwhile, the terminal
     by default. Raises a MedbenchError for whatever keeps the run from going on; what was answered is on disk.
     """
-    if listener is not None:
-        with heard_by(listener):
-            return run(settings, publish, adapter=adapter, boxes=boxes, overwrite=overwrite, workload=workload)
     phases = Phases()
-    with phases.time("load"):
-        if adapter is None:
-            model = choose_model(settings.model, settings.model_args)
-        else:
-            model = own_model(adapter, settings.model, boxes)
-        if workload is None:
-            workload = load_workload(settings)
-            workload.say_left_out()
-    # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
-    settings = replace(settings, tasks=workload.names)
-    with held_before_loading(settings, workload, model):
-        return _Run(settings, workload, model, phases, own=adapter is not None)(publish, overwrite)
+    with nullcontext() if listener is None else heard_by(listener):
+        with phases.time("load"):
+            if adapter is None:
+                model = choose_model(settings.model, settings.model_args)
+            else:
+                model = own_model(adapter, settings.model, boxes)
+            if workload is None:
+                workload = load_workload(settings)
+                workload.say_left_out()
+        # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
+        settings = replace(settings, tasks=workload.names)
+        with held_before_loading(settings, workload, model):
+            return _Run(settings, workload, model, phases, own=adapter is not None)(publish, overwrite)
 
 
+@dataclass
 class _Run:
-    """One run under way; at most one checkpoint is loaded at a time, and only `_loaded` may hold it."""
+    """One run under way; at most one checkpoint is loaded at a time, and only `loaded` may hold it."""
 
-    def __init__(
-        self, settings: Settings, workload: Workload, model: ChosenModel, phases: Phases, *, own: bool
-    ) -> None:
-        self._settings = settings
-        self._workload = workload
-        self._model = model
-        self._phases = phases
-        self._own = own
-        self._loaded = LoadedModel(lambda share: load_share(settings, model, workload, share))
+    settings: Settings
+    workload: Workload
+    model: ChosenModel
+    phases: Phases
+    own: bool = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.loaded = LoadedModel(lambda share: models.load_share(self.settings, self.model, self.workload, share))
 
     def __call__(self, publish: Publish, overwrite: str) -> RunOutcome:
-        with self._phases.time("load"):
-            shares = shares_of(self._settings, self._workload)
+        with self.phases.time("load"):
+            shares = models.shares_of(self.settings, self.workload)
             first = self._facts(shares[0])
-        for notice in (*self._workload.notices, *first.notices):
+        for notice in (*self.workload.notices, *first.notices):
             warn(notice)
-        with self._phases.time("load"):
+        with self.phases.time("load"):
             parts = self._identity(shares, first)
-        with open_run(self._settings, self._workload.suite, parts, overwrite=overwrite) as directory:
+        with open_run(self.settings, self.workload.suite, parts, overwrite=overwrite) as directory:
             finished = finished_results(directory)
             if finished is not None:
                 say(f"{directory.path} is complete; nothing to do. Start afresh with --overwrite always.")
                 return RunOutcome(path=directory.path, results=finished, phases=None)
-            _start_scorer_early(self._workload)
+            self._start_scorer_early()
             failures: list[str] = []
-            facts = merged([(share, self._answer(share, directory, failures)) for share in shares])
-            with self._phases.time("score"):
+            facts = models.merged([(share, self._answer(share, directory, failures)) for share in shares])
+            with self.phases.time("score"):
                 results, scores = self._score(facts, directory)
-            write_environment(directory.path / "env.json", facts.info, self._phases)
+            write_environment(directory.path / "env.json", facts.info, self.phases)
             publish(directory.path)
             if not failures and not scores.failed:
-                directory.finish()
+                write_atomically(directory.path / "done", f"{directory.identity}\n")
         if failures:
             warn(f"{len(failures)} samples failed and are counted as errors. The first: {failures[0]}")
             say("The same command tries them again.")
-        scores.raise_if_failed(
-            f"The numbers of the other tasks are in {directory.path}; the same command scores again."
-        )
-        return RunOutcome(path=directory.path, results=results, phases=self._phases)
+        kept = f"The numbers of the other tasks are in {directory.path}; the same command scores again."
+        scores.raise_if_failed(kept)
+        return RunOutcome(path=directory.path, results=results, phases=self.phases)
 
     def _facts(self, share: Share) -> ModelFacts:
-        adapter = self._loaded.adapter(share)
-        with plugin_faults(self._settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
+        adapter = self.loaded.adapter(share)
+        with plugin_faults(self.settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
             return ModelFacts.of(adapter)
 
     def _identity(self, shares: Sequence[Share], first: ModelFacts) -> dict[str, object]:
         """Return what makes this run another one; a server may be asked for it, so what may be sent is looked at."""
-        adapter = self._loaded.adapter(shares[0])
+        adapter = self.loaded.adapter(shares[0])
         if isinstance(adapter, RemoteAdapter):
             from medbench.harness.remote.serving import refuse_to_send
 
-            refuse_to_send(adapter, self._workload.answerable(adapter.card.kinds))
+            refuse_to_send(adapter, self.workload.answerable(adapter.card.kinds))
         with plugin_faults(adapter.card.name, "what it says of itself", type(adapter).__module__):
-            made = made_of(adapter, self._workload.names)
+            made = made_of(adapter, self.workload.names)
         # Of several checkpoints their files, since they are loaded one by one.
-        weights = files_of(shares) if len(shares) > 1 else first.info.weights
+        weights = models.files_of(shares) if len(shares) > 1 else first.info.weights
         return run_identity(
-            self._settings, self._workload, first.info, self._model, weights=weights, made_of=made, own=self._own
+            self.settings, self.workload, first.info, self.model, weights=weights, made_of=made, own=self.own
         )
+
+    def _start_scorer_early(self) -> None:
+        # METEOR reads a 62 MB table before its first pair; it does so while the model writes. What keeps it from
+        # starting is said where it is needed, and keeps no other task from its numbers.
+        if self.workload.answerable({"report"}):
+            with suppress(MedbenchError):
+                start_meteor()
 
     def _answer(self, share: Share, directory: RunDirectory, failures: list[str]) -> ModelFacts:
         """Answer the tasks of a share, and note the error of each sample that failed."""
-        with self._phases.time("load"):
-            adapter = self._loaded.adapter(share)
-        if self._settings.checkpoint_for:
+        with self.phases.time("load"):
+            adapter = self.loaded.adapter(share)
+        if self.settings.checkpoint_for:
             say(f"{share.checkpoint}: {', '.join(share.tasks)}")
-            refuse_other_weights(directory.path / "weights.json", share, adapter)
-        plan = make_plan(self._workload.only(share.tasks).answerable(adapter.card.kinds), directory)
+            models.refuse_other_weights(directory.path / "weights.json", share, adapter)
+        plan = make_plan(self.workload.only(share.tasks).answerable(adapter.card.kinds), directory)
         with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
             adapter.expect([load.spec for load in plan.loads])
-        failures += generate(plan, adapter, directory, self._phases, self._settings)
+        failures += generate(plan, adapter, directory, self.phases, self.settings)
         return ModelFacts.of(adapter)
 
     def _score(self, facts: ModelFacts, directory: RunDirectory) -> tuple[Results, Scores]:
         """Score what was generated and write `scores/` and `results.json`."""
-        loads = self._workload.answerable(facts.kinds)
-        scores = score_tasks(loads, directory, self._model)
+        loads = self.workload.answerable(facts.kinds)
+        scores = score_tasks(loads, directory, self.model)
         if not scores.tasks:
             scores.raise_if_failed("The answers are kept.")
         for notice in scores.notices():
             warn(notice)
-        notices = (*self._workload.notices, *facts.notices, *scores.notices(), *felt_limits(scores.tasks))
+        notices = (*self.workload.notices, *facts.notices, *scores.notices(), *felt_limits(scores.tasks))
         results = Results(
-            run=directory.identity,
-            model=facts.info,
-            suite=self._workload.suite,
-            limit=self._settings.limit,
-            seed=self._settings.seed,
-            notices=tuple(dict.fromkeys(notices)),
-            tasks=scores.tasks,
-            unsupported=tuple(load.spec.name for load in self._workload.loads if load not in loads),
-            probe=self._settings.probe,
-        )
-        write_results(directory.results, results)
+            run=directory.identity, model=facts.info, suite=self.workload.suite, limit=self.settings.limit,
+            seed=self.settings.seed, notices=tuple(dict.fromkeys(notices)), tasks=scores.tasks,
+            unsupported=tuple(load.spec.name for load in self.workload.loads if load not in loads),
+            probe=self.settings.probe,
+        )  # fmt: skip
+        write_results(directory.path / RESULTS_FILE, results)
         return results, scores
 
 
 def finished_results(directory: RunDirectory) -> Results | None:
     """Return the results of a run that is done, or None if something is left to do."""
-    if not directory.done or not (directory.path / PAGE).exists():
-        return None
-    try:
-        results = read_results(directory.path)
-    except MedbenchError:
-        return None
-    return results if results.run == directory.identity else None
-
-
-def _start_scorer_early(workload: Workload) -> None:
-    # METEOR reads a 62 MB table before its first pair; it does so while the model writes.
-    if any(load.spec.kind == "report" for load in workload.loads):
+    if (directory.path / "done").exists() and (directory.path / PAGE).exists():
         with suppress(MedbenchError):
-            # What keeps it from starting is said where it is needed, and keeps no other task from its numbers.
-            start_meteor()
+            results = read_results(directory.path)
+            return results if results.run == directory.identity else None
+    return None

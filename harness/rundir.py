@@ -1,27 +1,38 @@
-"""A run's folder: what it holds, who may write to it, and when it is done.
+"""A run's folder: the records of its answers, who may write to it, and when it is done.
 
-One process at a time: who comes second is refused before it loads weights, and again at the run's own folder. The locks
-are the operating system's: what a killed process held is free at once.
+Records are JSON lines that only grow, which makes them the checkpoint of a run. One process writes at a time: who comes
+second is refused before it loads weights, and again at the run's own folder. The locks are the operating system's: what
+a killed process held is free at once.
 """
 
+import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from medbench.adapters.base import Generation
 from medbench.adapters.catalog import ChosenModel
-from medbench.harness.records import RecordFile
+from medbench.adapters.remote import Served, ServedGeneration
+from medbench.harness.engine.requests import Outcome
 from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad, Workload
+from medbench.tasks.answers.thoughts import ThoughtAndAnswer
+from medbench.tasks.foundation import files
 from medbench.tasks.foundation.errors import RunError
-from medbench.tasks.foundation.files import fingerprint, read_yaml_table, write_atomically
+from medbench.tasks.foundation.files import canonical_json, fingerprint, write_atomically
+from medbench.tasks.foundation.text import encodable
 
+_MORE_SPACE = "Free some space or mend the folder's permissions; the same command continues where this one stopped."
+_OTHER_FOLDER = "Give a folder that you may write to with --output-dir."
+_ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 # File systems allow 255 bytes; names of served models with their addresses may be longer.
 _SLUG_CHARACTERS = 80
 _DIGITS = 12
@@ -30,16 +41,115 @@ _NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "m
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunDirectory:
-    """The folder of one run; `identity` is a hash over everything that can change an answer."""
+class GenerationRecord(Generation):
+    """One answer of a model, or the reason why there is none."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    run: str  # Identity of the run that made it.
+    sample_id: str
+    text: str = ""
+    error: str = ""  # Why the sample failed; empty otherwise. Then `text` is empty.
+    served: Served | None = None  # What a server said of its answer; None for a model that is not served.
+
+    @classmethod
+    def of(cls, run: str, outcome: Outcome) -> "GenerationRecord":
+        """Return the record of an outcome."""
+        said = outcome.generation
+        if said is None:
+            return cls(run=run, sample_id=outcome.sample_id, error=encodable(outcome.error))
+        given = {one.name: getattr(said, one.name) for one in fields(Generation)}
+        given |= {"text": encodable(said.text), "reasoning": encodable(said.reasoning)}
+        served = said.served if isinstance(said, ServedGeneration) else None
+        return cls(run=run, sample_id=outcome.sample_id, served=served, **given)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        return {name: value for name, value in asdict(self).items() if value or name not in _ONLY_IF_SET}
+
+
+_RECORD = TypeAdapter(GenerationRecord)
+
+
+def thinks(said: ThoughtAndAnswer, one: Generation) -> bool:
+    """Return whether an answer begins with a thought, in its text or filed apart by a server."""
+    return said.unfinished or bool(said.thought or one.reasoning or one.thought_tokens)
+
+
+def is_cut_off(said: ThoughtAndAnswer, one: Generation) -> bool:
+    """Return whether an answer, or the thought before it, was ended by the limit of tokens."""
+    return said.unfinished or (one.stop == "length" and (bool(said.answer) or thinks(said, one)))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFile:
+    """The generations of one task, `generations/<task>.jsonl`: those of a run, and of the samples of the task alone."""
 
     path: Path
-    identity: str
+    run: str
+    sample_ids: Sequence[str]
 
-    @property
-    def done(self) -> bool:
-        """Whether every sample was answered without failure and everything was written."""
-        return (self.path / "done").exists()
+    def read(self) -> dict[str, GenerationRecord]:
+        """Return what is there by sample, in the order of the samples; one torn last line is ignored.
+
+        DataError if another line is broken; RunError if a record is of another run or of no sample of the task.
+        """
+        if not self.path.exists():
+            return {}
+        order = {sample_id: index for index, sample_id in enumerate(self.sample_ids)}
+        way_out = "Start afresh with --overwrite always, or put the run's own file back."
+        found = {}
+        for number, line in files.read_numbered_json_lines(self.path, torn_tail="drop"):
+            where = f"{self.path}, line {number}"
+            try:
+                record = _RECORD.validate_python(line)
+            except ValidationError as error:
+                raise RunError(f"{where} is no generation record: {error.errors()[0]['msg']}.", way_out) from error
+            if record.run != self.run:
+                raise RunError(f"{where} was made by run {record.run}, not by this run {self.run}.", way_out)
+            if record.sample_id not in order:
+                raise RunError(f"{where} answers {record.sample_id!r}, which is no sample of this run.", way_out)
+            found[record.sample_id] = record
+        return dict(sorted(found.items(), key=lambda item: order[item[0]]))
+
+    def rewrite(self, records: Iterable[GenerationRecord]) -> None:
+        """Replace the file by `records`: the bytes of a finished run do not depend on the order of work."""
+        write_atomically(self.path, files.json_lines(record.as_json() for record in records))
+
+
+def open_whole_lines(path: Path) -> IO[bytes]:
+    """Return a file of JSON lines, cut behind its last whole line, ready for more; RunError if it cannot be."""
+    with _writing(f"Cannot write {path}", _MORE_SPACE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+b")
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+    return stream
+
+
+def append_lines(stream: IO[bytes], lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append JSON lines, all synced to the disk at the end; RunError if it is full, and what was there before stays."""
+    with _writing(f"Cannot write {stream.name}", _MORE_SPACE):
+        for line in lines:
+            stream.write(f"{canonical_json(line)}\n".encode())
+            stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def _writing(problem: str, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{problem}: {error.strerror or error}.", hint) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDirectory:
+    """The folder of one run; in the end it has a file `done`: all was answered without failure and written."""
+
+    path: Path
+    identity: str  # A hash over everything that can change an answer.
 
     def generations(self, task: str, sample_ids: Sequence[str]) -> RecordFile:
         """Return the generation records of a task."""
@@ -53,41 +163,26 @@ class RunDirectory:
         """Return the file of a task's per-sample scores."""
         return self.path / "scores" / f"{task}.jsonl"
 
-    @property
-    def results(self) -> Path:
-        """The aggregate file."""
-        return self.path / "results.json"
-
-    def finish(self) -> None:
-        """Mark the run as done: every sample is answered, scored and published."""
-        write_atomically(self.path / "done", f"{self.identity}\n")
-
 
 @contextmanager
 def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, overwrite: str) -> Iterator[RunDirectory]:
     """Make or reopen the folder of a run, and hold it against other processes.
 
-    `parts` is everything that can change an answer, see `medbench.harness.identity`. To overwrite `always` throws away
-    what an earlier run of the same identity left. Raises RunError if the folder cannot be written to, is in use, or
-    holds another run.
+    `parts` is everything that can change an answer, see `medbench.harness.identity`; to overwrite `always` throws away
+    what an earlier run left. RunError if the folder cannot be written to, is in use, or holds another run.
     """
     identity = fingerprint(parts)[:_DIGITS]
     probe = f"-{settings.probe}" if settings.probe else ""
     path = settings.output_dir.absolute() / f"{slug(str(parts['model']))}-{suite}{probe}-{identity}"
     directory = RunDirectory(path=path, identity=identity)
-    try:
+    with _writing(f"The output folder {path.parent} cannot be written to", _OTHER_FOLDER):
         path.mkdir(parents=True, exist_ok=True)
         (path / ".writable").touch()
         (path / ".writable").unlink()
-    except OSError as error:
-        raise _unwritable(path.parent, error) from error
     with _held(path.with_name(f".{path.name}.lock"), f"Another process is writing to {path}."):
         if overwrite == "always":
             for item in path.iterdir():
-                if item.is_dir() and not item.is_symlink():
-                    shutil.rmtree(item)
-                else:
-                    item.unlink()
+                (shutil.rmtree if item.is_dir() and not item.is_symlink() else Path.unlink)(item)
         if not (path / "run.yaml").exists():
             document = {"identity": identity, "settings": settings.as_yaml(), "identity_of": dict(parts)}
             write_atomically(path / "run.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
@@ -103,14 +198,11 @@ def slug(model: str) -> str:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return the content of a run's `run.yaml`.
-
-    Raises RunError if the folder is no run, or the file is not the one that the run wrote.
-    """
+    """Return the content of a run's `run.yaml`; RunError if there is none, or not the one that the run wrote."""
     file = path / "run.yaml"
     if not file.is_file():
         raise RunError(f"{path} is no run: it has no run.yaml.", "Give a folder that `medbench run` made.")
-    document = read_yaml_table(file)
+    document = files.read_yaml_table(file)
     parts = document.get("identity_of")
     if not isinstance(parts, dict) or document.get("identity") != fingerprint(parts)[:_DIGITS]:
         raise RunError(f"{file} was changed: its identity is not that of its parts.", "Restore the file or run again.")
@@ -129,11 +221,10 @@ def _held(lock: Path, problem: str) -> Iterator[None]:
 
 @contextmanager
 def held_before_loading(settings: Settings, workload: Workload, model: ChosenModel) -> Iterator[None]:
-    """Hold an output folder for these settings while the weights are loaded and answer.
+    """Hold an output folder for these settings while the weights are loaded and answer; RunError if another does.
 
     A run's identity is known only when its weights are; what was said of it is known at once. Nothing of it stays:
-    neither the lock, whose name tells no address of a server, nor folders that were made for it and are empty. Raises
-    RunError if another process runs the same settings into the same folder, or it cannot be written to.
+    neither the lock, whose name tells no address of a server, nor folders that were made for it and are empty.
     """
     folder = settings.output_dir.absolute()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -141,11 +232,9 @@ def held_before_loading(settings: Settings, workload: Workload, model: ChosenMod
     data = {load.spec.name: load.prepared.manifest.data_fingerprint for load in workload.loads}
     key = fingerprint({"settings": said, "arguments": model.identity, "data": data})[:_DIGITS]
     lock = folder / f".loading-{key}.lock"
-    try:
+    with _writing(f"The output folder {folder} cannot be written to", _OTHER_FOLDER):
         folder.mkdir(parents=True, exist_ok=True)
         lock.touch()
-    except OSError as error:
-        raise _unwritable(folder, error) from error
     try:
         with _held(lock, f"Another process is writing to {folder}, with this model and these settings."):
             try:
@@ -158,10 +247,3 @@ def held_before_loading(settings: Settings, workload: Workload, model: ChosenMod
             # What is in use or not empty stays.
             with suppress(OSError):
                 path.rmdir()
-
-
-def _unwritable(folder: Path, error: OSError) -> RunError:
-    return RunError(
-        f"The output folder {folder} cannot be written to: {error.strerror}.",
-        "Give a folder that you may write to with --output-dir.",
-    )

@@ -10,24 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from medbench.adapters.base import Parser
+from medbench.adapters.base import Answer, Parser
 from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import known_model
 from medbench.adapters.guarding import understood
-from medbench.harness.records import GenerationRecord, is_cut_off, thinks
-from medbench.harness.results import (
-    IntervalInfo,
-    MetricResult,
-    Results,
-    TaskResult,
-    Written,
-    felt_limits,
-    read_results,
-    write_results,
-)
-from medbench.harness.rundir import RunDirectory, read_run
+from medbench.harness import results
+from medbench.harness.results import MetricResult, Results, TaskResult, Written
+from medbench.harness.rundir import GenerationRecord, RunDirectory, is_cut_off, read_run, thinks
 from medbench.harness.settings import load_settings
 from medbench.harness.workload import TaskLoad, load_workload
+from medbench.tasks import protocols
 from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
 from medbench.tasks.answers.thoughts import SIGNATURE, split_thought, thought_end
@@ -35,28 +27,13 @@ from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
 from medbench.tasks.foundation.files import json_lines, write_atomically
 from medbench.tasks.metrics.metric import Scorable
-from medbench.tasks.protocols import (
-    PROTOCOLS,
-    Evaluation,
-    Item,
-    Protocol,
-    count_states,
-    evaluate,
-    rec_ceilings,
-    state_of,
-    tokenise_together,
-)
+from medbench.tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol
 from medbench.tasks.sample import Box, Sample
 from medbench.tasks.spec import TaskSpec
 from medbench.tasks.statistics.intervals import interval
 
-SizedBox = tuple[Box, tuple[int, int]]
-"""A box in pixels with width and height of its image."""
-
-_BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"))
-_LARGE = "large, 10 % and more"
-_DIGITS = 10
-"""Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines."""
+_BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"), (math.inf, "large, 10 % and more"))
+_DIGITS = 10  # Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines.
 _SHARE_DIGITS = 4
 
 
@@ -83,10 +60,10 @@ class Scores:
 
 def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: ChosenModel) -> Scores:
     """Score the recorded generations of tasks; write the scores of samples to `scores/<task>.jsonl`."""
-    recorded = [(load, _read_records(load, directory)) for load in loads]
+    recorded = [_read_records(load, directory) for load in loads]
     predicted = [
         (load, records, [predict(*pair, load.spec, model.parse) for pair in zip(records, load.samples, strict=True)])
-        for load, records in recorded
+        for load, records in zip(loads, recorded, strict=True)
     ]
     errors = [item.error for _, _, items in predicted for item in items if item.error]
     if errors:
@@ -94,7 +71,7 @@ def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: Chose
         say(f"They are read again, without the model, by: medbench score {directory.path}")
     with suppress(MedbenchError):
         # It only saves starts: where it fails, the task that it fails for says why.
-        tokenise_together((load.spec.name, load.spec.kind, items) for load, _, items in predicted)
+        protocols.tokenise_together((load.spec.name, load.spec.kind, items) for load, _, items in predicted)
     tasks: dict[str, TaskResult] = {}
     failed: dict[str, MedbenchError] = {}
     doubts = []
@@ -109,32 +86,27 @@ def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: Chose
 
 
 def _read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRecord]:
-    """Return a task's records, one per sample, in order. Raises RunError if one is missing."""
-    spec = load.spec
-    records = directory.of_task(load).read()
-    if len(records) != len(load.samples):
-        raise RunError(
-            f"{len(load.samples) - len(records)} of {len(load.samples)} samples of {spec.name} have no record in "
-            f"{directory.path}.",
-            "Give the command of the run again: it answers what is missing.",
-        )
-    return [records[sample.sample_id] for sample in load.samples]
+    records, asked = directory.of_task(load).read(), len(load.samples)
+    if len(records) != asked:
+        missing = f"{asked - len(records)} of {asked} samples of {load.spec.name} have no record in {directory.path}."
+        raise RunError(missing, "Give the command of the run again: it answers what is missing.")
+    return list(records.values())
 
 
 def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Parser) -> Item:
     """Return the prediction in a record with its state; a failure is a state, never an answer."""
-    if record.error:
-        return Item(state="error", scorable=_scorable(sample, "", None))
     said = split_thought(record.text)
     try:
-        answer = understood(parse, said.answer, sample, spec)
+        answer = Answer(text="") if record.error else understood(parse, said.answer, sample, spec)
     except SampleError as error:
         return Item(state="error", scorable=_scorable(sample, "", None), error=str(error))
-    box = answer.box if answer.box is not None and all(math.isfinite(edge) for edge in answer.box) else None
+    box = answer.box if answer.box is not None and all(map(math.isfinite, answer.box)) else None
     scorable = _scorable(sample, answer.text, box)
+    if record.error:
+        return Item(state="error", scorable=scorable)
     if record.served is not None and record.served.withheld in {"refusal", "content filter"}:
         return Item(state="refused", scorable=scorable)
-    state = "truncated" if is_cut_off(said, record) else state_of(scorable, spec.kind)
+    state = "truncated" if is_cut_off(said, record) else protocols.state_of(scorable, spec.kind)
     return Item(state=state, scorable=scorable)
 
 
@@ -148,18 +120,20 @@ def _scorable(sample: Sample, text: str, box: Box | None) -> Scorable:
 
 def doubt_of_run(load: TaskLoad, items: Sequence[Item], model: ChosenModel) -> str:
     """Return a warning if most boxes that a model wrote cover nothing of their image, or nothing."""
-    space, entry = model.boxes, model.entry
-    if space is None or load.spec.kind != "rec":
-        return ""
+    entry = model.entry
     declared_by = "--model-arg boxes=NAME" if "boxes" in entry.arguments else f"the adapter {entry.card.name}"
-    sizes = [sample.image_size for sample in load.samples]
-    return doubt_about_boxes(load.spec.name, boxes_read(items, sizes), space=space.name, declared_by=declared_by)
+    return doubt_of(load.spec, load.samples, items, model.boxes, declared_by)
 
 
-def boxes_read(items: Sequence[Item], sizes: Sequence[tuple[int, int] | None]) -> list[SizedBox]:
-    """Return the boxes that were read, each with the size of its image."""
-    found = ((item.scorable.predicted_box, size) for item, size in zip(items, sizes, strict=True))
-    return [(box, size) for box, size in found if box is not None and size is not None]
+def doubt_of(
+    spec: TaskSpec, samples: Sequence[Sample], items: Sequence[Item], space: BoxSpace | None, declared_by: str
+) -> str:
+    """Return a warning if most boxes that were read in a space, if any were, cover nothing of their image."""
+    if space is None or spec.kind != "rec":
+        return ""
+    pairs = ((item.scorable.predicted_box, one.image_size) for item, one in zip(items, samples, strict=True))
+    read = [(box, size) for box, size in pairs if box is not None and size is not None]
+    return doubt_about_boxes(spec.name, read, space=space.name, declared_by=declared_by)
 
 
 def _score_task(
@@ -167,36 +141,36 @@ def _score_task(
     boxes: BoxSpace | None,
 ) -> TaskResult:  # fmt: skip
     spec, manifest = load.spec, load.prepared.manifest
-    groups = [sample.groups.get(spec.group_key, sample.sample_id) for sample in load.samples]
-    evaluations = {protocol: evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS}
-    right = [(sample.box, sample.image_size) for sample in load.samples if sample.box and sample.image_size]
-    numbers = numbers_of(spec, evaluations, items, groups, unit=spec.group_key, right=right, boxes=boxes)
-    write_atomically(directory.scores(spec.name), json_lines(_score_records(load, items, groups, evaluations)))
+    evaluations = {protocol: protocols.evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS}
+    numbers = numbers_of(spec, evaluations, items, load.samples, unit=spec.group_key, boxes=boxes)
+    write_atomically(directory.scores(spec.name), json_lines(_score_records(load, items, evaluations)))
     return TaskResult(
         title=spec.title, kind=spec.kind, version=spec.version, data=manifest.data_fingerprint,
-        licence=manifest.licence, samples=len(items), states=dict(count_states(items)), written=written_on(records),
-        paper=numbers["paper"], strict=numbers["strict"],
+        licence=manifest.licence, samples=len(items), states=protocols.count_states(items),
+        written=written_on(records), paper=numbers["paper"], strict=numbers["strict"],
     )  # fmt: skip
 
 
+def _group_of(sample: Sample, unit: str) -> str:
+    return sample.groups.get(unit, sample.sample_id)
+
+
 def numbers_of(
-    spec: TaskSpec, evaluations: Mapping[Protocol, Sequence[Evaluation]], items: Sequence[Item], groups: Sequence[str],
-    *, unit: str, right: Sequence[SizedBox], boxes: BoxSpace | None,
+    spec: TaskSpec, evaluations: Mapping[Protocol, Sequence[Evaluation]], items: Sequence[Item],
+    samples: Sequence[Sample], *, unit: str, boxes: BoxSpace | None,
 ) -> dict[Protocol, dict[str, MetricResult]]:  # fmt: skip
     """Return, by protocol, each metric's number with its interval, its counts and its signature.
 
-    `groups` names the unit of resampling of each item, and `unit` says what that is (`image`, `patient`). The ceiling
-    is the score of a perfect model that writes the `right` boxes in the space `boxes`.
+    `unit` (`image`, `patient`) is what is resampled. The ceiling is the score of a perfect model that writes the right
+    boxes in the space `boxes`.
     """
+    groups = [_group_of(sample, unit) for sample in samples]
+    right = [(one.box, one.image_size) for one in samples if one.box and one.image_size and spec.kind == "rec"]
     numbers: dict[Protocol, dict[str, MetricResult]] = {}
     for protocol, found in evaluations.items():
-        is_limited = spec.kind == "rec" and right
-        ceilings = rec_ceilings(spec.name, right, boxes, protocol) if boxes is not None and is_limited else {}
-        numbers[protocol] = {
-            name: _metric_result(one, items, groups, unit, ceilings.get(name, math.nan))
-            for one in found
-            for name in [one.metric.metric_id]
-        }
+        limits = protocols.rec_ceilings(spec.name, right, boxes, protocol) if boxes is not None and right else {}
+        made = (_metric_result(one, items, groups, unit, limits.get(one.metric.metric_id, math.nan)) for one in found)
+        numbers[protocol] = {one.metric.metric_id: result for one, result in zip(found, made, strict=True)}
     return numbers
 
 
@@ -212,26 +186,19 @@ def _metric_result(
     made = (
         None
         if found is None
-        else IntervalInfo(
+        else results.IntervalInfo(
             method=found.method, clusters=found.clusters, design_effect=_number(found.design_effect, _SHARE_DIGITS)
         )
     )
     return MetricResult(
-        value=_number(value),
-        ci=None if found is None else (_fraction(found.low), _fraction(found.high)),
-        interval=made,
-        n=len(clusters),
-        errors=states["error"],
-        unparsed=states["unparsed"],
-        truncated=states["truncated"],
-        empty=states["empty"],
-        refused=states["refused"],
+        value=_number(value), ci=None if found is None else (_fraction(found.low), _fraction(found.high)),
+        interval=made, n=len(clusters), errors=states["error"], unparsed=states["unparsed"],
+        truncated=states["truncated"], empty=states["empty"], refused=states["refused"],
         bounds=evaluation.bounds and (_fraction(evaluation.bounds[0]), _fraction(evaluation.bounds[1])),
         answered=round(read / there, _DIGITS) if there else None,
-        among_answered=_number(evaluation.value_among_answered),
-        ceiling=_number(ceiling),
+        among_answered=_number(evaluation.value_among_answered), ceiling=_number(ceiling),
         signature=f"{metric.signature}|{SIGNATURE}|ci=clustered:{unit}|n={len(clusters)}",
-    )
+    )  # fmt: skip
 
 
 def _number(value: float, digits: int = _DIGITS) -> float | None:
@@ -243,39 +210,30 @@ def _fraction(value: float) -> float:
 
 
 def _score_records(
-    load: TaskLoad, items: Sequence[Item], groups: Sequence[str], evaluations: Mapping[Protocol, Sequence[Evaluation]]
+    load: TaskLoad, items: Sequence[Item], evaluations: Mapping[Protocol, Sequence[Evaluation]]
 ) -> list[dict[str, Any]]:
-    by_protocol: dict[str, list[dict[str, Any]]] = {protocol: [{} for _ in items] for protocol in evaluations}
-    for protocol, found in evaluations.items():
-        for one in found:
-            for row, statistics, value in zip(one.indices, one.statistics, one.per_sample(), strict=True):
-                by_protocol[protocol][row][one.metric.metric_id] = {
-                    "statistics": [float(number) for number in statistics],
-                    "value": None if np.isnan(value) else float(value),
-                }
-    return [
+    records: list[dict[str, Any]] = [
         {
-            "sample_id": sample.sample_id,
-            "group": groups[index],
-            "state": item.state,
-            "prediction": item.scorable.prediction,
-            "box": item.scorable.predicted_box,
-            "labels": labels_of(sample),
-            **({"error": item.error} if item.error else {}),
-            **{protocol: rows[index] for protocol, rows in by_protocol.items()},
+            "sample_id": sample.sample_id, "group": _group_of(sample, load.spec.group_key), "state": item.state,
+            "prediction": item.scorable.prediction, "box": item.scorable.predicted_box, "labels": labels_of(sample),
+            **({"error": item.error} if item.error else {}), **{protocol: {} for protocol in evaluations},
         }
-        for index, (sample, item) in enumerate(zip(load.samples, items, strict=True))
-    ]
+        for sample, item in zip(load.samples, items, strict=True)
+    ]  # fmt: skip
+    for protocol, one in ((protocol, one) for protocol, found in evaluations.items() for one in found):
+        for row, statistics, value in zip(one.indices, one.statistics, one.per_sample(), strict=True):
+            number = None if np.isnan(value) else float(value)
+            records[row][protocol][one.metric.metric_id] = {"statistics": list(map(float, statistics)), "value": number}
+    return records
 
 
 def labels_of(sample: Sample) -> dict[str, str]:
     """Return the dataset's own labels of a sample, and for boxes how much of the image they take."""
-    if sample.box is None or sample.image_size is None:
+    box, size = sample.box, sample.image_size
+    if box is None or size is None:
         return dict(sample.labels)
-    width, height = sample.image_size
-    share = (sample.box.right - sample.box.left) * (sample.box.bottom - sample.box.top) / (width * height)
-    size = next((name for most, name in _BOX_SIZES if share < most), _LARGE)
-    return {**sample.labels, "box_size": size}
+    share = (box.right - box.left) * (box.bottom - box.top) / math.prod(size)
+    return {**sample.labels, "box_size": next(name for most, name in _BOX_SIZES if share < most)}
 
 
 def written_on(records: Sequence[GenerationRecord]) -> Written:
@@ -293,13 +251,9 @@ def written_on(records: Sequence[GenerationRecord]) -> Written:
         length = record.output_tokens or characters
         written += length
         thought += min(record.thought_tokens, length) or length * by_characters
-    return Written(
-        answers=len(answers),
-        at_limit=sum(record.stop == "length" for record in answers),
-        thinking=thinking,
-        cut_thoughts=cut,
-        thought_share=round(thought / written, _SHARE_DIGITS) if thinking and written else None,
-    )
+    at_limit = sum(record.stop == "length" for record in answers)
+    share = round(thought / written, _SHARE_DIGITS) if thinking and written else None
+    return Written(answers=len(answers), at_limit=at_limit, thinking=thinking, cut_thoughts=cut, thought_share=share)
 
 
 def rescore(path: Path, data_dir: Path | None = None) -> Results:
@@ -308,28 +262,24 @@ def rescore(path: Path, data_dir: Path | None = None) -> Results:
     `data_dir` is where the prepared tasks are now, if not where they were. Raises RunError if the folder is no finished
     run, or the data are not those of the run.
     """
-    before, document = read_results(path), read_run(path)
+    before, document = results.read_results(path), read_run(path)
     parts = document["identity_of"]
     settings = load_settings(path / "run.yaml", {"data_dir": data_dir})
     workload = load_workload(replace(settings, tasks=tuple(before.tasks), limit=parts["limit"]))
     directory = RunDirectory(path=path, identity=document["identity"])
     for load in workload.loads:
         if load.prepared.manifest.data_fingerprint != before.tasks[load.spec.name].data:
-            raise RunError(
-                f"The prepared {load.spec.name} in {workload.data_dir} is not the data that the run answered.",
-                "Give the folder of the run's data with --data-dir.",
-            )
+            problem = f"The prepared {load.spec.name} in {workload.data_dir} is not the data that the run answered."
+            raise RunError(problem, "Give the folder of the run's data with --data-dir.")
     # What the arguments were then, not what would follow today from files that may be gone.
-    arguments = parts.get("arguments", {})
-    if "own model" in parts:
-        model = known_model(parts["own model"], arguments.get("boxes", ""))
-    else:
-        model = choose_model(parts["model"], {**settings.model_args, **arguments})
+    arguments, own = parts.get("arguments", {}), parts.get("own model")
+    boxes, given = arguments.get("boxes", ""), {**settings.model_args, **arguments}
+    model = choose_model(parts["model"], given) if own is None else known_model(own, boxes)
     scores = score_tasks(workload.loads, directory, model)
-    scores.raise_if_failed(f"{directory.results} is as it was.")
+    scores.raise_if_failed(f"{path / results.RESULTS_FILE} is as it was.")
     for doubt in scores.doubts:
         warn(doubt)
-    notices = tuple(dict.fromkeys((*before.notices, *scores.doubts, *felt_limits(scores.tasks))))
-    results = replace(before, tasks=scores.tasks, notices=notices)
-    write_results(directory.results, results)
-    return results
+    notices = tuple(dict.fromkeys((*before.notices, *scores.doubts, *results.felt_limits(scores.tasks))))
+    found = replace(before, tasks=scores.tasks, notices=notices)
+    results.write_results(path / results.RESULTS_FILE, found)
+    return found

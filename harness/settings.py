@@ -1,12 +1,12 @@
 """The settings of a run: what the user asked for, validated where it enters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, PositiveInt, ValidationError
-from pydantic import model_validator as validator
+import pydantic
+from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from medbench.adapters.base import Device, Dtype
@@ -18,49 +18,47 @@ MAX_SEED = 2**63 - 1
 EVERY_TASK = "all"
 CHOOSING = ("temperature", "top_k", "top_p", "repetition_penalty", "beams")
 _SAMPLING = ("temperature", "top_k", "top_p")
+SAYS_NOTHING: Mapping[str, tuple[str | None, ...]] = {
+    "checkpoint": (None,), "device": ("auto", "cpu"), "dtype": ("auto", "float32"),
+}  # fmt: skip
+"""Options that not every model takes, with the values that say nothing to one that does not."""
+Folder = Annotated[Path, PlainSerializer(lambda path: str(path.absolute()))]
+# Words that name tasks; a text alone is one of them, and may hold several with commas between.
 Selection = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
-"""Words that name tasks; a text alone is one of them, and may hold several with commas between."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, slots=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))
 class Settings:
-    """What a run is to do; texts stand for paths, and one text for several tasks.
-
-    Raises UsageError if a setting is unknown, has a value that is not allowed, or contradicts another.
-    """
+    """What a run is to do; UsageError if a setting is unknown, is not allowed, or contradicts another."""
 
     model: str  # `name` or `name:variant`.
     tasks: Selection = (EVERY_TASK,)  # Names, kinds, globs or `all`.
-    checkpoint: Path | None = None  # Folder of weights; None means the model's default.
-    # Folders of weights for some tasks, by the tasks' names, kinds or globs.
-    checkpoint_for: Mapping[str, Path] = field(default_factory=dict)
-    data_dir: Path | None = None  # Folder of prepared tasks; None means the bundled mini suite.
-    output_dir: Path = Path("runs")  # Folder under which the run's own folder is made.
+    checkpoint: Folder | None = None  # Folder of weights; None means the model's default.
+    checkpoint_for: Mapping[str, Folder] = field(default_factory=dict)  # Those for tasks by name, kind or glob.
+    data_dir: Folder | None = None  # Folder of prepared tasks; None means the bundled mini suite.
+    output_dir: Folder = Path("runs")  # Folder under which the run's own folder is made.
     limit: PositiveInt | None = None  # Only the first so many test samples of each task.
-    # Most rows at a time; None lets the engine choose by the memory that is free.
-    batch_size: PositiveInt | None = None
+    batch_size: PositiveInt | None = None  # Most rows at a time; None lets the engine choose by the memory.
     device: Device = "auto"  # Where the model runs.
     dtype: Dtype = "auto"  # Type of the model's weights.
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0  # Of everything random; greedy answers do not depend on it.
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0  # Of sampling; 0 takes the likeliest token.
-    # Longest answers in tokens, by the tasks' names, kinds or globs; the tasks' own by default.
-    max_new_tokens: Mapping[str, PositiveInt] = field(default_factory=dict)
-    top_k: Annotated[int, Field(ge=0)] = 0  # Sample among this many likeliest tokens; 0 for all.
-    # Sample among the likeliest tokens that together have this probability.
+    max_new_tokens: Mapping[str, PositiveInt] = field(default_factory=dict)  # By name, kind or glob of tasks.
+    # How tokens are chosen is told by `Sampling` of the engine.
+    top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    # Divides the positive and multiplies the negative scores of tokens already written.
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
     beams: PositiveInt = 1  # Width of the beam search.
     model_args: Mapping[str, str] = field(default_factory=dict)  # Choices of the model, by name.
     compile: bool = False  # Whether the decoder's layers go through `torch.compile`.
     probe: str = ""  # Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
 
-    @validator(mode="wrap")
+    @pydantic.model_validator(mode="wrap")
     @classmethod
-    def _explained(cls, given: object, handler: ModelWrapValidatorHandler["Settings"]) -> "Settings":
+    def _explained(cls, given: object, handler: pydantic.ModelWrapValidatorHandler["Settings"]) -> "Settings":
         try:
             settings = handler(given)
-        except ValidationError as error:
+        except pydantic.ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
             raise UsageError(f"The settings are not valid: {problems}.", "See `medbench run --help`.") from error
         settings.refuse_contradictions()
@@ -71,10 +69,8 @@ class Settings:
         sampling = [name for name in _SAMPLING if name in self.decoding()]
         words = ", ".join(f"--{name.replace('_', '-')}" for name in sampling)
         if self.max_new_tokens and "max_tokens" in self.model_args:
-            raise UsageError(
-                "--max-new-tokens and --model-arg max_tokens both say how long an answer may be.",
-                "Leave out the latter.",
-            )
+            both = "--max-new-tokens and --model-arg max_tokens both say how long an answer may be."
+            raise UsageError(both, "Leave out the latter.")
         if sampling and self.beams > 1:
             raise UsageError(f"A beam search does not sample, but {words} was given.", "Leave out one of them.")
         if sampling and self.temperature == 0:
@@ -90,29 +86,18 @@ class Settings:
 
     def as_yaml(self) -> dict[str, Any]:
         """Return the settings as plain values; paths are absolute, so that the file works from anywhere."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever YAML can hold
-    if isinstance(value, Path):
-        return str(value.absolute())
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+        plain: dict[str, Any] = TypeAdapter(Settings).dump_python(self, mode="json")
+        return plain
 
 
 def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
-    """Return the settings of a `run.yaml`, if one is given, with the command line's words on top.
-
-    Raises UsageError if the file is unreadable, or a setting is unknown or has a value that is not allowed.
-    """
+    """Return the settings of a `run.yaml`, if one is given, with the command line's words on top; or UsageError."""
     values: dict[str, Any] = {}
     if path:
         found = read_yaml_table(path).get("settings")
         if not isinstance(found, dict):
-            raise UsageError(
-                f"{path} is no run.yaml: it has no table `settings`.", "Give the run.yaml of a run's folder."
-            )
+            problem = f"{path} is no run.yaml: it has no table `settings`."
+            raise UsageError(problem, "Give the run.yaml of a run's folder.")
         values |= found
     values |= {key: value for key, value in overrides.items() if value is not None}
     if "model" not in values:
@@ -121,19 +106,14 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
 
 
 def read_limits(given: Sequence[str]) -> dict[str, int]:
-    """Return the limits in `--max-new-tokens 512`, or `report=512,vqa=2048`, by name, kind or pattern of tasks.
-
-    Raises UsageError if a word is neither a number nor `TASK=NUMBER`, or a task is named twice.
-    """
+    """Return the limits in `512` or `report=512,vqa=2048` by name, kind or pattern; UsageError if one is none."""
     limits: dict[str, int] = {}
+    way_out = "Write --max-new-tokens 512, or for some tasks --max-new-tokens report=512,vqa=2048."
     for word in ",".join(given).split(","):
         task, equals, number = word.strip().rpartition("=")
         task = task.strip() if equals else EVERY_TASK
         if not task or not number.strip().isdecimal() or not int(number):
-            raise UsageError(
-                f"--max-new-tokens {word.strip() or '(nothing)'} is no number of tokens.",
-                "Write --max-new-tokens 512, or for some tasks --max-new-tokens report=512,vqa=2048.",
-            )
+            raise UsageError(f"--max-new-tokens {word.strip() or '(nothing)'} is no number of tokens.", way_out)
         if task in limits:
             raise UsageError(f"--max-new-tokens names {task} twice.", "Give one number for it.")
         limits[task] = int(number)

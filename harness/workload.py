@@ -20,8 +20,6 @@ MINI_NOTICE = (
     "phantoms are not the paper's datasets, and the numbers must never be shown beside the paper's."
 )
 
-PROBE_NOTICE = "PROBE {}: {}. These numbers are no results; read them with `medbench audit probe`."
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskLoad:
@@ -40,8 +38,7 @@ class Workload:
     data_dir: Path
     loads: tuple[TaskLoad, ...]
     notices: tuple[str, ...] = ()  # Lines that the run must show loudly.
-    # Tasks that were asked for by a kind, a pattern or `prepared`, and that are left out.
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # Tasks that a kind, a pattern or `prepared` asked for, and that are left out.
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,8 +47,7 @@ class Workload:
 
     def say_left_out(self) -> None:
         """Say which tasks a kind, a pattern or `prepared` did not bring, and why."""
-        missing = [name for name in self.left_out if not has_manifest(self.data_dir, name)]
-        if missing:
+        if missing := [name for name in self.left_out if not has_manifest(self.data_dir, name)]:
             say(f"Left out, since they are not prepared in {self.data_dir}: {', '.join(missing)}.")
         if variants := [name for name in self.left_out if name not in missing]:
             say(f"Left out, since variants run only when they are named: {', '.join(variants)}.")
@@ -76,59 +72,49 @@ class Workload:
 def load_workload(settings: Settings) -> Workload:
     """Read the prepared tasks that the settings name; without a data folder, prepare the mini suite.
 
-    Raises UsageError if a task name is unknown; DataError if a task is not prepared, or its test split is empty.
+    UsageError if a task is unknown; DataError if one is not prepared, or its test split is empty.
     """
     # A mistyped task is told before anything is prepared.
     select_among(",".join(settings.tasks), ())
     data_dir = prepare_mini_suite() if settings.data_dir is None else settings.data_dir
     if not data_dir.is_dir():
-        raise DataError(
-            f"The data folder {data_dir} does not exist.",
-            "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR",
-        )
+        way_out = "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR"
+        raise DataError(f"The data folder {data_dir} does not exist.", way_out)
     names, left_out = _selected(settings, data_dir)
-    specs = with_limits([get_task(name) for name in names], settings.max_new_tokens)
-    loads = tuple(_load_task(data_dir, spec, settings.limit) for spec in specs)
+    loads: tuple[TaskLoad, ...] = ()
+    for spec in with_limits([get_task(name) for name in names], settings.max_new_tokens):
+        prepared = load_prepared(data_dir, spec.name)
+        samples = prepared.samples("test")
+        if not samples:
+            where = f"See {data_dir / spec.name}/manifest.json."
+            raise DataError(f"The test split of {spec.name} in {data_dir} is empty.", where)
+        loads += (TaskLoad(spec=spec, prepared=prepared, samples=samples[: settings.limit]),)
     suite: SuiteName = "mini" if settings.data_dir is None else suite_of(load.prepared for load in loads)
-    notices = (MINI_NOTICE,) if suite == "mini" else ()
+    notices = [MINI_NOTICE] if suite == "mini" else []
     if settings.probe:
         loads = _probed(loads, settings)
-        notices = (*notices, PROBE_NOTICE.format(settings.probe, PROBES[settings.probe].meaning))
-    return Workload(suite=suite, data_dir=data_dir, loads=loads, notices=notices, left_out=left_out)
+        said = f"PROBE {settings.probe}: {PROBES[settings.probe].meaning}."
+        notices.append(f"{said} These numbers are no results; read them with `medbench audit probe`.")
+    return Workload(suite=suite, data_dir=data_dir, loads=loads, notices=tuple(notices), left_out=left_out)
 
 
-def _load_task(data_dir: Path, spec: TaskSpec, limit: int | None) -> TaskLoad:
-    prepared = load_prepared(data_dir, spec.name)
-    samples = prepared.samples("test")
-    if not samples:
-        where = f"See {data_dir / spec.name}/manifest.json."
-        raise DataError(f"The test split of {spec.name} in {data_dir} is empty.", where)
-    return TaskLoad(spec=spec, prepared=prepared, samples=samples[:limit])
+def tasks_named(word: str, names: Sequence[str], given: str) -> list[str]:
+    """Return which of a run's tasks a word names; UsageError with what was `given` if none, or if it means nothing."""
+    chosen = [name for name in select_tasks(word) if name in names]
+    if not chosen:
+        raise UsageError(f"{given}: no task of this run.", f"It has {', '.join(names)}.")
+    return chosen
 
 
 def with_limits(specs: Sequence[TaskSpec], limits: Mapping[str, int]) -> tuple[TaskSpec, ...]:
-    """Return tasks with the lengths that a user chose; the most special word decides: name, kind, pattern, all.
-
-    Raises UsageError if a word names no task of the run.
-    """
+    """Return tasks with the lengths that a user chose; the most special word decides: name, kind, pattern, all."""
     chosen: dict[str, int] = {}
     names = [spec.name for spec in specs]
-
-    def generality(word: str) -> int:
-        if word == EVERY_TASK:
-            return 3
-        if word in get_args(Kind):
-            return 1
-        return 2 if set("*?[") & set(word) else 0
-
-    for word in sorted(limits, key=generality, reverse=True):
+    ranks = {EVERY_TASK: 3, **dict.fromkeys(get_args(Kind), 1)}
+    for word in sorted(limits, key=lambda word: -ranks.get(word, 2 if set("*?[") & set(word) else 0)):
         # `all` means all of the run, variants too, which a selection by that word leaves out.
-        named = names if word == EVERY_TASK else [name for name in select_tasks(word) if name in names]
-        if not named:
-            raise UsageError(
-                f"--max-new-tokens {word}={limits[word]}: no task of this run.", f"It has {', '.join(names)}."
-            )
-        chosen |= dict.fromkeys(named, limits[word])
+        given = f"--max-new-tokens {word}={limits[word]}"
+        chosen |= dict.fromkeys(names if word == EVERY_TASK else tasks_named(word, names, given), limits[word])
     return tuple(
         replace(spec, max_new_tokens=chosen[spec.name], limit_chosen=True) if spec.name in chosen else spec
         for spec in specs
@@ -136,18 +122,12 @@ def with_limits(specs: Sequence[TaskSpec], limits: Mapping[str, int]) -> tuple[T
 
 
 def _probed(loads: Sequence[TaskLoad], settings: Settings) -> tuple[TaskLoad, ...]:
-    changed = []
-    for load in loads:
-        asked = probed(settings.probe, load.spec, load.samples, settings.seed)
-        if asked is not None:
-            changed.append(replace(load, spec=asked[0], samples=asked[1]))
+    asked = [(load, probed(settings.probe, load.spec, load.samples, settings.seed)) for load in loads]
+    changed = tuple(replace(load, spec=one[0], samples=one[1]) for load, one in asked if one is not None)
     if not changed:
-        names = ", ".join(load.spec.name for load in loads)
-        raise UsageError(
-            f"The probe {settings.probe!r} changes nothing of {names}.",
-            "Name tasks that it applies to; options need `medqa-options`.",
-        )
-    return tuple(changed)
+        problem = f"The probe {settings.probe!r} changes nothing of {', '.join(load.spec.name for load in loads)}."
+        raise UsageError(problem, "Name tasks that it applies to; options need `medqa-options`.")
+    return changed
 
 
 def _selected(settings: Settings, data_dir: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -162,8 +142,7 @@ def _selected(settings: Settings, data_dir: Path) -> tuple[tuple[str, ...], tupl
     if not names:
         prepared_names(data_dir)
         raise DataError(f"In {data_dir} only variants are prepared: {', '.join(there)}.", "Name them with --tasks.")
-    missing = [name for name in names if name not in there]
-    if missing:
+    if missing := [name for name in names if name not in there]:
         others = f" ({', '.join(there)})" if there else ""
         raise DataError(
             f"Not prepared in {data_dir}: {', '.join(missing)}.",

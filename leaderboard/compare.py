@@ -20,8 +20,8 @@ from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.metrics.metric import FloatArray
 from medbench.tasks.protocols import Protocol
 from medbench.tasks.spec import Kind
-from medbench.tasks.statistics.joint import bounds, ranks, resampled_together
-from medbench.tasks.statistics.paired import ALPHA, Difference, difference, holm, levels_to_reach
+from medbench.tasks.statistics import paired
+from medbench.tasks.statistics.paired import ALPHA, Difference, bounds, difference, ranks
 
 Standing = Literal["best", "second", "none"]
 ScoresByRun = Mapping[str, Mapping[str, ScoreTable]]  # by identity of the run and task, where they are at hand
@@ -172,7 +172,7 @@ def rank_runs(
         taking = [run for run in field.runs if run is not None]
         values = np.asarray([run.value(field.shared) for run in taking])
         statistics = [run.of(field.shared) for run in taking]
-        resampled = resampled_together(taking[0].metric, statistics, field.groups, seed=runs[0].seed)
+        resampled = paired.resampled_together(taking[0].metric, statistics, field.groups, seed=runs[0].seed)
         # What cannot be computed comes last. Ranks are [M] of the runs that take part, [B, M] of their resamplings.
         drawn = ranks(np.nan_to_num(values, nan=-np.inf)), ranks(np.nan_to_num(resampled, nan=-np.inf))
         intervals = iter(_intervals(*drawn))
@@ -299,7 +299,7 @@ def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
 def _judged(rows: Sequence[tuple[dict[str, object], Difference, bool]]) -> Iterator[dict[str, object]]:
     """Yield rows with what separates the runs, and the verdict of primary metrics, their p adjusted over all tasks."""
     ps = [found.p for _, found, primary in rows if primary]
-    adjusted = iter(zip(holm(ps), levels_to_reach(ps), strict=True))
+    adjusted = iter(zip(paired.holm(ps), paired.levels_to_reach(ps), strict=True))
     for row, found, primary in rows:
         # The level is what its own p must be below, given those of the other tasks.
         p, level = next(adjusted) if primary else (None, ALPHA)

@@ -22,7 +22,7 @@ from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import JsonObject, canonical_json
 from medbench.tasks.protocols import PROTOCOLS, Protocol
-from medbench.tasks.statistics.joint import geometric_gain, relative_gain
+from medbench.tasks.statistics.paired import geometric_gain, relative_gain
 
 Origin = Literal["run", "runs", "reported"]
 _BOUNDS = ("if_failed_wrong", "if_failed_right")

@@ -1,58 +1,48 @@
 """The 12 benchmarks and their variants by name, plugins' tasks among them, and what a selection of names means."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.files import read_yaml_table
-from medbench.tasks.foundation.registry import Registry, imported_when_called
-from medbench.tasks.spec import Kind, TaskSpec
-
-_TABLE_FILE = Path(__file__).with_name("tasks.yaml")
+from medbench.tasks.foundation.registry import Registry, imported
+from medbench.tasks.spec import Kind, Reading, TaskSpec
 
 
 def _declared() -> dict[str, TaskSpec]:
     """Return the tasks of `tasks.yaml`; their readers are imported when they read."""
-    table = read_yaml_table(_TABLE_FILE)
+    table = read_yaml_table(Path(__file__).with_name("tasks.yaml"))
     rows: dict[str, dict[str, Any]] = {}
     for name, row in table["tasks"].items():
-        like = rows[row["like"]] if "like" in row else {}
-        rows[name] = {**like, **{key: value for key, value in row.items() if key != "like"}}
+        rows[name] = {**(rows[row.pop("like")] if "like" in row else {}), **row}
     return {name: _task(name, row, table["pools"]) for name, row in rows.items()}
 
 
 def _task(name: str, row: Mapping[str, Any], pools: Mapping[str, list[str]]) -> TaskSpec:
     pool = tuple(pools[row["pool"]])
-    reader = row["reader"] if isinstance(row["reader"], dict) else {row["reader"]: {}}
-    [(path, arguments)] = reader.items()
-    declared = partial(
-        imported_when_called(f"medbench.tasks.datasets.{path}"), task=name, layout=row["layout"], **arguments
-    )
+
+    def read(source: Path, options: Mapping[str, str]) -> Reading:
+        native = imported("medbench.tasks.datasets.native:Native")(source, options, name, row["kind"], row["layout"])
+        reading: Reading = imported(f"medbench.tasks.datasets.{row['reader']}")(native)
+        return reading
 
     made = {"prompt": pool[row["prompt"]], "choices": tuple(row.get("choices", ()))}
     rest = {key: value for key, value in row.items() if key not in {"pool", "reader", *made}}
-    return TaskSpec(name=name, train_prompts=pool, reader=declared, **made, **rest)
+    return TaskSpec(name=name, train_prompts=pool, reader=read, **made, **rest)
 
 
 BUILTIN: Mapping[str, TaskSpec] = _declared()
 
 TASKS: Registry[TaskSpec] = Registry("task", BUILTIN, "medbench.tasks", TaskSpec)
 
-PREPARED = "prepared"
-"""The word for all tasks that are prepared in a data folder."""
+PREPARED = "prepared"  # The word for all tasks that are prepared in a data folder.
 _PATTERN_MARKS = frozenset("*?[")
 
 
 def get_task(name: str) -> TaskSpec:
-    """Return the declaration of a task.
-
-    Raises:
-        UsageError: If there is no such task; the message has the closest names.
-    """
+    """Return the declaration of a task; a UsageError with the closest names if there is none."""
     return TASKS.load(name)
 
 
@@ -82,21 +72,16 @@ def select_tasks(selection: str) -> tuple[str, ...]:
     A selection is names, kinds (`vqa`), patterns (`slake-*`) or `all`, with commas between them. A variant of a task
     (`medqa-options`) is selected by its name only.
 
-    Raises:
-        UsageError: If a part names nothing; the message has the closest names.
+    Raises UsageError if a part names nothing; the message has the closest names.
     """
     return _in_order({name for part in _parts(selection) for name in _matches(part)})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selected:
-    """What a selection names in a folder of prepared tasks, in catalogue order.
+class Selected(NamedTuple):
+    """What a selection names in a folder of prepared tasks, in catalogue order."""
 
-    Names in full and `all` are in `names` whether they are there or not. `left_out` are tasks that a kind or a pattern
-    matches and that are not there, and variants that are there but run only when they are named.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # Names in full and `all` whether they are there or not.
+    # What a kind or a pattern matches and is not there, and variants that are there but run only when they are named.
     left_out: tuple[str, ...]
 
 
@@ -104,21 +89,18 @@ def select_among(selection: str, there: Collection[str]) -> Selected:
     """Return what a selection means where only the tasks `there` are prepared.
 
     A kind or a pattern stands for those of its tasks that are there, or for all of them if none is; `prepared` stands
-    for all that are there. A name in full, and `all`, mean what they say.
-
-    Raises:
-        UsageError: If a part names nothing; the message has the closest names.
+    for all that are there. A name in full, and `all`, mean what they say. Raises like `select_tasks`.
     """
     named: set[str] = set()
     wanted: set[str] = set()
     for part in _parts(selection):
         if part == PREPARED:
-            named |= {name for name in TASKS if name in there}
-            wanted |= {name for name in main_task_names() if name in there}
-            continue
-        matches = _matches(part)
-        named |= matches
-        wanted |= matches if part == "all" or part in TASKS else matches.intersection(there) or matches
+            named.update(name for name in TASKS if name in there)
+            wanted.update(name for name in main_task_names() if name in there)
+        else:
+            matches = _matches(part)
+            named |= matches
+            wanted |= matches if part == "all" or part in TASKS else matches.intersection(there) or matches
     return Selected(names=_in_order(wanted), left_out=_in_order(named - wanted))
 
 

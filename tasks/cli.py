@@ -1,5 +1,6 @@
 """The commands `medbench tasks` and `medbench data`."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -7,35 +8,22 @@ from typing import get_args
 
 import click
 
+from medbench.tasks import prepared as on_disk
 from medbench.tasks.catalog import get_task, select_tasks, task_names
-from medbench.tasks.download.cli import download_command
+from medbench.tasks.download.archives import readable_size
+from medbench.tasks.download.sources import HubSource, ManualSource, Source, check_revision, source_of
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.prepare import prepare_task
-from medbench.tasks.prepared import (
-    IMAGES_NAME,
-    SKIPPED_NAME,
-    HashedFile,
-    ImageHashes,
-    Prepared,
-    changed_images,
-    damaged_files,
-    file_states,
-    is_prepared,
-    load_prepared,
-    prepared_names,
-    split_file,
-)
+from medbench.tasks.prepared import HashedFile, Prepared
 from medbench.tasks.sample import SPLITS
 from medbench.tasks.spec import TaskSpec
 from medbench.tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
 
 MINI = "mini"
 _DIGITS = 12
-
-_data_dir_option = click.option(
-    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of prepared tasks."
-)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_data_dir_option = click.option("--data-dir", type=_FOLDER, help="Folder of prepared tasks.")
 
 
 @click.command("tasks")
@@ -52,7 +40,7 @@ def tasks_command(data_dir: Path | None) -> None:
 
 
 def _task_row(spec: TaskSpec, data_dir: Path | None) -> tuple[str, ...]:
-    prepared = "-" if data_dir is None else "yes" if is_prepared(data_dir, spec.name) else "no"
+    prepared = "-" if data_dir is None else "yes" if on_disk.is_prepared(data_dir, spec.name) else "no"
     counts = (str(spec.counts.get(split, "-")) for split in SPLITS)
     # The scorers bring heavy imports that no other command of this room needs.
     metrics = import_module("medbench.tasks.protocols").metrics_for(spec.name, spec.kind, "paper")
@@ -72,9 +60,6 @@ def data_group() -> None:
     """
 
 
-data_group.add_command(download_command)
-
-
 @data_group.command("list")
 @click.argument("task", nargs=-1)
 def list_command(task: Sequence[str]) -> None:
@@ -84,28 +69,19 @@ def list_command(task: Sequence[str]) -> None:
 
 def _description(spec: TaskSpec) -> str:
     access = " (credentialed access: nothing of it may leave your machine)" if spec.credentialed else ""
-    lines = [
-        f"{spec.name}: {spec.title}",
-        f"  source   {spec.source}",
-        f"  licence  {spec.licence}{access}",
-        f"  layout   {spec.layout}",
-    ]
-    lines += [f"  option   {name}: {meaning}" for name, meaning in spec.options.items()]
-    return "\n".join(lines)
+    rows = [("source", spec.source), ("licence", f"{spec.licence}{access}"), ("layout", spec.layout)]
+    rows += [("option", f"{name}: {meaning}") for name, meaning in spec.options.items()]
+    return "\n".join([f"{spec.name}: {spec.title}", *(f"  {name:8} {text}" for name, text in rows)])
 
 
 @data_group.command("prepare")
 @click.argument("task", nargs=-1, required=True)
-@click.option(
-    "--source",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder with the native files; see `medbench data list`.",
-)
+@click.option("--source", type=_FOLDER, help="Folder with the native files; see `medbench data list`.")
 @_data_dir_option
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A reader option; may be repeated.")
 @click.option(
     "--image-hashes",
-    type=click.Choice(get_args(ImageHashes)),
+    type=click.Choice(get_args(on_disk.ImageHashes)),
     default="prepared",
     show_default=True,
     help="prepared: hash every image file that a sample names; none: leave them unread, and out of the fingerprint.",
@@ -121,7 +97,7 @@ def prepare_command(
     source: Path | None,
     data_dir: Path | None,
     options: Sequence[str],
-    image_hashes: ImageHashes,
+    image_hashes: on_disk.ImageHashes,
     licence: str,
 ) -> None:
     """Read native files and write samples and a manifest. TASK: names, kinds, patterns, or `mini`.
@@ -166,7 +142,7 @@ def _report(prepared: Prepared) -> None:
     for reason, count in manifest.skipped_counts.items():
         say(f"  skipped {count}: {reason}")
     if manifest.skipped_counts:
-        say(f"  every skipped item: {prepared.folder / SKIPPED_NAME}")
+        say(f"  every skipped item: {prepared.folder / on_disk.SKIPPED_NAME}")
     for warning in manifest.warnings:
         warn(f"  {warning}")
     if terms_of_prepared(prepared).reason == NOBODY_SAID:
@@ -186,7 +162,8 @@ def verify_command(task: Sequence[str], data_dir: Path | None, show_skipped: boo
     """
     if data_dir is None:
         raise UsageError("--data-dir is not given.", "Add --data-dir DIR, the folder given to medbench data prepare.")
-    prepared = [load_prepared(data_dir, name) for name in (_selected(task) if task else prepared_names(data_dir))]
+    names = _selected(task) if task else on_disk.prepared_names(data_dir)
+    prepared = [on_disk.load_prepared(data_dir, name) for name in names]
     columns = ("task", "part", "paper", "found", "difference", "sha256", "file")
     emit_table(columns, [row for item in prepared for row in _verify_rows(item)])
     for item in prepared:
@@ -194,7 +171,7 @@ def verify_command(task: Sequence[str], data_dir: Path | None, show_skipped: boo
             say(f"{item.task}: skipped {count}: {reason}")
         for warning in item.manifest.warnings:
             warn(f"{item.task}: {warning}")
-    damaged = {item.task: damaged_files(item) for item in prepared}
+    damaged = {item.task: on_disk.damaged_files(item) for item in prepared}
     whole = [item for item in prepared if not damaged[item.task]]
     if show_skipped:
         rows = [(item.task, skipped.item, skipped.reason) for item in whole for skipped in item.skipped()]
@@ -203,26 +180,24 @@ def verify_command(task: Sequence[str], data_dir: Path | None, show_skipped: boo
     broken = [f"{name} ({', '.join(files)})" for name, files in damaged.items() if files]
     broken += [f"{name} ({len(images)} images)" for name, images in changed.items() if images]
     if broken:
-        raise DataError(
-            f"Changed since it was prepared: {'; '.join(broken)}.",
-            "Restore these files, or prepare these tasks again from their source.",
-        )
+        way_out = "Restore these files, or prepare these tasks again from their source."
+        raise DataError(f"Changed since it was prepared: {'; '.join(broken)}.", way_out)
 
 
 def _verify_rows(prepared: Prepared) -> Iterator[tuple[str, ...]]:
     manifest = prepared.manifest
-    files = {file.path: file for file in file_states(prepared)}
+    files = {file.path: file for file in on_disk.file_states(prepared)}
     for split in SPLITS:
         expected, found = prepared.spec.counts.get(split), manifest.counts[split]
         difference = "-" if expected is None else f"{found - expected:+d}" if found != expected else "0"
         paper = "-" if expected is None else str(expected)
-        file = files[split_file(prepared.folder, split).name]
+        file = files[on_disk.split_file(prepared.folder, split).name]
         yield (prepared.task, split, paper, str(found), difference, *_file_cells(file))
-    hashed = files.get(IMAGES_NAME)
+    hashed = files.get(on_disk.IMAGES_NAME)
     images = str(len(prepared.image_hashes() or ())) if hashed and not hashed.problem else "-"
     yield (prepared.task, "images", "-", images, "-", *_file_cells(hashed))
     skipped = str(sum(manifest.skipped_counts.values()))
-    yield (prepared.task, "skipped", "-", skipped, "-", *_file_cells(files[SKIPPED_NAME]))
+    yield (prepared.task, "skipped", "-", skipped, "-", *_file_cells(files[on_disk.SKIPPED_NAME]))
 
 
 def _file_cells(file: HashedFile | None) -> tuple[str, str]:
@@ -236,9 +211,8 @@ def _check_images(prepared: Sequence[Prepared]) -> Mapping[str, tuple[HashedFile
         if hashes is None:
             warn(f"{item.task}: the images were not hashed when it was prepared, so they cannot be checked")
         else:
-            changed[item.task] = changed_images(item.source, hashes, f"{item.task} images")
-    rows = [(task, file.path, file.problem) for task, files in changed.items() for file in files]
-    if rows:
+            changed[item.task] = on_disk.changed_images(item.source, hashes, f"{item.task} images")
+    if rows := [(task, file.path, file.problem) for task, files in changed.items() for file in files]:
         _emit_long_table(("task", "image", "problem"), rows)
     return changed
 
@@ -253,3 +227,126 @@ def _emit_long_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) 
 
 def _selected(task: Sequence[str]) -> tuple[str, ...]:
     return select_tasks(",".join(task)) if task else task_names()
+
+
+@data_group.command("download")
+@click.argument("task", nargs=-1)
+@click.option("--source", type=_FOLDER, help="Where the native files go; every dataset gets a folder of its own in it.")
+@click.option("--data-dir", type=_FOLDER, help="Go on and prepare the tasks into this folder.")
+@click.option("--revision", metavar="SHA", help="Fetch this commit from the Hub, not the recorded or pinned one.")
+@click.option("--refresh", is_flag=True, help="Forget the recorded commit, and check every file again.")
+@click.option(
+    "--max-gb",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    help="Refuse to fetch more than this for one dataset.",
+)
+def download_command(
+    task: Sequence[str], source: Path | None, data_dir: Path | None, revision: str | None, refresh: bool, max_gb: float
+) -> None:
+    """Fetch datasets whose licence allows it, and say for the others how to get them. TASK: names, kinds, patterns.
+
+    Without TASK: list what would be fetched from where, and what you have to get yourself. When the same command is run
+    again, finished files are kept, and one that was interrupted begins anew; download.json in each folder keeps commit
+    and checksums.
+
+    \b
+    Example:  medbench data download
+              medbench data download slake-vqa --source native --data-dir data
+    """
+    if not task:
+        _list()
+        return
+    if source is None:
+        raise UsageError("--source is not given.", "Add --source DIR, the folder where the native files go.")
+    groups: dict[str, list[str]] = {}
+    for name in select_tasks(",".join(task)):
+        groups.setdefault(source_of(get_task(name)).family, []).append(name)
+    if revision is not None and len(groups) > 1:
+        raise UsageError(
+            f"--revision is a commit of one repository, and {len(groups)} datasets are asked for.",
+            "Download them one by one.",
+        )
+    unfinished: list[str] = []
+    for family, names in groups.items():
+        found, folder = source_of(get_task(names[0])), source / family
+        if revision is not None:
+            check_revision(found, revision)
+        if not isinstance(found, ManualSource):
+            # The client of the Hub takes a while to import, and listing needs none.
+            from medbench.tasks.download.fetch import download
+
+            download(found, folder, revision=revision, refresh=refresh, max_bytes=int(max_gb * 10**9))
+        unfinished += _settle(found, names, folder, data_dir)
+    if unfinished:
+        way_out = "Follow the steps above, then run the same command again."
+        raise DataError(f"Not complete: {', '.join(unfinished)}.", way_out)
+
+
+def _list() -> None:
+    columns = ("task", "how", "from", "revision", "size", "licence")
+    sources = {name: source_of(get_task(name)) for name in task_names()}
+    emit_table(columns, [(name, *_row(source)) for name, source in sources.items()])
+    for name, source in sources.items():
+        if source.licence_note:
+            say(f"{name}: {source.licence_note}.")
+    say("by hand: `medbench data download TASK --source DIR` says how. not pinned: the newest commit is looked up.")
+
+
+def _row(source: Source) -> tuple[str, str, str, str, str]:
+    if isinstance(source, ManualSource):
+        return ("by hand", source.reason, "-", "-", source.licence)
+    revision, size = source.revision[:_DIGITS] if source.revision else "not pinned", readable_size(source.size)
+    how, about = ("Hub", "about ") if isinstance(source, HubSource) else ("web", "")
+    return (how, source.home, revision, f"{about}{size}", source.licence)
+
+
+def _settle(source: Source, names: Sequence[str], folder: Path, data_dir: Path | None) -> list[str]:
+    """Prepare the tasks of a folder, or check that they can be read; return those for which something is missing."""
+    # What stands for files that are not unpacked here is too large to be read only to count it.
+    stand_in = isinstance(source, HubSource) and any((folder / name).exists() for name in source.instead)
+    counted = names if data_dir or not stand_in else ()
+    try:
+        for name in counted:
+            say(_prepared_or_read(name, folder, data_dir))
+    except DataError as error:
+        if not source.steps:
+            raise
+        emit("\n".join(_instructions(source, names, folder)))
+        say(f"At present: {error.problem}")
+        return list(names)
+    if source.note and not (source.note_unless and (folder / source.note_unless).exists()):
+        warn(source.note.replace("{folder}", str(folder)))
+    if not data_dir:
+        say(f"Next: {_prepare_command(names, folder)}")
+    return []
+
+
+def _prepared_or_read(name: str, folder: Path, data_dir: Path | None) -> str:
+    spec = get_task(name)
+    if data_dir is None:
+        samples = spec.reader(folder.resolve(), {}).samples
+        tests = sum(sample.split == "test" for sample in samples)
+        return f"{name}: {len(samples) - tests} train, {tests} test samples are readable in {folder}."
+    prepared = prepare_task(spec, folder, data_dir, {})
+    counts = prepared.manifest.counts
+    return (
+        f"{name}: {counts['train']} train, {counts['test']} test samples ({prepared.manifest.split_method}) in "
+        f"{prepared.folder}; `medbench data verify {name}` shows what was skipped."
+    )
+
+
+def _instructions(source: Source, names: Sequence[str], folder: Path) -> Iterator[str]:
+    reason = source.reason if isinstance(source, ManualSource) else "the files are there, but not yet as they are read"
+    yield f"{', '.join(names)}: to be done by hand; {reason}."
+    yield f"  licence: {source.licence}"
+    last = f"Prepare: {_prepare_command(names, folder)}"
+    for number, step in enumerate((*source.steps, last), start=1):
+        yield f"  {number}. {step.replace('{folder}', shlex.quote(str(folder)))}"
+    if source.note:
+        yield f"  Note: {source.note.replace('{folder}', str(folder))}"
+
+
+def _prepare_command(names: Sequence[str], folder: Path) -> str:
+    return f"medbench data prepare {' '.join(names)} --source {shlex.quote(str(folder))} --data-dir DATA"

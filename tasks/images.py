@@ -3,32 +3,34 @@
 A reference may not climb out of that folder. A symbolic link inside it is followed, so that images may lie on another
 disk: texts of a dataset name paths, they make no links.
 
-How a file becomes RGB, whatever its depth and transparency, is in `medbench.tasks.pixels`. A row of an `.npz` array,
-`uint8` [height, width], [height, width, 1] or [height, width, 3], is taken as it is; grey is repeated. Arrays are read
-one member at a time and never by pickle.
+How a file becomes RGB, whatever its depth and transparency, and which pixels a mask marks, says docs/data.md. A row of
+an `.npz` array, `uint8` [height, width], [height, width, 1] or [height, width, 3], is taken as it is; grey is repeated.
+Arrays are read one member at a time and never by pickle.
 """
 
-import hashlib
 import struct
+import sys
 import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from medbench.tasks.foundation.errors import DataError, SampleError
 from medbench.tasks.foundation.files import inside
-from medbench.tasks.pixels import marked_pixels, to_rgb
 from medbench.tasks.sample import ImageRef
 
 T = TypeVar("T")
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 # Pillow warns from here on; the largest chest X-rays have a sixth of it.
 MAX_PIXELS = 89_478_485
@@ -44,39 +46,38 @@ _UNDECODABLE = (
 )
 _MALFORMED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError)
 
+_BACKGROUND = (255, 255, 255, 255)
+_EIGHT_BITS, _SIXTEEN_BITS, _BYTE = 255, 65_535, 256
+_RGB = 3
+_DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+
+_PNG_HEADER = struct.Struct(">8x8xIIBBxxB")
+_PNG_CHUNK = struct.Struct(">I4s")
+_PNG_START, _PNG_CHECKSUM, _PNG_DEEP = 8, 4, 16
+_PNG_RGB, _PNG_GREY_ALPHA, _PNG_RGBA = 2, 4, 6
+
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_UNSIGNED, _SIGNED = 1, 2
+_LONG, _WHITE_IS_ZERO = 32, 0
+_OTHER_BYTE = {"16L": "16B", "16B": "16L", "16N": "16B" if sys.byteorder == "little" else "16L"}
+
 
 def open_image(source: Path, ref: ImageRef) -> Image.Image:
     """Decode one image of a source folder as 8-bit RGB.
 
-    Raises:
-        SampleError: If the image is missing, damaged, too large or outside `source`; the message names the
-            file.
+    Raises SampleError if it is missing, damaged, too large or outside `source`; the message names the file.
     """
     path = locate(source, ref.path)
-    return _from_array(path, ref) if ref.member else _opened(path, lambda image: to_rgb(path, image))
+    return _from_array(path, ref) if ref.member else _opened(path, lambda image: _to_rgb(path, image))
 
 
 def open_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """Return which pixels [height, width] a mask file marks, see `medbench.tasks.pixels`; raises like `open_image`."""
-    return _opened(path, lambda image: marked_pixels(path, image))
-
-
-def image_digest(source: Path, ref: ImageRef) -> str:
-    """Return the SHA-256 of the decoded RGB pixels and their size; equal pixels in other files are equal.
-
-    Raises:
-        SampleError: Like `open_image`.
-    """
-    image = open_image(source, ref)
-    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
+    """Return which pixels [height, width] a mask file marks, see docs/data.md; raises like `open_image`."""
+    return _opened(path, lambda image: _marked_pixels(path, image))
 
 
 def locate(folder: Path, relative: str) -> Path:
-    """Return the file `relative` of `folder`, which need not exist.
-
-    Raises:
-        SampleError: If the text is no valid path or leads out of `folder`; see `inside`.
-    """
+    """Return the file `relative` of `folder`, which need not exist; a SampleError if it leads out of it (`inside`)."""
     try:
         return inside(folder, relative)
     except DataError as error:
@@ -84,20 +85,12 @@ def locate(folder: Path, relative: str) -> Path:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return width and height in pixels from the header of an image file.
-
-    Raises:
-        SampleError: If the file is missing or is no image.
-    """
+    """Return width and height in pixels from the header of an image file; a SampleError if it is none."""
     return _opened(path, lambda image: image.size, any_size=True)
 
 
 def size_of_image(source: Path, ref: ImageRef) -> tuple[int, int]:
-    """Return width and height in pixels of one image, without decoding a file.
-
-    Raises:
-        SampleError: Like `open_image`.
-    """
+    """Return width and height in pixels of one image, without decoding a file; raises like `open_image`."""
     return open_image(source, ref).size if ref.member else image_size(locate(source, ref.path))
 
 
@@ -142,14 +135,9 @@ def _load_stack(path: Path, member: str, _changed_at: int) -> npt.NDArray[np.uin
 
 
 def array_form(path: Path, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return the shape and type of an array of an `.npz` file from its header alone.
-
-    Raises:
-        DataError: If the file or the member is missing or malformed.
-    """
+    """Return the shape and type of an array of an `.npz` file from its header alone; a DataError if it has none."""
     with _open_member(path, member) as stream:
-        version = np.lib.format.read_magic(stream)
-        old = version == (1, 0)
+        old = np.lib.format.read_magic(stream) == (1, 0)
         header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(stream)
     return shape, dtype
@@ -179,10 +167,9 @@ def _open_member(path: Path, member: str) -> Iterator[IO[bytes]]:
 
 
 def refuse_other_stacks(path: Path, member: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse an array that is no stack of 8-bit images; its values and axes are not guessed.
+    """Refuse, by a DataError, an array that is no stack of 8-bit images; its values and axes are not guessed.
 
-    Raises:
-        DataError: If it is not `uint8` [N, H, W], [N, H, W, 1] or [N, H, W, 3]; the hint says how to make it so.
+    Such stacks are `uint8` [N, H, W], [N, H, W, 1] or [N, H, W, 3]; the hint says how to make it so.
     """
     four = len(shape) == _COLOUR_STACK
     if dtype == np.uint8 and (len(shape) == _GREY_STACK or (four and shape[-1] in _CHANNELS)):
@@ -197,3 +184,155 @@ def refuse_other_stacks(path: Path, member: str, shape: tuple[int, ...], dtype: 
         way_out = "Volumes (3-D sets) are not read. Download the 2-D set of this name from its authors."
     problem = f"{path}: {member!r} is {dtype} {list(shape)}; pictures are uint8 [N, H, W] or [N, H, W, 3]."
     raise DataError(problem, way_out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Deep:
+    """Values that 8 bits do not hold."""
+
+    values: FloatArray  # [H, W, 1] or [H, W, 3].
+    # How much is seen of each pixel, 0 to 1, [H, W, 1]; or of all.
+    alpha: FloatArray = field(default_factory=lambda: np.ones((1, 1, 1)))
+    whole: bool = True  # Whether the file holds whole numbers.
+
+
+def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    """Return an opened picture as 8-bit RGB without anything beside its pixels; raises what Pillow raises on damage."""
+    deep = _deep(path, image)
+    if deep is not None:
+        painted = np.rint(_eight_bits(deep) * deep.alpha + _EIGHT_BITS * (1 - deep.alpha)).astype(np.uint8)
+        return Image.fromarray(np.repeat(painted, _RGB // painted.shape[-1], axis=-1))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, _BACKGROUND), _with_alpha(image))
+    rgb = image.convert("RGB")
+    rgb.info.clear()
+    return rgb
+
+
+def _marked_pixels(path: Path, image: Image.Image) -> BoolArray:
+    """Return which pixels [H, W] of an opened mask are marked: those that are seen and are not black.
+
+    Where nothing but black is seen, what is seen is marked. Where a palette has no black, its first colour is none.
+    """
+    deep = _deep(path, image) or _of_channels(np.asarray(_with_alpha(image), dtype=np.float64))
+    coloured = (np.nan_to_num(deep.values) != 0).any(axis=-1)
+    seen = np.broadcast_to(deep.alpha[..., 0] > 0, coloured.shape)
+    marked: BoolArray = coloured & seen
+    if not marked.any() and not seen.all():
+        return seen
+    if marked.all() and image.mode == "P":
+        return np.asarray(image) > 0
+    return marked
+
+
+def _deep(path: Path, image: Image.Image) -> _Deep | None:
+    """Return the values of a picture that 8 bits do not hold, or None if they do."""
+    if image.format == "PNG":
+        return _deep_png(path, image) or (_deep_grey(image) if image.mode in _DEEP_MODES else None)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _deep_tiff(path, image)
+    return _deep_grey(image) if image.mode in _DEEP_MODES else None
+
+
+def _deep_grey(image: Image.Image) -> _Deep:
+    values = np.asarray(image, dtype=np.float64)[..., np.newaxis]
+    hidden = image.info.get("transparency")
+    alpha = (values != hidden).astype(np.float64) if isinstance(hidden, int) else np.ones((1, 1, 1))
+    return _Deep(values=values, alpha=alpha, whole=image.mode != "F")
+
+
+def _deep_png(path: Path, image: Image.Image) -> _Deep | None:
+    """Return the 16-bit colours of a PNG file, of which Pillow keeps the high bytes alone; None if it has none."""
+    with path.open("rb") as stream:
+        head = stream.read(_PNG_HEADER.size)
+    width, height, depth, colour, interlaced = _PNG_HEADER.unpack(head)
+    if depth != _PNG_DEEP or colour not in {_PNG_RGB, _PNG_GREY_ALPHA, _PNG_RGBA}:
+        return None
+    packed = _png_pixels(path.read_bytes())
+
+    def unpacked(mode: str, raw: str) -> FloatArray:
+        part = Image.frombytes(mode, (width, height), packed, "zip", (raw, interlaced))
+        return np.asarray(part, dtype=np.float64)
+
+    if colour == _PNG_GREY_ALPHA:
+        # Four bytes a pixel: the high and the low byte of grey and of alpha.
+        pairs = unpacked("RGBA", "RGBA")
+        both = pairs[..., ::2] * _BYTE + pairs[..., 1::2]
+        return _Deep(values=both[..., :1], alpha=both[..., 1:] / _SIXTEEN_BITS)
+    mode = "RGB" if colour == _PNG_RGB else "RGBA"
+    deep = _of_channels(unpacked(mode, f"{mode};16B") * _BYTE + unpacked(mode, f"{mode};16L"))
+    hidden = image.info.get("transparency")
+    if colour == _PNG_RGB and isinstance(hidden, tuple):
+        # One colour stands for what is transparent.
+        return _Deep(values=deep.values, alpha=(deep.values != hidden).any(axis=-1, keepdims=True).astype(np.float64))
+    return deep
+
+
+def _of_channels(values: FloatArray) -> _Deep:
+    alpha = values[..., _RGB:] / _SIXTEEN_BITS if values.shape[-1] > _RGB else np.ones((1, 1, 1))
+    return _Deep(values=values[..., :_RGB], alpha=alpha)
+
+
+def _png_pixels(data: bytes) -> bytes:
+    packed: list[bytes] = []
+    place = _PNG_START
+    while place + _PNG_CHUNK.size <= len(data):
+        length, name = _PNG_CHUNK.unpack_from(data, place)
+        start = place + _PNG_CHUNK.size
+        if name == b"IDAT":
+            packed.append(data[start : start + length])
+        place = start + length + _PNG_CHECKSUM
+    return b"".join(packed)
+
+
+def _deep_tiff(path: Path, image: TiffImagePlugin.TiffImageFile) -> _Deep | None:
+    tags = image.tag_v2
+    bits, form = tags.get(_BITS, (1,))[0], tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
+    raw = _raw_mode(image)
+    if raw.partition(";")[0] in {"RGB", "RGBA"} and raw.partition(";")[2] in _OTHER_BYTE:
+        return _of_channels(np.asarray(image, dtype=np.float64) * _BYTE + _other_bytes(path))
+    if image.mode not in _DEEP_MODES and (image.mode, form) != ("L", _SIGNED):
+        return None
+    stored: npt.NDArray[Any] = np.asarray(image)
+    if image.mode == "L":
+        stored = stored.view(np.int8)
+    elif image.mode == "I" and (bits, form) == (_LONG, _UNSIGNED):
+        stored = stored.view(np.uint32)
+    values = stored.astype(np.float64)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = (_SIXTEEN_BITS if image.mode.startswith("I;16") else np.nanmax(values) + np.nanmin(values)) - values
+    return _Deep(values=values[..., np.newaxis], whole=image.mode != "F")
+
+
+def _raw_mode(image: Image.Image) -> str:
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0].args if tiles else ""
+    return str(arguments if isinstance(arguments, str) else arguments[0])
+
+
+def _other_bytes(path: Path) -> FloatArray:
+    """Return those bytes of a 16-bit colour TIFF which Pillow drops, by telling it the other order of bytes."""
+    with Image.open(path) as image:
+        kind, _, order = _raw_mode(image).partition(";")
+        swapped = f"{kind};{_OTHER_BYTE[order]}"
+        image.tile = [tile._replace(args=(swapped, *(tile.args or ())[1:])) for tile in image.tile]
+        return np.asarray(image, dtype=np.float64)
+
+
+def _eight_bits(deep: _Deep) -> FloatArray:
+    """Return the values as they are shown, 0 to 255."""
+    seen = np.isfinite(deep.values) & (deep.alpha > 0)
+    if not seen.any():
+        return np.zeros_like(deep.values)
+    low, high = float(deep.values[seen].min()), float(deep.values[seen].max())
+    values = np.clip(np.nan_to_num(deep.values, nan=0, posinf=high, neginf=low), low, high)
+    if not deep.whole and low >= 0 and high <= 1:
+        return values * _EIGHT_BITS
+    if low >= 0 and high <= _EIGHT_BITS and (deep.whole or bool((values == np.rint(values)).all())):
+        return values
+    return (values - low) * (_EIGHT_BITS / (high - low)) if high > low else np.zeros_like(values)
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    # Pillow knows no way from grey that is multiplied by its alpha straight to RGBA.
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")

@@ -3,37 +3,18 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
+from medbench.tasks import prepared
 from medbench.tasks.catalog import TASKS
 from medbench.tasks.datasets.native import MISSING
-from medbench.tasks.foundation.errors import (
-    DataError,
-    MedbenchError,
-    RunError,
-    SampleError,
-    UsageError,
-    described,
-    unknown_name,
-)
+from medbench.tasks.foundation import errors
+from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, SampleError, UsageError
 from medbench.tasks.foundation.files import canonical_json, file_sha256, inside, json_lines, write_atomically
 from medbench.tasks.foundation.text import encodable
 from medbench.tasks.images import locate
-from medbench.tasks.prepared import (
-    IMAGES_NAME,
-    MANIFEST,
-    MANIFEST_NAME,
-    SAMPLE,
-    SKIPPED_NAME,
-    ImageHashes,
-    Manifest,
-    Prepared,
-    data_fingerprint,
-    hash_images,
-    hash_lines,
-    split_file,
-)
 from medbench.tasks.sample import SPLITS, Sample, Split
 from medbench.tasks.spec import Reading, Skipped, TaskSpec
 
@@ -46,32 +27,32 @@ def prepare_task(
     data_dir: Path,
     options: Mapping[str, str],
     *,
-    image_hashes: ImageHashes = "prepared",
+    image_hashes: prepared.ImageHashes = "prepared",
     licence: str = "",
-) -> Prepared:
+) -> prepared.Prepared:
     """Read a native folder and write samples, skipped items, hashes and manifest to `<data_dir>/<task>/`.
 
     A sample whose image is missing or outside `source`, whose reference is empty or whose text is no valid Unicode is
-    skipped and counted. The manifest is written last: without it, the folder does not count as prepared.
-
-    With `image_hashes="prepared"` every image file that a sample names is hashed, so that the identity of the data
-    covers them; with `none` they stay unread. `licence` is that under which the data's owner says that they may be
-    passed on; see `medbench.tasks.terms`.
+    skipped and counted. The manifest is written last: without it, the folder does not count as prepared. `image_hashes`
+    says whether every image file that a sample names is hashed, so that the identity of the data covers them; `licence`
+    is that under which the data's owner says that they may be passed on; see `medbench.tasks.terms`.
 
     Raises UsageError if an option does not exist or is malformed; DataError if the layout is another one, two samples
     share an id, nothing usable was found, or an image cannot be read; RunError if `data_dir` cannot be written to.
     """
     for name in options:
         if name not in spec.options:
-            raise unknown_name(f"option of {spec.name}", name, spec.options)
+            raise errors.unknown_name(f"option of {spec.name}", name, spec.options)
     source = _storable("source", source.resolve(), source.absolute())
     _storable("data-dir", data_dir.absolute())
     reading = _read(spec, source, options)
     checked = _check(spec, source, reading)
-    images = hash_images(source, checked.images, f"{spec.name} images") if image_hashes == "prepared" else None
+    images = prepared.hash_images(source, checked.images, f"{spec.name} images") if image_hashes == "prepared" else None
     folder = data_dir / spec.name
-    digests, images_sha256 = _write_parts(folder, checked, images)
-    manifest = Manifest(
+    written = _write_parts(folder, checked, images)
+    digests = {split: written[prepared.split_file(folder, split).name] for split in SPLITS}
+    images_sha256 = written.get(prepared.IMAGES_NAME)
+    manifest = prepared.Manifest(
         task=spec.name,
         version=spec.version,
         spec_fingerprint=spec.fingerprint(),
@@ -80,23 +61,20 @@ def prepare_task(
         split_method=reading.split_method,
         counts={split: len(checked.lines[split]) for split in SPLITS},
         skipped_counts=dict(Counter(encodable(item.reason) for item in checked.skipped)),
-        skipped_sha256=file_sha256(folder / SKIPPED_NAME),
+        skipped_sha256=written[prepared.SKIPPED_NAME],
         warnings=checked.warnings,
         sha256=digests,
         images_sha256=images_sha256,
-        data_fingerprint=data_fingerprint(digests, images_sha256),
+        data_fingerprint=prepared.data_fingerprint(digests, images_sha256),
         licence=licence,
     )
-    text = canonical_json(MANIFEST.dump_python(manifest, mode="json"), indent=2)
-    write_atomically(folder / MANIFEST_NAME, f"{text}\n")
-    return Prepared(folder=folder, spec=spec, manifest=manifest)
+    text = canonical_json(prepared.MANIFEST.dump_python(manifest, mode="json"), indent=2)
+    write_atomically(folder / prepared.MANIFEST_NAME, f"{text}\n")
+    return prepared.Prepared(folder=folder, spec=spec, manifest=manifest)
 
 
 def _storable(option: str, *paths: Path) -> Path:
-    """Return the first of several paths of one folder that a manifest can hold as text.
-
-    Raises UsageError if no name is UTF-8, as on disks that another system or an old program wrote.
-    """
+    """Return the first of several paths of one folder that a manifest can hold as text; a UsageError if none is."""
     path = next((path for path in paths if encodable(str(path)) == str(path)), None)
     if path is None:
         raise UsageError(
@@ -118,7 +96,7 @@ def _read(spec: TaskSpec, source: Path, options: Mapping[str, str]) -> Reading:
             raise
         home = getattr(getattr(spec.reader, "__code__", None), "co_filename", "")
         raise DataError(
-            f"The task {spec.name!r} of {whose} could not read {source}: {described(error, home)}.",
+            f"The task {spec.name!r} of {whose} could not read {source}: {errors.described(error, home)}.",
             f"Expected layout: {spec.layout}",
         ) from error
     if not isinstance(reading, Reading):
@@ -137,36 +115,33 @@ class _Checked:
 
 
 def _check(spec: TaskSpec, source: Path, reading: Reading) -> _Checked:
-    """Sort the samples of a reading into usable lines and skipped items.
-
-    Raises DataError if two samples share an id, the reader made a sample that does not fit its task, or nothing is
-    left.
-    """
+    """Sort the samples of a reading into usable lines and skipped items; a DataError if nothing is left."""
     lines: dict[Split, list[str]] = {split: [] for split in SPLITS}
     groups: dict[Split, set[str]] = {split: set() for split in SPLITS}
     skipped = list(reading.skipped)
-    problems: dict[str, str] = {}
+    problem = cache(partial(_image_problem, source))
     images: set[str] = set()
     seen: set[str] = set()
     for sample in reading.samples:
         _refuse_malformed(spec, sample, seen)
         seen.add(sample.sample_id)
         paths = [ref.path for ref in sample.images]
-        for path in paths:
-            if path not in problems:
-                problems[path] = _image_problem(source, path)
-        line = f"{canonical_json(SAMPLE.dump_python(sample, mode='json', exclude_defaults=True))}\n"
-        reason = next((problems[path] for path in paths if problems[path]), "") or _text_problem(sample, line)
+        line = f"{canonical_json(prepared.SAMPLE.dump_python(sample, mode='json', exclude_defaults=True))}\n"
+        reason = next(filter(None, map(problem, paths)), "") or _text_problem(sample, line)
         if reason:
-            missing = next((path for path in paths if problems[path] == MISSING), "")
+            missing = next((path for path in paths if problem(path) == MISSING), "")
             skipped.append(Skipped(item=encodable(sample.sample_id), reason=reason, looked_for=missing))
             continue
         lines[sample.split].append(line)
         groups[sample.split].add(sample.groups[spec.group_key])
         images.update(paths)
-    missing_files = tuple(_missing_files(source, skipped))
+    missing_files = _missing_files(source, skipped)
     if not any(lines.values()):
-        raise _nothing_usable(spec, source, skipped, missing_files)
+        reasons = Counter(item.reason for item in skipped).most_common(3)
+        listed = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "the files name no items"
+        lost = "".join(f" {text}." for text in missing_files)
+        told = f"{source} gave no usable sample of {spec.name}: {listed}.{lost}"
+        raise DataError(told, f"Expected layout: {spec.layout}")
     warnings = (*reading.warnings, *missing_files, *_warnings(spec, groups))
     return _Checked(lines=lines, images=tuple(sorted(images)), skipped=skipped, warnings=warnings)
 
@@ -204,78 +179,47 @@ def _warnings(spec: TaskSpec, groups: Mapping[Split, set[str]]) -> Iterator[str]
     for split in SPLITS:
         if not groups[split]:
             yield f"there are no {split} samples"
-    shared = len(groups["train"] & groups["test"])
-    if shared:
+    if shared := len(groups["train"] & groups["test"]):
         yield f"{shared} groups ({spec.group_key}) are in train and in test"
 
 
-def _nothing_usable(spec: TaskSpec, source: Path, skipped: Sequence[Skipped], missing: Sequence[str]) -> DataError:
-    reasons = Counter(item.reason for item in skipped).most_common(3)
-    listed = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "the files name no items"
-    lost = "".join(f" {text}." for text in missing)
-    return DataError(
-        f"{source} gave no usable sample of {spec.name}: {listed}.{lost}", f"Expected layout: {spec.layout}"
-    )
-
-
-def _missing_files(source: Path, skipped: Sequence[Skipped]) -> Iterator[str]:
-    """Yield one warning with the first missing files of a reading, if there are any, and what is there instead."""
+def _missing_files(source: Path, skipped: Sequence[Skipped]) -> list[str]:
+    """Return one warning with the first missing files of a reading, if there are any, and what is there instead."""
     paths = list(dict.fromkeys(item.looked_for for item in skipped if item.looked_for))
-    if not paths:
-        return
-    named = []
-    for path in islice(paths, _NAMED):
-        found = _nearly(source, path)
-        named.append(encodable(f"{path} (there is {found})" if found else path))
+    found = ((path, _nearly(source, path)) for path in paths[:_NAMED])
+    named = "; ".join(encodable(f"{path} (there is {other})" if other else path) for path, other in found)
     more = f"; and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    yield f"{len(paths)} files are missing; looked for {'; '.join(named)}{more}"
+    return [f"{len(paths)} files are missing; looked for {named}{more}"] if paths else []
 
 
 def _nearly(source: Path, path: str) -> str:
     """Return the path of a file that differs by backslashes, by the case of letters or by its suffix, or nothing."""
-    try:
-        parts = inside(Path(), path.replace("\\", "/")).parts
-    except DataError:
-        return ""
     found = source
-    for part in parts:
-        one = _named(found, part) if found.is_dir() else None
-        if one is None:
-            return ""
-        found = one
+    try:
+        for part in inside(Path(), path.replace("\\", "/")).parts:
+            there = [found / part] if (found / part).exists() else sorted(found.iterdir())
+            name, stem = part.lower(), Path(part).stem.lower()
+            same = (one for one in there if one.name.lower() == name)
+            found = next(chain(same, (one for one in there if one.stem.lower() == stem and one.is_file())))
+    except (DataError, OSError, StopIteration):
+        return ""
     return found.relative_to(source).as_posix() if found.is_file() else ""
 
 
-def _named(folder: Path, name: str) -> Path | None:
-    """Return what is in a folder under this name, in other letters or with another suffix."""
-    if (folder / name).exists():
-        return folder / name
-    try:
-        there = sorted(folder.iterdir())
-    except OSError:
-        return None
-    same = (path for path in there if path.name.lower() == name.lower())
-    suffixed = (path for path in there if path.stem.lower() == Path(name).stem.lower() and path.is_file())
-    return next(same, None) or next(suffixed, None)
-
-
-def _write_parts(
-    folder: Path, checked: _Checked, images: Mapping[str, str] | None
-) -> tuple[dict[Split, str], str | None]:
-    """Write everything but the manifest; return the digests of the splits and of the images' hashes."""
+def _write_parts(folder: Path, checked: _Checked, images: Mapping[str, str] | None) -> dict[str, str]:
+    """Write everything but the manifest; return the digest of each file by its name."""
     # A crash between the files must not leave the old manifest beside new samples.
     try:
-        for name in (MANIFEST_NAME, IMAGES_NAME):
+        for name in (prepared.MANIFEST_NAME, prepared.IMAGES_NAME):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(
-            f"Cannot write to {folder}: {error.strerror or error}.", "Choose another folder with --data-dir."
-        ) from error
-    for split in SPLITS:
-        write_atomically(split_file(folder, split), "".join(checked.lines[split]))
+        problem = f"Cannot write to {folder}: {error.strerror or error}."
+        raise RunError(problem, "Choose another folder with --data-dir.") from error
     skipped = ({"item": encodable(item.item), "reason": encodable(item.reason)} for item in checked.skipped)
-    write_atomically(folder / SKIPPED_NAME, json_lines(skipped))
+    texts = {prepared.split_file(folder, split).name: "".join(checked.lines[split]) for split in SPLITS}
+    texts[prepared.SKIPPED_NAME] = json_lines(skipped)
     if images is not None:
-        write_atomically(folder / IMAGES_NAME, hash_lines(images))
-    digests = {split: file_sha256(split_file(folder, split)) for split in SPLITS}
-    return digests, None if images is None else file_sha256(folder / IMAGES_NAME)
+        texts[prepared.IMAGES_NAME] = prepared.hash_lines(images)
+    for name, text in texts.items():
+        write_atomically(folder / name, text)
+    return {name: file_sha256(folder / name) for name in texts}

@@ -12,10 +12,9 @@ Images stay where they are; a sample names them relative to the source folder th
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -24,7 +23,7 @@ from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from medbench.tasks.catalog import get_task, task_names
-from medbench.tasks.foundation.console import meter
+from medbench.tasks.foundation.console import Silent, meter
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import file_sha256, fingerprint
 from medbench.tasks.images import locate, open_image
@@ -34,22 +33,16 @@ from medbench.tasks.validation import parse_json, parse_json_file, read_bytes
 
 T = TypeVar("T")
 
-MANIFEST_NAME = "manifest.json"
-SKIPPED_NAME = "skipped.jsonl"
-IMAGES_NAME = "images.sha256"
-
+MANIFEST_NAME, SKIPPED_NAME, IMAGES_NAME = "manifest.json", "skipped.jsonl", "images.sha256"
 ImageHashes = Literal["prepared", "none"]
 
 # Disks answer several readers at once; each of them has one file open.
 _WORKERS = 8
 _SHOWN_FROM = 1000
 
-_ESCAPED_LINE = "\\"
 _LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
-_ESCAPES = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
-_UNESCAPES = {escape: mark for mark, escape in _ESCAPES.items()}
-
-_STRICT = ConfigDict(extra="forbid", strict=True)
+_ESCAPES: dict[str, str | int | None] = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
+_UNESCAPES = {str(escape): mark for mark, escape in _ESCAPES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +68,9 @@ class Manifest:
 
 # The one place where these plain records meet untrusted bytes decides that unknown fields are errors.
 for _record in (ImageRef, Sample, Skipped, Manifest):
-    with_config(_STRICT)(_record)
+    with_config(ConfigDict(extra="forbid", strict=True))(_record)
 
 SAMPLE = TypeAdapter(Sample)
-_SKIPPED = TypeAdapter(Skipped)
 MANIFEST = TypeAdapter(Manifest)
 
 
@@ -101,40 +93,34 @@ class Prepared:
         return Path(self.manifest.source)
 
     def images(self, sample: Sample) -> tuple[Image.Image, ...]:
-        """Decode the images of a sample, each 8-bit RGB in the size of its file.
-
-        Raises:
-            SampleError: If one is missing, damaged, too large or outside the source folder.
-        """
+        """Decode the images of a sample, each 8-bit RGB in the size of its file; raises like `open_image`."""
         return tuple(open_image(self.source, ref) for ref in sample.images)
 
     def samples(self, split: Split) -> tuple[Sample, ...]:
         """Read all samples of a split, in their order.
 
-        Raises:
-            DataError: If a line is not a sample (the message names file, line and field), or the file is
-                not the one that was prepared.
+        Raises DataError if a line is not a sample (the message names file, line and field), or the file is not the one
+        that was prepared.
         """
-        return self._lines(SAMPLE, split_file(self.folder, split), self.manifest.sha256[split])
+        return self._lines(Sample, split_file(self.folder, split), self.manifest.sha256[split])
 
     def skipped(self) -> tuple[Skipped, ...]:
         """Read all skipped items, in the order in which they were met; raises like `samples`."""
-        return self._lines(_SKIPPED, self.folder / SKIPPED_NAME, self.manifest.skipped_sha256)
+        return self._lines(Skipped, self.folder / SKIPPED_NAME, self.manifest.skipped_sha256)
 
     def image_hashes(self) -> Mapping[str, str] | None:
         """Read the digests of the image files by path, or return None if there are none; raises like `samples`."""
         if self.manifest.images_sha256 is None:
             return None
         path = self.folder / IMAGES_NAME
-        text = read_bytes(path).decode(errors="replace")
-        return self._vouched(path, parse_hash_lines(text, str(path)), self.manifest.images_sha256)
+        found = parse_hash_lines(read_bytes(path).decode(errors="replace"), str(path))
+        return self._vouched(path, found, self.manifest.images_sha256)
 
-    def _lines(self, adapter: TypeAdapter[T], path: Path, sha256: str) -> tuple[T, ...]:
+    def _lines(self, kind: type[T], path: Path, sha256: str) -> tuple[T, ...]:
         try:
             with path.open("rb") as stream:
-                found = [
-                    parse_json(adapter, line, f"{path}, line {place}") for place, line in enumerate(stream, start=1)
-                ]
+                lines = enumerate(stream, start=1)
+                found = [parse_json(kind, line, f"{path}, line {place}") for place, line in lines]
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing.", "Prepare the task again.") from error
         return self._vouched(path, tuple(found), sha256)
@@ -151,22 +137,19 @@ def load_prepared(data_dir: Path, task: str) -> Prepared:
     Raises UsageError if there is no such task; DataError if it is not prepared there, its manifest is malformed, or it
     was prepared for another version of the task.
     """
-    spec = get_task(task)
-    folder = data_dir / task
+    spec, folder = get_task(task), data_dir / task
     path = folder / MANIFEST_NAME
     if not has_manifest(data_dir, task):
         raise DataError(f"The task {task!r} is not prepared in {data_dir}.", prepare_again(task))
     try:
-        manifest = parse_json_file(MANIFEST, path)
+        manifest = parse_json_file(Manifest, path)
     except DataError as error:
         raise DataError(error.problem, f"An older medbench may have written it. {prepare_again(task)}") from error
     if manifest.task != task or set(manifest.sha256) != set(SPLITS):
         raise DataError(f"{path} is not a manifest of {task!r}.", prepare_again(task))
     if (manifest.version, manifest.spec_fingerprint) != (spec.version, spec.fingerprint()):
-        raise DataError(
-            f"{folder} was prepared for another declaration of {task!r} (version {manifest.version}).",
-            prepare_again(task),
-        )
+        problem = f"{folder} was prepared for another declaration of {task!r} (version {manifest.version})."
+        raise DataError(problem, prepare_again(task))
     return Prepared(folder=folder, spec=spec, manifest=manifest)
 
 
@@ -185,15 +168,11 @@ def has_manifest(data_dir: Path, task: str) -> bool:
 
 
 def prepared_names(data_dir: Path) -> tuple[str, ...]:
-    """Return the tasks that are prepared in a folder, variants included, in catalogue order.
-
-    Raises DataError if there is none.
-    """
+    """Return the tasks that are prepared in a folder, variants included, in catalogue order; a DataError if none."""
     found = tuple(name for name in task_names() if has_manifest(data_dir, name))
     if not found:
-        raise DataError(
-            f"No task is prepared in {data_dir}.", "Prepare one: medbench data prepare TASK --source DIR --data-dir DIR"
-        )
+        way_out = "Prepare one: medbench data prepare TASK --source DIR --data-dir DIR"
+        raise DataError(f"No task is prepared in {data_dir}.", way_out)
     return found
 
 
@@ -204,7 +183,7 @@ def file_states(prepared: Prepared) -> tuple["HashedFile", ...]:
     if manifest.images_sha256 is not None:
         expected[IMAGES_NAME] = manifest.images_sha256
     expected[SKIPPED_NAME] = manifest.skipped_sha256
-    return tuple(_compared((_hash_file(folder, name) for name in expected), expected))
+    return tuple(_hash_file(folder, name, digest) for name, digest in expected.items())
 
 
 def damaged_files(prepared: Prepared) -> tuple[str, ...]:
@@ -242,14 +221,10 @@ class HashedFile:
     problem: str = ""
 
 
-def hash_images(source: Path, paths: Sequence[str], label: str) -> dict[str, str]:
-    """Return the digest of each image file of a source folder; the progress display calls them `label`.
-
-    Raises DataError if a file is missing or cannot be read.
-    """
-    found = _hash_all(source, paths, label)
-    failed = next((item for item in found if item.problem), None)
-    if failed:
+def hash_images(source: Path, paths: Iterable[str], label: str) -> dict[str, str]:
+    """Return the digest of each image file, `label` in the progress display; a DataError if one cannot be read."""
+    found = _hash_all(source, dict.fromkeys(paths), label)
+    if failed := next((item for item in found if item.problem), None):
         raise DataError(
             f"The image {source / failed.path} is {failed.problem}.",
             "Restore it or make it readable and prepare again, or leave all images unread with --image-hashes none.",
@@ -259,21 +234,14 @@ def hash_images(source: Path, paths: Sequence[str], label: str) -> dict[str, str
 
 def changed_images(source: Path, expected: Mapping[str, str], label: str) -> tuple[HashedFile, ...]:
     """Hash the files again and return those that are not as `expected`, each with its problem."""
-    return tuple(item for item in _compared(_hash_all(source, tuple(expected), label), expected) if item.problem)
-
-
-def _compared(files: Iterable[HashedFile], expected: Mapping[str, str]) -> Iterator[HashedFile]:
-    for file in files:
-        changed = "" if file.sha256 == expected[file.path] else "changed"
-        yield replace(file, problem=file.problem or changed)
+    return tuple(item for item in _hash_all(source, expected, label) if item.problem)
 
 
 def hash_lines(digests: Mapping[str, str]) -> str:
     """Return the text that `parse_hash_lines` reads."""
-    escaped = {path: "".join(_ESCAPES.get(mark, mark) for mark in path) for path in sorted(digests)}
-    return "".join(
-        f"{'' if shown == path else _ESCAPED_LINE}{digests[path]}  {shown}\n" for path, shown in escaped.items()
-    )
+    escaped = {path: path.translate(str.maketrans(_ESCAPES)) for path in sorted(digests)}
+    marked = ((path, shown, "" if shown == path else "\\") for path, shown in escaped.items())
+    return "".join(f"{mark}{digests[path]}  {shown}\n" for path, shown, mark in marked)
 
 
 def parse_hash_lines(text: str, where: str) -> dict[str, str]:
@@ -293,26 +261,26 @@ def parse_hash_lines(text: str, where: str) -> dict[str, str]:
     return digests
 
 
-def _hash_all(source: Path, paths: Sequence[str], label: str) -> list[HashedFile]:
+def _hash_all(source: Path, expected: Mapping[str, str | None], label: str) -> list[HashedFile]:
     found: list[HashedFile] = []
-    pool = ThreadPoolExecutor(_WORKERS)
+    pool, total = ThreadPoolExecutor(_WORKERS), len(expected)
     try:
         # A few files need no display.
-        with meter(label, len(paths)) if len(paths) >= _SHOWN_FROM else nullcontext() as progress:
-            for hashed in pool.map(partial(_hash_file, source), paths):
+        with meter(label, total) if total >= _SHOWN_FROM else Silent().meter(label, total, 0) as progress:
+            for hashed in pool.map(partial(_hash_file, source), expected, expected.values()):
                 found.append(hashed)
-                if progress is not None:
-                    progress.advance()
+                progress.advance()
     finally:
         # A stop does not wait for the files that are left.
         pool.shutdown(cancel_futures=True)
     return found
 
 
-def _hash_file(source: Path, path: str) -> HashedFile:
+def _hash_file(folder: Path, path: str, expected: str | None) -> HashedFile:
     try:
-        return HashedFile(path, sha256=file_sha256(locate(source, path)))
+        digest = file_sha256(locate(folder, path))
     except (FileNotFoundError, NotADirectoryError):
         return HashedFile(path, problem="missing")
     except OSError:
         return HashedFile(path, problem="unreadable")
+    return HashedFile(path, digest, problem="" if expected in {None, digest} else "changed")

@@ -18,44 +18,30 @@ _LETTERS = "ABCDEFGHIJ"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """One way of asking.
+    """One way of asking."""
 
-    Attributes:
-        meaning: What is changed and what it tells.
-        kinds: Kinds of tasks that it can change.
-        change: From a task, its test samples and a seed to what is asked; None if they have nothing that it changes.
-    """
-
-    meaning: str
-    kinds: frozenset[Kind]
+    meaning: str  # What is changed and what it tells.
+    kinds: frozenset[Kind]  # Kinds of tasks that it can change.
+    # From a task, its test samples and a seed to what is asked; None if they have nothing that it changes.
     change: Callable[[TaskSpec, Sequence[Sample], int], Asked | None]
 
 
 def probed(name: str, spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Asked | None:
-    """Return a task and its test samples as a probe asks them; None if the probe does not apply to the task.
-
-    Raises:
-        UsageError: If there is no such probe.
-    """
+    """Return a task and its test samples as a probe asks them; None if the probe does not apply to the task."""
     refuse_unknown(name)
     probe = PROBES[name]
     return probe.change(spec, samples, seed) if spec.kind in probe.kinds and samples else None
 
 
 def refuse_unknown(name: str) -> None:
-    """Refuse a name that is no probe.
-
-    Raises:
-        UsageError: With the probes that there are.
-    """
+    """Refuse, by a UsageError with the probes that there are, a name that is none."""
     if name not in PROBES:
         raise UsageError(f"There is no probe {name!r}.", f"Allowed: {', '.join(PROBES)}.")
 
 
 def _without_images(spec: TaskSpec, samples: Sequence[Sample], _seed: int) -> Asked | None:
-    if not any(sample.images for sample in samples):
-        return None
-    return spec, [replace(sample, images=()) for sample in samples]
+    blind = [replace(sample, images=()) for sample in samples]
+    return (spec, blind) if any(sample.images for sample in samples) else None
 
 
 def _with_other_images(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Asked | None:
@@ -63,8 +49,7 @@ def _with_other_images(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> 
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.groups.get(spec.group_key, sample.sample_id), []).append(sample)
-    alone = len(groups) == 1
-    if alone or not any(sample.images for sample in samples):
+    if len(groups) == 1 or not any(sample.images for sample in samples):
         return None
     order = sorted(groups)
     random.Random(seed).shuffle(order)

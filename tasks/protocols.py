@@ -1,20 +1,11 @@
 """How predictions become numbers: the metrics of a task, what each protocol scores, and the scoring.
 
-| state | what it is | paper | strict |
-|---|---|---|---|
-| `ok` | an answer that could be read | scored | scored |
-| `empty` | no answer | as it stands, so 0 nearly always; a report is left out | wrong |
-| `unparsed` | no box or choice could be read | as it stands: no box is IoU 0, no choice is wrong | wrong |
-| `refused` | the model declined | as it stands | wrong |
-| `truncated` | cut off by the limit of tokens, or a thought that never ended | as it stands | wrong |
-| `error` | server, memory or file failed | not scored; bounds | not scored; bounds |
-
-`paper` does what the official evaluation does: predictions in lower case without `<unk>`, references cut to
-their first 50 words, and a report counts only if both its prediction and its reference have text. `strict`
-compares with whole references, and a model's silence is a wrong answer: it scores 0 on every metric, so that abstaining
-never pays. What a machine failed to bring is nobody's answer: it stays out, and two bounds say what the number would be
-had all of it been wrong, or all of it right. Both protocols score what a model answers, not what it thinks before
-(`medbench.tasks.answers.thoughts`).
+The states of a prediction, and what each protocol makes of them, stand in `docs/scoring.md`. `paper` does what the
+official evaluation does: predictions in lower case without `<unk>`, references cut to their first 50 words, and a
+report counts only if both its prediction and its reference have text. `strict` compares with whole references, and a
+model's silence is a wrong answer: it scores 0 on every metric, so that abstaining never pays. What a machine failed to
+bring is nobody's answer: it stays out, and two bounds say what the number would be had all of it been wrong, or all of
+it right. Both score what a model answers, not what it thinks before (`medbench.tasks.answers.thoughts`).
 """
 
 from collections import Counter
@@ -26,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medbench.tasks.answers.box_space import BoxSpace
-from medbench.tasks.answers.refusals import is_refusal
+from medbench.tasks.answers.choice import is_refusal
 from medbench.tasks.answers.texts import normalise_strictly
 from medbench.tasks.foundation.errors import unknown_name
+from medbench.tasks.metrics.java import tokenise
 from medbench.tasks.metrics.metric import FloatArray, Metric, Scorable
-from medbench.tasks.metrics.ptb import tokenise
 from medbench.tasks.metrics.table import processed_texts, table_of
 from medbench.tasks.sample import Box
 from medbench.tasks.spec import Kind
@@ -66,27 +57,18 @@ class Item:
 
     state: State
     scorable: Scorable
-    error: str = ""
-    """Why the model's own parser could make nothing of an answer; empty otherwise."""
+    error: str = ""  # Why the model's own parser could make nothing of an answer; empty otherwise.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
-    """One metric on the items of one task; the value, per-sample values and resampling all follow from it.
-
-    Attributes:
-        metric: The metric.
-        indices: Positions of the M scored items among all items, ascending, [M].
-        statistics: Their sufficient statistics, [M, K].
-        answered: Which of them are answers that could be read, [M].
-        bounds: The value had all failures (state `error`) been wrong answers, and had all been right; None where
-            nothing failed.
-    """
+    """One metric on the items of one task; the value, per-sample values and resampling all follow from it."""
 
     metric: Metric
-    indices: npt.NDArray[np.intp]
-    statistics: FloatArray
-    answered: npt.NDArray[np.bool_]
+    indices: npt.NDArray[np.intp]  # Positions of the M scored items among all items, ascending, [M].
+    statistics: FloatArray  # Their sufficient statistics, [M, K].
+    answered: npt.NDArray[np.bool_]  # Which of them are answers that could be read, [M].
+    # The value had all failures (state `error`) been wrong answers, and had all been right; None where nothing failed.
     bounds: tuple[float, float] | None = None
 
     @property
@@ -105,14 +87,10 @@ class Evaluation:
 
 
 def metric_ids(task_name: str, kind: Kind, protocol: Protocol) -> tuple[str, ...]:
-    """Return the metrics of a task in the order of the tables; an unknown task has those of its kind.
-
-    Raises UsageError if there is no such kind or protocol.
-    """
-    if kind not in _METRIC_IDS:
-        raise unknown_name("kind of task", kind, _METRIC_IDS)
-    if protocol not in PROTOCOLS:
-        raise unknown_name("protocol", protocol, PROTOCOLS)
+    """Return the metrics of a task, or else of its kind, in order; UsageError if there is no such kind or protocol."""
+    for what, given, known in (("kind of task", kind, _METRIC_IDS), ("protocol", protocol, PROTOCOLS)):
+        if given not in known:
+            raise unknown_name(what, given, known)
     ids = _OWN_METRIC_IDS.get(task_name, _METRIC_IDS[kind])
     return ids + _MORE_STRICT_METRIC_IDS.get(kind, ()) if protocol == "strict" else ids
 
@@ -146,10 +124,7 @@ def state_of(scorable: Scorable, kind: Kind) -> State:
 def scored_items(
     protocol: Protocol, kind: Kind, items: Sequence[Item]
 ) -> tuple[npt.NDArray[np.intp], tuple[Scorable, ...]]:
-    """Return the positions [M] of the items that a protocol scores, and what it scores there.
-
-    Under `strict` an item that is no answer is an empty prediction, whatever text came with it.
-    """
+    """Return the positions [M] that a protocol scores, and what: of no answer, under `strict`, an empty one."""
     chosen = [
         (place, _silent(item.scorable) if protocol == "strict" and item.state != "ok" else item.scorable)
         for place, item in enumerate(items)
@@ -193,11 +168,8 @@ def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Ite
 def _wrong_and_right(protocol: Protocol, scorable: Scorable) -> tuple[Scorable, Scorable]:
     """Return a failed item as if its answer had been wrong, and as if it had been right."""
     wrong = replace(_silent(scorable), prediction="" if protocol == "strict" else _NOTHING_RIGHT)
-    right = replace(
-        scorable, prediction=scorable.reference, choice=scorable.reference if scorable.choices else "",
-        predicted_box=scorable.reference_box,
-    )  # fmt: skip
-    return wrong, right
+    reference, choice = scorable.reference, scorable.reference if scorable.choices else ""
+    return wrong, replace(scorable, prediction=reference, choice=choice, predicted_box=scorable.reference_box)
 
 
 def _bounds(
@@ -206,22 +178,16 @@ def _bounds(
     missed = [pair for pair in missed if metric.applies(pair[0])]
     if not missed:
         return None
-    wrong, right = (_with(metric, scored, statistics, more) for more in zip(*missed, strict=True))
-    return float(metric.compute(wrong)), float(metric.compute(right))
-
-
-def _with(metric: Metric, scored: Sequence[Scorable], statistics: FloatArray, more: Sequence[Scorable]) -> FloatArray:
-    """Return the totals [K] of what was scored and of `more`."""
-    if not metric.adds:
-        return np.asarray(metric.statistics([*scored, *more]).sum(axis=0))
-    return np.asarray(statistics.sum(axis=0) + metric.statistics(more).sum(axis=0))
+    if metric.adds:
+        totals = (statistics.sum(axis=0) + metric.statistics(more).sum(axis=0) for more in zip(*missed, strict=True))
+    else:
+        totals = (metric.statistics([*scored, *more]).sum(axis=0) for more in zip(*missed, strict=True))
+    wrong, right = (float(metric.compute(total)) for total in totals)
+    return wrong, right
 
 
 def tokenise_together(tasks: Iterable[tuple[str, Kind, Sequence[Item]]]) -> None:
-    """Tokenise the reports of several tasks (name, kind, items) for both protocols with one start of the tokenizer.
-
-    Evaluating the tasks afterwards finds the tokens there.
-    """
+    """Tokenise the reports of several tasks (name, kind, items) at once; evaluating them finds the tokens there."""
     texts = [
         text
         for name, kind, items in tasks
@@ -242,9 +208,7 @@ def rec_ceilings(
     Uni-Med truncates to whole hundredths of the image, which costs small boxes most. `boxes` are the right ones in
     pixels, each with width and height of its image.
     """
-    written = (
-        Scorable(prediction="", reference="", predicted_box=space.as_written(box, size), reference_box=box)
-        for box, size in boxes
-    )
+    empty = Scorable(prediction="", reference="")
+    written = (replace(empty, predicted_box=space.as_written(box, size), reference_box=box) for box, size in boxes)
     items = [Item(state="ok", scorable=scorable) for scorable in written]
     return {found.metric.metric_id: found.value for found in evaluate(task, "rec", protocol, items)}

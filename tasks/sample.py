@@ -28,47 +28,25 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """Where one image is; nothing is opened until it is decoded.
+    """Where one image is: a file, or a row of an array inside an `.npz` file; nothing is opened until it is decoded."""
 
-    Attributes:
-        path: File, relative to the source folder of the prepared task.
-        member: Name of the array inside an `.npz` file, or empty.
-        index: Row of that array.
-    """
-
-    path: str
+    path: str  # Relative to the source folder of the prepared task.
     member: str = ""
     index: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One question of a task.
+    """One question of a task; docs/own-task.md says what each field is for."""
 
-    Attributes:
-        sample_id: Stable and unique inside its task, e.g. `xmlab3/12`.
-        task: Name of the task.
-        split: `train` or `test`.
-        images: The images that the question is about; empty for text-only tasks.
-        inputs: What fills the prompt template, by field name (`question`, `object`).
-        reference: The right answer as text (for REC the name of the object, whose box is in `box`); a key of
-            `choices` where there are some.
-        choices: The closed list that the answer comes from, key to text (`A` to an option, a class to itself);
-            empty for open questions.
-        box: REC: the box to find; REG: the box to name; otherwise None. Pixels of the original image.
-        image_size: Width and height in pixels of the image that `box` refers to.
-        labels: The dataset's own labels, for breakdowns (`answer_type`, `modality`, `organ`).
-        groups: Ids that tie samples together (`image`, `study`, `patient`, `volume`, `document`).
-    """
-
-    sample_id: str
+    sample_id: str  # Stable and unique inside its task, e.g. `xmlab3/12`.
     task: str
     split: Split
     images: tuple[ImageRef, ...] = ()
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    reference: str
-    choices: Mapping[str, str] = field(default_factory=dict)
-    box: Box | None = None
-    image_size: tuple[int, int] | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    groups: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)  # What fills the prompt, by field (`question`, `object`).
+    reference: str  # The right answer; a key of `choices` where there are some; of REC the name of the object.
+    choices: Mapping[str, str] = field(default_factory=dict)  # The closed list of answers, key to text.
+    box: Box | None = None  # REC: to find; REG: to name. Pixels of the original image.
+    image_size: tuple[int, int] | None = None  # Width and height in pixels of the image that `box` refers to.
+    labels: Mapping[str, str] = field(default_factory=dict)  # The dataset's own, for breakdowns (`modality`, `organ`).
+    groups: Mapping[str, str] = field(default_factory=dict)  # What ties samples together (`image`, `patient`).

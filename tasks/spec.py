@@ -14,31 +14,21 @@ Kind = Literal["qa", "vqa", "report", "rec", "reg", "cls"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """An item of the native data that became no sample, and why.
-
-    Attributes:
-        item: What it is called.
-        reason: The same words for all items of a kind.
-        looked_for: The file, relative to the source folder, where it is one that is missing.
-    """
+    """An item of the native data that became no sample, and why."""
 
     item: str
-    reason: str
-    looked_for: str = ""
+    reason: str  # The same words for all items of a kind.
+    looked_for: str = ""  # The file, relative to the source folder, where it is one that is missing.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a reader found in a source folder: samples of both splits in a stable order, and everything it left out.
+    """What a reader found in a source folder."""
 
-    `split_method` says how train and test were told apart, e.g. `authors' lists train.txt and test.txt`; `warnings` say
-    what is odd about the data as a whole.
-    """
-
-    samples: tuple[Sample, ...]
-    skipped: tuple[Skipped, ...]
-    split_method: str
-    warnings: tuple[str, ...] = ()
+    samples: tuple[Sample, ...]  # Of both splits in a stable order.
+    skipped: tuple[Skipped, ...]  # Everything that was left out.
+    split_method: str  # How train and test were told apart, e.g. `authors' lists train.txt and test.txt`.
+    warnings: tuple[str, ...] = ()  # What is odd about the data as a whole.
 
 
 Reader = Callable[[Path, Mapping[str, str]], Reading]
@@ -46,61 +36,36 @@ Reader = Callable[[Path, Mapping[str, str]], Reading]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """One of the benchmarks.
+    """One of the benchmarks; docs/own-task.md says what each field is for."""
 
-    Attributes:
-        name: Identifier on the command line and on disk.
-        kind: What is asked; decides the metrics (`medbench.tasks.protocols`).
-        title: Name in tables, as in the paper.
-        version: Raised by hand whenever an edit changes scores; `tasks/versions.lock.json` holds that.
-        prompt: Instruction at evaluation; fields in braces are the sample's inputs and `box`.
-        train_prompts: Pool of instructions for training, one drawn per sample.
-        max_new_tokens: Longest answer in tokens.
-        limit_chosen: Whether a user chose `max_new_tokens`; then it also stands above what a model's authors used.
-        group_key: Which of the sample's groups is the unit of resampling for intervals.
-        counts: Samples of the paper's Table 4 by split.
-        credentialed: Whether access needs a signed agreement; such texts and images never leave the machine.
-        layout: One line on the native layout that `reader` expects.
-        options: Allowed options of the reader with their meaning.
-        choices: The answers that the task allows, where they are the same for all its questions. Samples carry their
-            own; these stand in for predictions of others that came without.
-        variant_of: Name of the task whose data this one asks about in another way, or empty. Variants are run only
-            when they are named, so that `all` means the benchmark and nothing twice.
-    """
-
-    name: str
-    kind: Kind
-    title: str
-    version: int
-    prompt: str
-    train_prompts: tuple[str, ...]
+    name: str  # On the command line and on disk.
+    kind: Kind  # Decides the metrics (`medbench.tasks.protocols`).
+    title: str  # In tables, as in the paper.
+    version: int  # Raised by hand whenever an edit changes scores; `tasks/versions.lock.json` holds that.
+    prompt: str  # At evaluation; fields in braces are the sample's inputs and `box`.
+    train_prompts: tuple[str, ...]  # For training, one drawn per sample.
     max_new_tokens: int = 100
-    limit_chosen: bool = False
-    group_key: str
-    counts: Mapping[Split, int]
+    limit_chosen: bool = False  # By a user; then the limit also stands above what a model's authors used.
+    group_key: str  # Which of the sample's groups is the unit of resampling for intervals.
+    counts: Mapping[Split, int]  # Samples of the paper's Table 4.
     source: str
     licence: str
-    credentialed: bool = False
-    layout: str
+    credentialed: bool = False  # Access needs a signed agreement; such texts and images never leave the machine.
+    layout: str  # One line on the native layout that `reader` expects.
     reader: Reader
-    options: Mapping[str, str] = field(default_factory=dict)
-    choices: tuple[str, ...] = ()
-    variant_of: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)  # Of the reader, with their meaning.
+    choices: tuple[str, ...] = ()  # The answers, where they are the same for all questions; samples carry their own.
+    variant_of: str = ""  # The task whose data this one asks about in another way; variants run only when named.
 
     def choices_by_key(self) -> dict[str, str]:
         """Return `choices` as a sample has them: words stand for themselves, of letters the texts are not known."""
         return {key: key if len(key) > 1 else "" for key in self.choices}
 
     def instruction(self, sample: Sample, *, box: str = "", template: str | None = None) -> str:
-        """Return the instruction text for `sample`.
+        """Return the instruction text for `sample`; a DataError if it lacks a field of the template.
 
-        Args:
-            sample: The question.
-            box: The sample's box as text in the coordinate space of the model that is asked (REG only).
-            template: One of `train_prompts`; the evaluation prompt by default.
-
-        Raises:
-            DataError: If the sample lacks a field of the template.
+        `box` is the sample's box as text in the coordinate space of the model that is asked (REG only); `template` is
+        one of `train_prompts`, the evaluation prompt by default.
         """
         try:
             return (template or self.prompt).format_map({**sample.inputs, "box": box})

@@ -11,19 +11,19 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
-from medbench.tasks.foundation.files import file_sha256, fingerprint, inside, read_json
+from medbench.tasks.foundation.files import file_sha256, fingerprint, inside
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import Prepared, damaged_files, load_prepared
 from medbench.tasks.validation import NativeRow, parse_json_file
 
 SuiteName = Literal["mini", "paper", "custom"]
 
+# Folder of the built suite; `suite.json` in it says where each item comes from.
 DATA = Path(__file__).parent / "mini_suite" / "data"
-"""Folder of the built suite; `suite.json` in it says where each item comes from."""
 RECORD_FILE = DATA.with_name("prepared.json")
 _SUITE_FILE = "suite.json"
 # What is read is decided by the readers; what is written, also by the checks and by whatever both use.
@@ -37,9 +37,6 @@ class _SuiteTask(NativeRow):
 
 class _Suite(NativeRow):
     tasks: dict[str, _SuiteTask]
-
-
-_SUITE = TypeAdapter(_Suite)
 
 
 def suite_of(tasks: Iterable[Prepared]) -> SuiteName:
@@ -58,14 +55,12 @@ def suite_of(tasks: Iterable[Prepared]) -> SuiteName:
 @cache
 def recorded_test_splits() -> Mapping[str, str]:
     """Return the digest of each bundled task's prepared test split, as it was recorded."""
-    record: dict[str, str] = read_json(RECORD_FILE)
-    return record
+    return parse_json_file(dict[str, str], RECORD_FILE)
 
 
 def medbench_home() -> Path:
     """Return the folder for everything that can be made again: `MEDBENCH_HOME`, or `~/.cache/medbench`."""
-    given = os.environ.get("MEDBENCH_HOME")
-    if given:
+    if given := os.environ.get("MEDBENCH_HOME"):
         return Path(given)
     try:
         return Path.home() / ".cache" / "medbench"
@@ -76,14 +71,8 @@ def medbench_home() -> Path:
 def open_task(name: str, data_dir: Path | None = None) -> Prepared:
     """Return the prepared data of a task, whose `samples("test")` and `images(sample)` a notebook can walk through.
 
-    Args:
-        name: Name of the task.
-        data_dir: The folder given to `medbench data prepare`; without it the task's part of the bundled mini suite is
-            taken, which is prepared when it is first used.
-
-    Raises:
-        UsageError: If there is no such task.
-        DataError: If it is not prepared there, or the mini suite has no such task.
+    `data_dir` is the folder given to `medbench data prepare`; without it the task's part of the bundled mini suite is
+    taken, prepared when it is first used. Raises UsageError if there is no such task, DataError if it is not there.
     """
     return load_prepared(data_dir if data_dir is not None else prepare_mini_suite(), name)
 
@@ -98,23 +87,14 @@ def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
 
     The folder's name is made of the suite's manifest and of the code of this package, so that neither an edited suite
     nor an edited reader or check meets old samples. It is built aside and moved into place whole, by one process at a
-    time.
-
-    Args:
-        suite_dir: Folder with `suite.json`: `{"tasks": {<task>: {"source": <folder>, "options": {...}}}}`.
-        cache_dir: Where the prepared folder goes; `medbench_home()` by default.
-
-    Returns:
-        The data folder, for `load_prepared`.
-
-    Raises:
-        DataError: If the suite is malformed.
-        RunError: If the cache cannot be written to.
+    time, in `cache_dir` (`medbench_home()` by default). `suite_dir` has `suite.json`: `{"tasks": {<task>: {"source":
+    <folder>, "options": {...}}}}`. Returns the data folder, for `load_prepared`. Raises DataError if the suite is
+    malformed, RunError if the cache cannot be written to.
     """
     # Whoever has a prepared suite needs no lock.
     from filelock import FileLock
 
-    suite = parse_json_file(_SUITE, suite_dir / _SUITE_FILE)
+    suite = parse_json_file(_Suite, suite_dir / _SUITE_FILE)
     home = cache_dir or medbench_home()
     target = home / f"mini-{_suite_key(suite_dir)[:12]}"
     if _is_whole(suite, suite_dir, target):
@@ -147,16 +127,14 @@ def _prepare_aside(suite: _Suite, suite_dir: Path, target: Path) -> None:
 
 def _suite_key(suite_dir: Path) -> str:
     here = Path(__file__).parent
-    code = sorted(path for folder in _DECIDING for path in (here / folder).glob("*.py"))
+    files = (path for folder in _DECIDING for path in (here / folder).iterdir())
+    code = sorted(path for path in files if path.suffix in {".py", ".yaml"})
     return fingerprint([file_sha256(path) for path in (suite_dir / _SUITE_FILE, *code)])
 
 
 def _is_whole(suite: _Suite, suite_dir: Path, target: Path) -> bool:
+    found = ((load_prepared(target, name), inside(suite_dir, task.source)) for name, task in suite.tasks.items())
     try:
-        for name, task in suite.tasks.items():
-            prepared = load_prepared(target, name)
-            if prepared.source != inside(suite_dir, task.source).resolve() or damaged_files(prepared):
-                return False
+        return all(prepared.source == source.resolve() and not damaged_files(prepared) for prepared, source in found)
     except DataError:
         return False
-    return True

@@ -1,16 +1,10 @@
 """What of a dataset may be shown, sent and passed on: decided here alone, by what the data are, never by their layout.
 
-| data | how they are known | what may be passed on |
-|---|---|---|
-| the bundled mini suite | the digest of their samples | everything |
-| in the layout of a task under a signed agreement | the task's declaration | nothing but scores under running numbers |
-| of a task that this installation does not know | - | the same |
-| a real dataset | a recorded fingerprint (`tasks/known_data.json`) | what its licence allows |
-| any other | what their owner said: `medbench data prepare --licence` | what that licence allows |
-| any other | - | nothing but scores under running numbers |
-
-A hospital's own data prepared in Slake's layout are the last: neither the layout nor a count of samples that equals a
-paper's says whose they are.
+Known are the bundled mini suite (by the digest of its samples), tasks under a signed agreement (by their declaration)
+and real datasets (by a recorded fingerprint, `tasks/known_data.json`). Of any other data their owner says the licence
+(`medbench data prepare --licence`); where nobody does, nothing is passed on but scores under running numbers. What that
+makes of each stands in `docs/export.md`. A hospital's own data prepared in Slake's layout are the last: neither the
+layout nor a count of samples that equals a paper's says whose they are.
 """
 
 import re
@@ -40,16 +34,13 @@ NOBODY_SAID = (
 class Terms:
     """What may be passed on of the data of a task.
 
-    Attributes:
-        openness: `open`: scores, answers and labels; `no texts`: scores by sample; `closed`: scores under running
-            numbers, since even the names of samples and patients may say whose they are.
-        reason: Why not everything; empty if it is open.
-        licence: Of these data, as far as anybody knows; empty for the mini suite, whose items have their own.
+    `open`: scores, answers and labels; `no texts`: scores by sample; `closed`: scores under running numbers, since even
+    the names of samples and patients may say whose they are.
     """
 
     openness: Literal["open", "no texts", "closed"]
-    reason: str = ""
-    licence: str = ""
+    reason: str = ""  # Why not everything; empty if it is open.
+    licence: str = ""  # As far as anybody knows; empty for the mini suite, whose items have their own.
 
 
 def needs_agreement(task: str) -> bool:
@@ -73,14 +64,7 @@ def terms_of_prepared(prepared: Prepared) -> Terms:
 
 
 def terms_of_data(task: str, fingerprint: str, *, bundled: bool, licence: str) -> Terms:
-    """Return what may be passed on of data.
-
-    Args:
-        task: Name of the task in whose layout they are.
-        fingerprint: Their identity.
-        bundled: Whether they are the mini suite's own.
-        licence: What their owner said; empty for nothing.
-    """
+    """Return what may be passed on of data in a task's layout; `bundled` are ours, `licence` is the owner's word."""
     if bundled:
         return Terms(openness="open")
     if task not in TASKS:
@@ -100,11 +84,7 @@ def terms_of_data(task: str, fingerprint: str, *, bundled: bool, licence: str) -
 
 
 def checked_licence(spec: TaskSpec, licence: str) -> str:
-    """Return what the owner of data says of their licence.
-
-    Raises:
-        UsageError: If the task's data count as under a signed agreement whoever says otherwise.
-    """
+    """Return what the owner says of a licence; UsageError if the data count as under a signed agreement anyway."""
     said = " ".join(licence.split())
     if said and spec.credentialed:
         raise UsageError(

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
@@ -27,50 +27,56 @@ class NativeRow(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-def parse_json(adapter: TypeAdapter[T], data: bytes, where: str) -> T:
+_adapters: dict[object, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[T] | TypeAdapter[T]) -> TypeAdapter[T]:
+    if isinstance(kind, TypeAdapter):
+        return kind
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    adapter: TypeAdapter[T] = _adapters[kind]
+    return adapter
+
+
+def parse_json(kind: type[T] | TypeAdapter[T], data: bytes, where: str) -> T:
     """Parse and validate one JSON document; half a character in it becomes the replacement character.
 
-    Raises:
-        DataError: If it is not JSON or has another shape; the values themselves stay out of the message,
-            since they may be texts of patients.
+    Raises DataError if it is not JSON or has another shape; the values themselves stay out of the message, since they
+    may be texts of patients.
     """
     try:
-        return adapter.validate_json(data)
+        return _adapter(kind).validate_json(data)
     except ValidationError as error:
         whole = whole_characters(data)
         if whole != data:
-            return parse_json(adapter, whole, where)
+            return parse_json(kind, whole, where)
         raise _data_error(where, error) from None
 
 
-def parse_value(adapter: TypeAdapter[T], value: object, where: str) -> T:
+def parse_value(kind: type[T] | TypeAdapter[T], value: object, where: str) -> T:
     """Validate a value that is already in memory; raises like `parse_json`."""
     try:
-        return adapter.validate_python(value)
+        return _adapter(kind).validate_python(value)
     except ValidationError as error:
         raise _data_error(where, error) from None
 
 
-def parse_json_file(adapter: TypeAdapter[T], path: Path) -> T:
+def parse_json_file(kind: type[T] | TypeAdapter[T], path: Path) -> T:
     """Parse and validate a JSON file; raises like `parse_json`, also if the file cannot be read."""
-    return parse_json(adapter, read_text_bytes(path), str(path))
+    return parse_json(kind, read_text_bytes(path), str(path))
 
 
 def read_text_bytes(path: Path) -> bytes:
     """Read a file of text as UTF-8 without a mark in front, whichever way it was saved.
 
-    Raises:
-        DataError: If it is missing, cannot be read or is no text (`medbench.tasks.foundation.text`).
+    Raises DataError if it is missing, cannot be read or is no text (`medbench.tasks.foundation.text`).
     """
     return utf8(read_bytes(path), str(path))
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file.
-
-    Raises:
-        DataError: If it is missing or cannot be read.
-    """
+    """Read a whole file; a DataError if it is missing or cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

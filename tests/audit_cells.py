@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from medbench.leaderboard.audit.outputs.cells import Answered, Cell, long_texts, make_cell
-from medbench.leaderboard.audit.outputs.verdict import CellVerdict, audit_outputs
+from medbench.leaderboard.audit.outputs.verdict import Judgement, audit_outputs
 
 WORDS = [f"{start}{end}" for start in ("neph", "card", "oste", "pulm", "hepat", "crani") for end in ("al", "ic", "oid")]
 
@@ -39,5 +39,5 @@ def cell(
     return make_cell(answered(references, answers, groups), train_references=known)
 
 
-def verdict_of(found: Cell) -> CellVerdict:
-    return audit_outputs({"": found})[""].verdict
+def verdict_of(found: Cell) -> Judgement:
+    return audit_outputs({"": found})[""]

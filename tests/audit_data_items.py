@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from medbench.leaderboard.audit.data.audit import DataToAudit, TaskOverlaps, find_overlaps
 from medbench.leaderboard.audit.data.findings import Finding, Overlap
 from medbench.leaderboard.audit.data.items import Item, TaskItems
-from medbench.leaderboard.audit.data.overlaps import DataToAudit, TaskOverlaps, find_overlaps
 from medbench.tasks.sample import ImageRef
 from medbench.tasks.spec import Kind
 
@@ -75,7 +75,7 @@ def vqa_rad_items(folder: Path, split: str) -> list[Item]:
 
 def compared(test: TaskItems, *train: TaskItems, **given: Any) -> TaskOverlaps:
     """Compare one task's test items with training items."""
-    (found,) = find_overlaps(DataToAudit(test=[test], train=train, **given)).tasks
+    (found,) = find_overlaps(DataToAudit(test=[test], train=train, **given))
     return found
 
 

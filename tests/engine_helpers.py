@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from medbench.adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.requests import Decoding, Outcome, Request
+from medbench.harness.engine.requests import Decoding, Outcome, Request, SharedPrefix
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample
@@ -105,6 +105,11 @@ def make_requests(folder: Path, number: int, seed: int, **decoding: Any) -> list
             )
         )  # fmt: skip
     return requests
+
+
+def prefix_of(length: int) -> SharedPrefix:
+    """Return a prefix of so many tokens, whatever they are."""
+    return SharedPrefix(place=(Path(), "vqa"), segments=(), length=length)
 
 
 def answer(

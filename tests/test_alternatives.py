@@ -7,7 +7,7 @@ from cpu_growth import QUADRATIC, growth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.tasks.answers.alternatives import says_alternative
+from medbench.tasks.answers.closed import says_alternative
 from medbench.tasks.metrics.answers import answers_closed
 
 PAIRS = (

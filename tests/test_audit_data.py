@@ -12,10 +12,9 @@ from audit_terminal import medbench
 from native_data import medqa, mimic_cxr, mpx_row, write_csv, write_picture
 from PIL import Image
 
-from medbench.leaderboard.audit.data.audit import report_overlaps
+from medbench.leaderboard.audit.data.audit import DataToAudit, report_overlaps
 from medbench.leaderboard.audit.data.findings import Finding, Null, judge, null_split
 from medbench.leaderboard.audit.data.items import Item, image_names, training_rows
-from medbench.leaderboard.audit.data.overlaps import DataToAudit, find_overlaps
 from medbench.leaderboard.audit.document import strongest
 from medbench.leaderboard.runs import overlaps_in
 from medbench.tasks.catalog import get_task
@@ -173,7 +172,7 @@ def test_texts_of_credentialed_training_data_are_withheld_beside_open_tests() ->
     hidden = replace(train, credentialed=True)
     for corpus, reveal, expected in ((train, False, True), (hidden, False, False), (hidden, True, True)):
         given = DataToAudit(test=[test], train=[corpus], reveal=reveal)
-        examples = report_overlaps(find_overlaps(given)).examples
+        examples = report_overlaps(given).examples
         assert examples
         assert any(one.texts for one in examples) is expected
 
@@ -352,7 +351,7 @@ def test_ids_of_other_datasets_are_not_compared() -> None:
 
 def test_an_empty_training_split_cannot_be_compared() -> None:
     test = as_task([vqa(1, "a", "b", groups={"image": "7"}, family="slake")])
-    audit = report_overlaps(find_overlaps(DataToAudit(test=[test], train=[as_task([])])))
+    audit = report_overlaps(DataToAudit(test=[test], train=[as_task([])]))
     assert (audit.verdicts, audit.code) == ({"slake-vqa": "not_testable"}, 5)
 
 
@@ -491,7 +490,7 @@ def test_a_hostile_text_cannot_break_the_page() -> None:
     text = "one | two <script>alert(1)</script> three [four](five) six seven eight nine"
     test = as_task([report("t|<b>", text)], task="mpx-single", kind="report", decisive="case", family="mpx")
     train = as_task([report("r", text)], task="mimic-cxr", kind="report", decisive="patient", family="mimic-cxr")
-    page = report_overlaps(find_overlaps(DataToAudit(test=[test], train=[train]))).to_markdown()
+    page = report_overlaps(DataToAudit(test=[test], train=[train])).to_markdown()
     assert "<script>" not in page
     assert r"one \| two" in page
 

@@ -196,15 +196,15 @@ def test_too_few_cases_are_not_testable_however_many_match() -> None:
 
 def test_holm_counts_the_tasks_that_could_be_tested() -> None:
     leaking = cell(reports(200), memorised(reports(200), 0.03))
-    alone = audit_outputs({"a": leaking})["a"].verdict
+    alone = audit_outputs({"a": leaking})["a"]
     clean = {f"c{place}": cell(reports(50), reports(50, seed=9)) for place in range(40)}
     closed = {f"n{place}": cell(["yes"] * 50, ["yes"] * 50) for place in range(40)}
-    beside = audit_outputs({"a": leaking, **clean})["a"].verdict
+    beside = audit_outputs({"a": leaking, **clean})["a"]
     assert alone.p == beside.p
     assert alone.p_holm == alone.p
     assert beside.p_holm == pytest.approx(41 * alone.p)
     assert (alone.verdict, beside.verdict) == ("strong", "suspicious")
-    assert audit_outputs({"a": leaking, **closed})["a"].verdict.p_holm == alone.p
+    assert audit_outputs({"a": leaking, **closed})["a"].p_holm == alone.p
 
 
 def test_rows_and_tasks_in_another_order_change_nothing() -> None:
@@ -215,45 +215,45 @@ def test_rows_and_tasks_in_another_order_change_nothing() -> None:
     other = cell(reports(50), reports(50, seed=2))
     first = audit_outputs({"a": one, "b": other})
     second = audit_outputs({"b": other, "a": two})
-    assert first["a"].verdict == second["a"].verdict
-    assert first["b"].verdict == second["b"].verdict
+    assert first["a"] == second["a"]
+    assert first["b"] == second["b"]
     assert one.fingerprint() == two.fingerprint()
     assert run_controls(one) == run_controls(two)
 
 
 def peer(matches: int, of: int, name: str = "peer") -> Peer:
-    return Peer(name=name, run=name, share=Share(matches=matches, of=of), exact=matches)
+    return Peer(name=name, run=name, matches=matches, of=of, exact=matches)
 
 
 def test_peers_raise_the_tolerated_rate_and_both_are_reported() -> None:
     references = reports(200)
     leaking = cell(references, memorised(references, 0.04))
     peers = [peer(8, 200, f"peer {place}") for place in range(3)]
-    found = audit_outputs({"a": leaking}, {"a": peers})["a"].verdict
+    found = audit_outputs({"a": leaking}, {"a": peers})["a"]
     assert found.p0_source == "peers"
     assert 0.04 < found.p0 < 0.07
     assert found.p_default < 1e-4
     assert found.p > 0.1
     assert found.verdict == "no_evidence"
-    few = audit_outputs({"a": leaking}, {"a": peers[:2]})["a"].verdict
+    few = audit_outputs({"a": leaking}, {"a": peers[:2]})["a"]
     assert (few.p0_source, few.p0, few.verdict) == ("default", THRESHOLDS.tolerated_rate, "strong")
 
 
 def test_many_peers_without_matches_leave_the_default() -> None:
     peers = [peer(0, 1000, f"peer {place}") for place in range(3)]
-    found = audit_outputs({"a": cell(reports(50), reports(50, seed=1))}, {"a": peers})["a"].verdict
+    found = audit_outputs({"a": cell(reports(50), reports(50, seed=1))}, {"a": peers})["a"]
     assert (found.p0, found.p0_source) == (0.005, "default")
 
 
 def test_peers_on_a_task_without_cases_that_count_change_nothing() -> None:
     found = audit_outputs({"a": cell(["yes"] * 50, ["yes"] * 50)}, {"a": [peer(0, 0, str(n)) for n in range(3)]})
-    assert (found["a"].verdict.p0, found["a"].verdict.p0_source) == (0.005, "default")
+    assert (found["a"].p0, found["a"].p0_source) == (0.005, "default")
 
 
 def test_where_all_peers_match_everywhere_nothing_is_surprising() -> None:
     references = reports(50)
     same = [peer(50, 50, str(place)) for place in range(3)]
-    found = audit_outputs({"a": cell(references, references)}, {"a": same})["a"].verdict
+    found = audit_outputs({"a": cell(references, references)}, {"a": same})["a"]
     assert (found.p0, found.p, found.verdict, found.detectable_rate) == (1.0, 1.0, "no_evidence", None)
     assert found.p_default < 1e-50
 
@@ -332,9 +332,9 @@ def test_dealt_answers_belong_to_other_cases() -> None:
     references = reports(40)
     groups = [f"p{place // 4}" for place in range(40)]
     dealt = shuffle(cell(references, references, groups))
-    assert sorted(filter(None, dealt.predictions)) == sorted(filter(None, dealt.references))
-    own = dict(zip(dealt.references, dealt.groups, strict=True))
-    assert all(own[said] != group for said, group in zip(dealt.predictions, dealt.groups, strict=True))
+    assert sorted(item.said or "" for item in dealt.items) == sorted(item.right or "" for item in dealt.items)
+    own = {item.right: item.group for item in dealt.items}
+    assert all(own[item.said] != item.group for item in dealt.items)
 
 
 def test_matches_by_chance_are_the_mean_over_all_ways_to_deal() -> None:

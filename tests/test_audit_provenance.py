@@ -11,8 +11,7 @@ from fixture_root import realdata
 from native_data import mpx_row, mpx_single, write_csv
 
 from medbench.harness.models import declared_by
-from medbench.leaderboard.audit.data.declared import image_prints
-from medbench.leaderboard.audit.data.manifest import Inherited, inherited, read_sources, source_of
+from medbench.leaderboard.audit.data.declared import Inherited, image_prints, inherited, read_sources, source_of
 from medbench.tasks.catalog import TASKS, get_task
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, UsageError
 from medbench.tasks.prepare import prepare_task

@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from medbench.tasks.answers.box_names import NAME, box_of, names_in
 from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.tasks.answers.box_tokens import NAME, box_of, names_in
 from medbench.tasks.sample import Box
 
 SIZE = (1000, 1000)

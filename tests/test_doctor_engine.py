@@ -4,9 +4,9 @@ import pytest
 from command_line import medbench
 
 from medbench.harness.doctor import show_engine
-from medbench.harness.doctor_engine import Agreement, EngineDiagnosis, examine_engine
 from medbench.harness.phases import Phases
 from medbench.harness.settings import Settings
+from medbench.harness.trials import Agreement, EngineDiagnosis, examine_engine
 from medbench.harness.workload import load_workload
 
 
@@ -26,7 +26,7 @@ def test_a_model_without_the_engine_is_a_usage_error() -> None:
 def test_an_engine_that_mixes_rows_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from medbench.adapters.base import LoadOptions
     from medbench.adapters.mock import RandomMock
-    from medbench.harness.engine.slots import KVSlots
+    from medbench.harness.engine.attention import KVSlots
 
     loads = load_workload(Settings(model="mock", tasks=("slake-vqa",), limit=12)).loads
     adapter = RandomMock(LoadOptions(seed=3))

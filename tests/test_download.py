@@ -20,7 +20,7 @@ from hub_server import Handler, Hub, Wish, zipped
 from native_data import NATIVE, slake
 
 from medbench.tasks.catalog import get_task, task_names
-from medbench.tasks.download.cli import download_command
+from medbench.tasks.cli import download_command
 from medbench.tasks.download.fetch import DownloadError, download, read_record
 from medbench.tasks.download.sources import SOURCES, HubSource, ManualSource, WebFile, WebSource, source_of
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError

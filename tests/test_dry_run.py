@@ -10,8 +10,8 @@ from medbench.adapters.base import LoadOptions, Prompt, SizeOf
 from medbench.adapters.mock import RandomMock
 from medbench.harness.dry_run import duration, preview_local
 from medbench.harness.engine.requests import GREEDY
-from medbench.harness.estimate import estimate
 from medbench.harness.settings import Settings
+from medbench.harness.trials import estimate
 from medbench.harness.workload import load_workload
 from medbench.tasks.foundation.errors import EXIT_USAGE, SampleError
 from medbench.tasks.sample import Sample
@@ -73,16 +73,16 @@ def test_what_would_fail_is_told_before_the_night() -> None:
     [load] = load_workload(Settings(model="mock", tasks=("slake-vqa",), limit=3)).loads
     adapter = Fussy(LoadOptions())
     adapter.refused = load.samples[0].sample_id
-    preview, requests = preview_local(adapter, load, GREEDY)
-    assert (preview.failures, len(requests)) == (1, len(load.samples) - 1)
-    assert preview.first_failure == f"{adapter.refused}: The picture is missing."
-    assert preview.first == load.samples[1].sample_id
+    preview = preview_local(adapter, load, GREEDY)
+    assert (len(preview.failures), len(preview.requests)) == (1, len(load.samples) - 1)
+    assert preview.failures[0] == f"{adapter.refused}: The picture is missing."
+    assert preview.first == load.samples[1]
 
 
 def test_the_estimate_grows_with_the_work(small_data: Path) -> None:
     [load] = load_workload(Settings(model="mock", tasks=("slake-vqa",), data_dir=small_data)).loads
     adapter = RandomMock(LoadOptions())
-    _, requests = preview_local(adapter, load, GREEDY)
+    requests = preview_local(adapter, load, GREEDY).requests
     few = estimate(adapter, requests, images=1, as_references=10, rows=4)
     many = estimate(adapter, requests * 200, images=200, as_references=2000, rows=4)
     assert few is not None

@@ -11,9 +11,9 @@ from engine_helpers import END, VOCABULARY, WIDTH, Small, answer, make_requests,
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from medbench.adapters.base import ImageSlot, Prompt, RowStates
-from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.requests import Request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.phases import Phases
 from medbench.tasks.spec import Kind
 

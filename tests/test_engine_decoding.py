@@ -11,12 +11,12 @@ import torch
 from engine_helpers import END, Small, answer, generate_alone, make_requests, pictures, texts
 
 from medbench.adapters.base import TextSegment
-from medbench.harness.engine.alone import generate_alone as one_by_one
+from medbench.harness.engine.batching import Row, write_next
 from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token
-from medbench.harness.engine.images import AHEAD, FeatureCache, ImageLoader
+from medbench.harness.engine.images import AHEAD, FeatureCache, Images
 from medbench.harness.engine.passes import why_not_packed
 from medbench.harness.engine.requests import Request
-from medbench.harness.engine.sampling import Row, write_next
+from medbench.harness.engine.static import generate_alone as one_by_one
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.sample import ImageRef
@@ -191,7 +191,7 @@ class Crowded(Small):
 
     @staticmethod
     def _refuse(_: torch.nn.Module, __: object, given: dict[str, Any], ___: object) -> None:
-        [keys, _], *_ = given["past_key_values"].chunks(0)
+        [keys, _], *_ = given["packed"].slots.layers[0].chunks
         if len(keys) > 1:
             raise torch.OutOfMemoryError("pretended")
 
@@ -220,18 +220,18 @@ def test_the_same_picture_under_another_name_is_encoded_once(
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes((picture_folder / "1.png").read_bytes())
     (tmp_path / "c.png").write_bytes((picture_folder / "2.png").read_bytes())
-    with ImageLoader(small_llama, phases := Phases()) as reader:
-        reader.expect([(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "c.png")])
-        second = reader.take((tmp_path, ImageRef(path="b.png")))
-        assert second.pixels is not None
-        assert reader.take((tmp_path, ImageRef(path="a.png"))).digest == second.digest
-        assert reader.take((tmp_path, ImageRef(path="c.png"))).digest != second.digest
+    with Images(small_llama, phases := Phases()) as images:
+        images.expect([(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "c.png")])
+        digest = images.take((tmp_path, ImageRef(path="b.png")))
+        assert images.take((tmp_path, ImageRef(path="a.png"))) == digest
+        assert images.take((tmp_path, ImageRef(path="c.png"))) != digest
+        assert len(images._pixels) == 2
     assert phases.background["decode image"] > 0
 
 
 def test_pictures_are_read_ahead_but_not_without_bound(picture_folder: Path, small_llama: Small) -> None:
     keys = [(picture_folder, ImageRef(path=f"{place % 4}.png", index=place)) for place in range(3 * AHEAD)]
-    with ImageLoader(small_llama, Phases()) as reader:
+    with Images(small_llama, Phases()) as reader:
         reader.expect(keys)
         assert len(reader._reading) == AHEAD
         reader.take(keys[0])
@@ -241,7 +241,7 @@ def test_pictures_are_read_ahead_but_not_without_bound(picture_folder: Path, sma
 def test_twins_of_a_broken_picture_are_all_told(small_llama: Small, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no picture")
-    with ImageLoader(small_llama, Phases()) as reader:
+    with Images(small_llama, Phases()) as reader:
         keys = [(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "missing.png")]
         reader.expect(keys)
         for key in (keys[1], keys[0], keys[2]):
@@ -267,11 +267,11 @@ def test_features_beyond_the_bound_lie_on_the_disk() -> None:
     tensors = {str(number): torch.randn(10, 10) for number in range(6)}
     for name, tensor in tensors.items():
         features.put(name, tensor)
-    assert features.spilled == 4
+    assert len(features.far) == 4
     for name, tensor in tensors.items():
-        assert name in features
         assert torch.equal(features.get(name), tensor)
-    assert "other" not in features
+    with pytest.raises(KeyError):
+        features.get("other")
 
 
 def test_what_a_models_folder_says_of_writing_changes_no_answer(picture_folder: Path) -> None:

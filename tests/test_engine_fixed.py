@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, texts
+from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, prefix_of, texts
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from medbench.harness.engine.attention import KVSlots
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.fixed import FixedPlan, FixedSteps
-from medbench.harness.engine.images import Uploads
-from medbench.harness.engine.packing import CHUNK, CachedPrefix, NewTokens, PrefixGroup
-from medbench.harness.engine.passes import Passes
-from medbench.harness.engine.slots import KVSlots, SlotCapacity
+from medbench.harness.engine.images import Images
+from medbench.harness.engine.packing import CHUNK, NewTokens
+from medbench.harness.engine.passes import FixedSteps, Passes
 from medbench.harness.phases import Phases
 
 
@@ -43,10 +42,10 @@ def test_rows_may_grow_over_chunks_and_start_in_a_later_one(picture_folder: Path
 def test_a_prefix_longer_than_a_chunk_is_copied_whole() -> None:
     decoder = Small().decoder
     shared, own = torch.randn(CHUNK + 9, 32), torch.randn(4, 32)
-    held = CachedPrefix(slot=0, length=len(shared))
+    held = prefix_of(len(shared))
 
     def logits(copies: bool) -> torch.Tensor:
-        cache = KVSlots(3, SlotCapacity(2, 1000))
+        cache = KVSlots(Budget(rows=2, tokens=1000))
         passes = Passes(decoder, cache)
         place = len(shared) if copies else 0
         part = NewTokens(slot=0, place=place, length=4, prefix=held, copies=copies)
@@ -103,15 +102,14 @@ def test_a_step_does_the_same_whatever_its_tensors_hold(family: str) -> None:
     decoder = Small(family).decoder
 
     def operations(tokens: list[int], places: list[int]) -> list[str]:
-        cache = KVSlots(3, SlotCapacity(4, 4000))
+        cache = KVSlots(Budget(rows=4, tokens=4000))
         passes = Passes(decoder, cache)
         with torch.no_grad():
             passes.run([], [], [(NewTokens(slot=slot, place=0, length=3), torch.randn(3, 32)) for slot in range(3)], [])
             steps = FixedSteps(decoder, cache, passes, 4)
             steps.run(tokens, places, places)
-            plan = next(iter(steps._plans.values()))
             with _Recorder() as recorder:
-                steps._compute(plan)
+                steps._compute(*next(iter(steps._inputs)))
             found: list[str] = recorder.operations
         return found
 
@@ -122,26 +120,22 @@ def test_a_step_does_the_same_whatever_its_tensors_hold(family: str) -> None:
     assert [one for one in few if any(word in one for word in forbidden)] == []
 
 
-def test_a_plan_keeps_its_tensors_and_knows_rows_alone() -> None:
+def test_steps_keep_their_tensors() -> None:
     steps = FixedSteps(*(parts := _parts()), rows=8)
     _, cache, passes = parts
     with torch.inference_mode():
         passes.run([], [], [(NewTokens(slot=slot, place=0, length=3), torch.randn(3, 32)) for slot in range(3)], [])
         steps.run([1, 2, 3], [3, 3, 3], [3, 3, 3])
-        plan = next(iter(steps._plans.values()))
-        where = plan.tokens.data_ptr(), plan.places.data_ptr(), cache.chunks(0)[0][0].data_ptr()
+        inputs = next(iter(steps._inputs.values()))
+        where = inputs.data_ptr(), cache.layers[0].chunks[0][0].data_ptr()
         steps.run([4, 5, 6, 7], [4, 4, 4, 0], [4, 4, 4, 0])
-    assert list(steps._plans) == [(4, 1)]
-    assert where == (plan.tokens.data_ptr(), plan.places.data_ptr(), cache.chunks(0)[0][0].data_ptr())
-    with pytest.raises(TypeError, match="no PrefixGroup"):
-        FixedPlan(1, 1, torch.device("cpu")).mask(
-            PrefixGroup(prefix=CachedPrefix(slot=0, length=1), sharers=slice(1)), None
-        )
+    assert list(steps._inputs) == [(4, 1)]
+    assert where == (inputs.data_ptr(), cache.layers[0].chunks[0][0].data_ptr())
 
 
 def _parts() -> tuple[Any, KVSlots, Passes]:
     decoder = Small().decoder
-    cache = KVSlots(3, SlotCapacity(8, 4000))
+    cache = KVSlots(Budget(rows=8, tokens=4000))
     return decoder, cache, Passes(decoder, cache)
 
 
@@ -149,7 +143,7 @@ def test_pictures_taken_ahead_are_encoded_once(picture_folder: Path, monkeypatch
     """On a GPU the next pictures are copied while the decoder computes."""
     adapter, requests = Small(), make_requests(picture_folder, 40, seed=3)
     expected = texts(answer(adapter, requests, Budget(rows=2, tokens=4096)))
-    monkeypatch.setattr(Uploads, "ahead", True)
+    monkeypatch.setattr(Images, "uploads_ahead", True)
     phases = Phases()
     assert texts(answer(adapter, requests, Budget(rows=2, tokens=4096), phases)) == expected
     assert phases.counts["images encoded"] == 4

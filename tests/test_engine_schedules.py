@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, texts
+from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, prefix_of, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.engine import attention
+from medbench.harness.engine.attention import KVSlots
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.packing import CHUNK, NEVER, CachedPrefix, NewTokens, PackedPlan
+from medbench.harness.engine.packing import CHUNK, NEVER, NewTokens, packed_plan
 from medbench.harness.engine.passes import Passes
 from medbench.harness.engine.requests import in_order
-from medbench.harness.engine.slots import KVSlots, Move, SlotCapacity
 from medbench.harness.phases import Phases
 
 WIDE = Budget(rows=16, tokens=4096)
@@ -112,14 +112,14 @@ def test_neighbours_do_not_leak(small_llama: Small) -> None:
 
     def first_row(neighbour: float, rubbish: float) -> torch.Tensor:
         torch.manual_seed(1)
-        cache = KVSlots(3, SlotCapacity(4, 1000))
+        cache = KVSlots(Budget(rows=4, tokens=1000))
         passes = Passes(small_llama.decoder, cache)
         own, other, shared = torch.randn(7, 32), torch.randn(5, 32) + neighbour, torch.randn(6, 32)
-        held = CachedPrefix(slot=0, length=6)
+        held = prefix_of(6)
         first, second = NewTokens(slot=0, place=0, length=7), NewTokens(slot=1, place=0, length=5, prefix=held)
         one_pass(passes, [(first, own), (second, other)], prefixes=[(held, shared + neighbour)])
         for layer in range(3):
-            for store in cache.chunks(layer)[0]:
+            for store in cache.layers[layer].chunks[0]:
                 store[0, :, 7:] = rubbish
         steps = [NewTokens(slot=0, place=7, length=1), NewTokens(slot=1, place=5, length=1, prefix=held)]
         return one_pass(passes, [], tokens=[5, 6], steps=steps)[0]
@@ -135,8 +135,8 @@ def test_prefixes_are_read_alike_in_turn_and_together(family: str, monkeypatch: 
 
     def logits(together: bool) -> torch.Tensor:
         torch.manual_seed(2)
-        passes = Passes(Small(family).decoder, KVSlots(3, SlotCapacity(8, 1000)), together=together)
-        held = [CachedPrefix(slot=0, length=9), CachedPrefix(slot=1, length=14)]
+        passes = Passes(Small(family).decoder, KVSlots(Budget(rows=8, tokens=1000)), together=together)
+        held = [prefix_of(9), prefix_of(14)]
         beginnings = [(one, torch.randn(one.length, 32)) for one in held]
         lengths, after = (4, 4, 6, 3), (held[0], held[1], None, held[0])
         parts = [
@@ -177,19 +177,18 @@ def test_the_kernel_returns_the_sums_of_the_definition(
 def writing(cache: KVSlots, parts: list[NewTokens], states: torch.Tensor) -> None:
     """Write states [N, D] as keys, and ten more as values."""
     steps, prompts = [part for part in parts if part.length == 1], [part for part in parts if part.length > 1]
-    cache.aim(PackedPlan(steps, prompts, [], torch.device("cpu")))
-    keys = states[None, None].expand(1, 2, -1, -1)
-    cache.update(keys, keys + 10, 0)
+    keys = states[None].expand(2, -1, -1)
+    cache.layers[0].write(packed_plan(steps, prompts, [], torch.device("cpu")), keys, keys + 10)
 
 
 def test_rows_move_with_their_keys() -> None:
-    cache = KVSlots(1, SlotCapacity(4, 4000))
+    cache = KVSlots(Budget(rows=4, tokens=4000))
     lengths = (3, 5, CHUNK + 20, 4)
     parts = [NewTokens(slot=slot, place=0, length=length) for slot, length in enumerate(lengths)]
     states = torch.cat([torch.full((length, 8), 1.0 + slot) for slot, length in enumerate(lengths)])
     writing(cache, parts, states)
-    cache.move([Move(3, 0, 4), Move(2, 1, CHUNK + 20)])
-    (keys, values), (later_keys, _) = cache.chunks(0)
+    cache.move([(3, 0, 4), (2, 1, CHUNK + 20)])
+    (keys, values), (later_keys, _) = cache.layers[0].chunks
     assert keys[0, 0, :4, 0].tolist() == [4.0] * 4
     assert keys[1, 1, :, 7].tolist() == [3.0] * CHUNK
     assert values[1, 1, 2, 7] == 13.0
@@ -197,14 +196,14 @@ def test_rows_move_with_their_keys() -> None:
 
 
 def test_rows_grow_over_chunks_without_losing_a_key() -> None:
-    cache = KVSlots(1, SlotCapacity(2, 4000))
+    cache = KVSlots(Budget(rows=2, tokens=4000))
     torch.manual_seed(0)
     first = torch.randn(2 * (CHUNK - 1), 4)
     writing(cache, [NewTokens(slot=slot, place=0, length=CHUNK - 1) for slot in (0, 1)], first)
     for place in (CHUNK - 1, CHUNK):
         parts = [NewTokens(slot=0, place=place, length=1), NewTokens(slot=1, place=40 + place - CHUNK, length=1)]
         writing(cache, parts, torch.full((2, 4), float(place)))
-    (keys, _), (later, _) = cache.chunks(0)
+    (keys, _), (later, _) = cache.layers[0].chunks
     assert torch.equal(keys[0, 1, : CHUNK - 1], first[: CHUNK - 1])
     assert torch.equal(keys[1, 1, 41 : CHUNK - 1], first[CHUNK + 40 :])
     found = [float(one) for one in (keys[0, 0, CHUNK - 1, 0], later[0, 0, 0, 0], keys[1, 0, 40, 0])]
@@ -214,8 +213,8 @@ def test_rows_grow_over_chunks_without_losing_a_key() -> None:
 
 
 def test_only_long_rows_reach_later_chunks() -> None:
-    room, like = SlotCapacity(64, 1024), torch.zeros(1, 2, 5, 4)
-    assert [len(room.make(chunk, like)) for chunk in (0, 1, 3, 40)] == [8, 4, 2, 1]
+    layer, like = KVSlots(Budget(rows=64, tokens=1024)).layers[0], torch.zeros(2, 5, 4)
+    assert [len(layer.room(chunk, like)) for chunk in (0, 1, 3, 40)] == [8, 4, 2, 1]
 
 
 @torch.inference_mode()

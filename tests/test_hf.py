@@ -15,13 +15,13 @@ from tiny_vlms import FAMILIES, WHOLE
 
 from medbench.adapters.base import Dtype, LoadOptions
 from medbench.adapters.hf import adapter as hf_adapter
-from medbench.adapters.hf.adapter import TAKEN_APART, HfAdapter, why_left_whole
+from medbench.adapters.hf.adapter import HfAdapter, why_left_whole
 from medbench.adapters.hf.adapter import load_adapter as load
-from medbench.adapters.hf.entry import ENTRY
-from medbench.harness.engine.alone import generate_alone
+from medbench.adapters.hf.entry import ENTRY, TAKEN_APART
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.requests import Request, make_request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.local import self_test
 from medbench.harness.phases import Phases
 from medbench.tasks.answers.box_space import BOX_SPACES

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from source_files import ROOT, source_files
 
+from medbench.adapters.hf.adapter import find_model
 from medbench.adapters.hf.entry import ENTRY, asked_family, family_of, known, short_name
-from medbench.adapters.hf.loading import find_model
 from medbench.unimed import weights
 
 

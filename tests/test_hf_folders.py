@@ -23,9 +23,9 @@ from medbench.adapters.base import Dtype, LoadOptions
 from medbench.adapters.hf.adapter import HfAdapter
 from medbench.adapters.hf.adapter import load_adapter as load
 from medbench.adapters.hf.entry import ENTRY
-from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.requests import Request, make_request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.local import self_test
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
@@ -371,7 +371,7 @@ def test_a_sample_without_numbers_is_an_error_that_names_the_type(whole: str, ro
 
 
 def test_logits_of_minus_infinity_forbid_a_token_and_nothing_else(folder: Path) -> None:
-    from medbench.harness.engine.sampling import likeliest
+    from medbench.harness.engine.batching import likeliest
 
     none, inf, nan = float("-inf"), float("inf"), float("nan")
     logits = torch.tensor([[none, 1.0, 0.0], [nan, 1.0, 0.0], [0.0, inf, 1.0], [none, none, none], [2.0, none, 1.0]])

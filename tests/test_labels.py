@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from medbench.tasks.answers.fields import answer_itself
+from medbench.tasks.answers.thoughts import answer_itself
 from medbench.tasks.catalog import get_task
 from medbench.tasks.metrics.metric import Scorable
 from medbench.tasks.protocols import Item, evaluate

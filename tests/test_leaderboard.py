@@ -20,7 +20,7 @@ from medbench.leaderboard.runs import leaks_of, overlaps_in
 from medbench.tasks.foundation.errors import EXIT_USAGE, DataError, UsageError
 from medbench.tasks.foundation.files import fingerprint
 from medbench.tasks.protocols import PROTOCOLS
-from medbench.tasks.statistics.joint import bounds, geometric_gain, ranks, relative_gain
+from medbench.tasks.statistics.paired import bounds, geometric_gain, ranks, relative_gain
 
 
 def metric(value: float | None, n: int = 50) -> MetricResult:

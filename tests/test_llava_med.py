@@ -23,11 +23,11 @@ from medbench.adapters.clip import clip_pixels
 from medbench.adapters.llava_med.convert import convert_delta, convert_v15
 from medbench.adapters.llava_med.entry import ENTRY, TEMPLATES, parse
 from medbench.adapters.llava_med.model import LlavaMedAdapter, mark_ids, read_format
-from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.passes import why_not_packed
 from medbench.harness.engine.requests import make_request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError

@@ -37,10 +37,10 @@ from medbench.adapters.base import RowStates
 from medbench.adapters.clip import clip_pixels
 from medbench.adapters.med_flamingo.decoder import GatedLayer, Media, group_by_image, seen_images
 from medbench.adapters.med_flamingo.model import MedFlamingoAdapter
-from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.requests import Request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.phases import Phases
 
 

@@ -24,10 +24,10 @@ from medbench.adapters.base import ImageSlot, Prompt
 from medbench.adapters.med_flamingo.entry import AUTHORS, ENTRY, SPECIAL_TEXTS, Special, example_parts, prompt_parts
 from medbench.adapters.med_flamingo.examples import drawn_examples
 from medbench.adapters.med_flamingo.model import MedFlamingoAdapter
-from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.requests import make_request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, UsageError

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_fixtures import lines, official, scores
 
-from medbench.tasks.metrics.boxes import exact_iou, inclusive_iou, paper_hit, paper_iou, strict_hit, strict_iou
+from medbench.tasks.metrics.answers import exact_iou, inclusive_iou, paper_hit, paper_iou, strict_hit, strict_iou
 from medbench.tasks.metrics.metric import Scorable
 from medbench.tasks.protocols import Item, Protocol, State, evaluate
 from medbench.tasks.sample import Box

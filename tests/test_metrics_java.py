@@ -14,7 +14,7 @@ from metric_fixtures import official, pairs, scores
 from medbench.tasks.answers.texts import normalise_answer
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.metrics import java, meteor
-from medbench.tasks.metrics.java import JavaError, JavaProgram, packaged_jar
+from medbench.tasks.metrics.java import JavaError, JavaProgram, packaged_jar, tokenise
 from medbench.tasks.metrics.meteor import (
     close_meteor,
     corpus_meteor,
@@ -23,7 +23,6 @@ from medbench.tasks.metrics.meteor import (
     statistics_in_stretches,
 )
 from medbench.tasks.metrics.metric import FloatArray, Scorable
-from medbench.tasks.metrics.ptb import tokenise
 from medbench.tasks.metrics.reports import SET_ROUGE, corpus_bleu1, corpus_bleu4, corpus_bleu_statistics
 from medbench.tasks.protocols import Item, evaluate
 

@@ -16,7 +16,7 @@ from PIL import Image
 from task_helpers import question
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.openai import connection
+from medbench.adapters.openai import client
 from medbench.adapters.openai.client import ServedModel
 from medbench.adapters.openai.client import load_served as load
 from medbench.adapters.openai.failures import UNKNOWN, failure_of, status_within
@@ -357,7 +357,7 @@ def test_what_a_server_tells_of_itself_makes_another_run(monkeypatch: pytest.Mon
             "server": "root=/models/first max_model_len=4096 vllm=0.11.0"
         }
         address = server.url
-    monkeypatch.setattr(connection, "_WAITS", (0.0,))
+    monkeypatch.setattr(client, "_WAITS", (0.0,))
     with pytest.raises(RunError, match="cannot be reached"):
         _ = served(f"tiny@{address}").made_of
 

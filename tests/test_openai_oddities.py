@@ -16,7 +16,7 @@ from medbench.adapters.openai.entry import without_key
 from medbench.adapters.openai.failures import failure_of, status_within
 from medbench.adapters.openai.reading import MOST_REASONING, Reading, assembled, ending_of, is_stream, read_reply
 from medbench.adapters.remote import Reply, RetryableError, ServedGeneration
-from medbench.harness.records import GenerationRecord
+from medbench.harness.rundir import GenerationRecord
 from medbench.harness.score import predict
 from medbench.tasks.answers.thoughts import split_thought
 from medbench.tasks.catalog import get_task

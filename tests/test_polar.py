@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.tasks.answers.choice import read_choice
-from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
+from medbench.tasks.answers.closed import POLAR_WORDS, read_polar
 
 DECISIONS = {"yes": "yes", "no": "no", "maybe": "maybe"}
 

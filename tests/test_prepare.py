@@ -17,7 +17,7 @@ from native_data import (
 )
 from task_helpers import one_task, question, slake_prepared
 
-from medbench.tasks import prepare
+from medbench.tasks import prepare, prepared
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.foundation.files import file_sha256
@@ -147,7 +147,7 @@ def test_images_can_be_left_unread_and_the_manifest_says_so(tmp_path: Path, monk
     def fail(*_: object) -> dict[str, str]:
         raise AssertionError("images were read")
 
-    monkeypatch.setattr(prepare, "hash_images", fail)
+    monkeypatch.setattr(prepared, "hash_images", fail)
     done = prepare_task(hashed.spec, tmp_path / "native", tmp_path / "data", {}, image_hashes="none")
     assert done.manifest.images_sha256 is None
     assert done.image_hashes() is None
@@ -165,7 +165,7 @@ def test_images_that_cannot_be_hashed_leave_what_was_prepared_before(
     def fail(*_: object) -> dict[str, str]:
         raise DataError("unreadable")
 
-    monkeypatch.setattr(prepare, "hash_images", fail)
+    monkeypatch.setattr(prepared, "hash_images", fail)
     with pytest.raises(DataError, match="unreadable"):
         slake_prepared(tmp_path)
     assert load_prepared(tmp_path / "data", "slake-vqa").manifest == before.manifest

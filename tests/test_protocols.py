@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from medbench.tasks.answers.choice import read_choice
 from medbench.tasks.foundation.errors import UsageError
-from medbench.tasks.metrics import ptb
+from medbench.tasks.metrics import java
 from medbench.tasks.metrics.metric import Metric, Scorable
 from medbench.tasks.protocols import (
     PROTOCOLS,
@@ -372,8 +372,8 @@ def test_reports_of_many_tasks_are_tokenised_by_one_start_of_java(monkeypatch: p
         calls.append(len(texts))
         return tuple(text.lower() for text in texts)
 
-    monkeypatch.setattr(ptb, "_tokenise_all", counting)
-    monkeypatch.setattr(ptb, "_known", {})
+    monkeypatch.setattr(java, "_tokenise_all", counting)
+    monkeypatch.setattr(java, "_known", {})
     first, second = ([item("ok", f"lung {name}", f"heart {name}")] for name in ("left", "right"))
     tokenise_together([("mimic-cxr", "report", first), ("any", "vqa", first), ("mpx-single", "report", second)])
     assert calls == [4]

@@ -16,8 +16,7 @@ from medbench.adapters.base import Adapter, DirectAdapter, Generation, LoadOptio
 from medbench.adapters.function import card_of, hash_of_source, name_of
 from medbench.adapters.mock import RandomMock
 from medbench.harness.commands import _FORMATS
-from medbench.harness.predictions.formats import FORMATS
-from medbench.harness.predictions.scoring import score
+from medbench.harness.predictions.scoring import FORMATS, score
 from medbench.harness.run import RunOutcome, run
 from medbench.harness.score import rescore
 from medbench.harness.settings import Settings

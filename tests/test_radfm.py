@@ -31,9 +31,9 @@ from medbench.adapters.base import LoadOptions
 from medbench.adapters.radfm.entry import ENTRY
 from medbench.adapters.radfm.model import RadFMAdapter
 from medbench.adapters.radfm.vision import patches_of
-from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.phases import Phases
 
 

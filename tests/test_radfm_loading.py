@@ -12,9 +12,8 @@ from radfm_fixtures import SINGLE, case, close, embedded, load, prompt_of, state
 from transformers import LlamaForCausalLM
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.radfm.convert import convert
 from medbench.adapters.radfm.entry import ENTRY
-from medbench.adapters.radfm.model import RadFMAdapter, llama_config
+from medbench.adapters.radfm.model import RadFMAdapter, convert, llama_config
 from medbench.adapters.radfm.vision import RadFMVision, read_sizes
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.unimed.weights import fill

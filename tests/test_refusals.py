@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from medbench.tasks.answers.refusals import is_refusal
+from medbench.tasks.answers.choice import is_refusal
 from medbench.tasks.metrics.metric import Scorable
 from medbench.tasks.protocols import state_of
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -28,10 +29,9 @@ from medbench.adapters.remote import (
     Usage,
 )
 from medbench.harness.engine.requests import Outcome
-from medbench.harness.records import GenerationRecord, RecordFile, append
-from medbench.harness.remote.asking import Asking, Backoff, Finished, Question, in_order
-from medbench.harness.remote.pacing import RequestWindow
+from medbench.harness.remote.asking import Asking, Finished, Question, RequestWindow, backoff, in_order
 from medbench.harness.remote.serving import RequestLog, in_background, refuse_to_send, warn_of_sending
+from medbench.harness.rundir import GenerationRecord, RecordFile, append_lines, open_whole_lines
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
@@ -129,10 +129,9 @@ def try_again(trouble: Trouble, retry_after: float | None = None) -> RetryableEr
 
 
 def test_waits_double_up_to_a_minute_and_are_drawn_from_their_upper_half() -> None:
-    shortest, longest = Backoff(1.0, lambda: 0.0), Backoff(1.0, lambda: 1.0)
-    assert [longest(failures) for failures in (1, 2, 3, 4, 7, 8, 5000)] == [1, 2, 4, 8, 60, 60, 60]
-    assert [shortest(failures) for failures in (1, 2, 3)] == [0.5, 1, 2]
-    assert Backoff(0.0)(5) == 0
+    assert [backoff(1.0, lambda: 1.0, failures) for failures in (1, 2, 3, 4, 7, 8, 5000)] == [1, 2, 4, 8, 60, 60, 60]
+    assert [backoff(1.0, lambda: 0.0, failures) for failures in (1, 2, 3)] == [0.5, 1, 2]
+    assert backoff(0.0, random.random, 5) == 0
 
 
 def test_a_question_is_asked_again_after_growing_waits() -> None:
@@ -282,21 +281,21 @@ def model_of_rate(server_slots: int, seconds: float = 1.0) -> Scripted:
 def test_concurrency_grows_while_the_server_gets_faster() -> None:
     adapter = model_of_rate(64)
     _, asking = ask(adapter, numbered(1000))
-    assert asking.gate.window.highest == 64
+    assert asking.window.highest == 64
     assert adapter.most == 64
 
 
 def test_concurrency_stops_growing_where_the_server_gets_no_faster() -> None:
     adapter = model_of_rate(6)
     _, asking = ask(adapter, numbered(1000))
-    assert asking.gate.window.highest <= 16
-    assert 4 <= asking.gate.window.limit <= 16
+    assert asking.window.highest <= 16
+    assert 4 <= asking.window.limit <= 16
 
 
 def test_a_server_that_does_one_thing_at_a_time_is_not_flooded() -> None:
     adapter = model_of_rate(1)
     _, asking = ask(adapter, numbered(300))
-    assert asking.gate.window.highest <= 8
+    assert asking.window.highest <= 8
 
 
 def test_a_rate_limit_halves_concurrency_and_nothing_is_lost() -> None:
@@ -306,7 +305,7 @@ def test_a_rate_limit_halves_concurrency_and_nothing_is_lost() -> None:
     adapter = Scripted(server, attempts=30)
     finished, asking = ask(adapter, numbered(600))
     assert errors(finished) == {}
-    assert 1 <= asking.gate.window.limit <= 10 + 4
+    assert 1 <= asking.window.limit <= 10 + 4
     assert sum(map(len, adapter.asked.values())) < 700
 
 
@@ -446,8 +445,8 @@ def test_records_of_served_models_say_who_answered_and_others_stay_as_they_are(t
     plain = GenerationRecord(run="r", sample_id="q1", text="yes")
     records = [plain, GenerationRecord.of("r", Outcome(task="t", sample_id="q2", generation=said))]
     file = RecordFile(tmp_path / "t.jsonl", "r", ["q1", "q2"])
-    with file.open_for_appending() as stream:
-        append(stream, records)
+    with open_whole_lines(file.path) as stream:
+        append_lines(stream, (record.as_json() for record in records))
     lines = file.path.read_text().splitlines()
     assert lines[0] == (
         '{"error":"","output_tokens":0,"prompt_tokens":0,"run":"r","sample_id":"q1","stop":"eos","text":"yes"}'

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from medbench.harness import run as running
-from medbench.harness import score
 from medbench.harness.run import run
 from medbench.harness.settings import Settings
+from medbench.tasks import protocols
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.protocols import evaluate
 
@@ -27,7 +27,7 @@ def test_the_other_tasks_keep_their_numbers_and_the_next_try_scores_the_rest(
             raise MedbenchError("The scorer has no memory.", "Give it some.")
         return evaluate(name, *more)
 
-    monkeypatch.setattr(score, "evaluate", failing)
+    monkeypatch.setattr(protocols, "evaluate", failing)
     with pytest.raises(MedbenchError, match=r"slake-vqa could not be scored: The scorer has no memory") as raised:
         run(settings, lambda _: None)
     assert "Give it some" in raised.value.hint
@@ -48,7 +48,7 @@ def test_where_no_task_is_scored_the_error_is_the_scorers(
     def failing(*_: Any) -> Sequence[Any]:
         raise MedbenchError("The scorer has no memory.")
 
-    monkeypatch.setattr(score, "evaluate", failing)
+    monkeypatch.setattr(protocols, "evaluate", failing)
     settings = Settings(model="mock", tasks=("slake-vqa",), data_dir=small_data, output_dir=tmp_path, limit=2)
     with pytest.raises(MedbenchError, match="The scorer has no memory"):
         run(settings, lambda _: None)
@@ -62,8 +62,8 @@ def test_a_scorer_that_does_not_start_early_is_no_reason_to_stop(
         raise MedbenchError("Java cannot start.")
 
     monkeypatch.setattr(running, "start_meteor", failing)
-    monkeypatch.setattr(score, "tokenise_together", lambda _: failing())
-    monkeypatch.setattr(score, "evaluate", lambda *given: failing() if given[1] == "report" else evaluate(*given))
+    monkeypatch.setattr(protocols, "tokenise_together", lambda _: failing())
+    monkeypatch.setattr(protocols, "evaluate", lambda *given: failing() if given[1] == "report" else evaluate(*given))
     settings = Settings(
         model="mock", tasks=("slake-vqa", "mimic-cxr"), data_dir=small_data, output_dir=tmp_path, limit=2
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medbench.harness.predictions.formats import read_predictions
+from medbench.harness.predictions.scoring import read_predictions
 from medbench.tasks.catalog import get_task
 from medbench.tasks.datasets.native import is_litter
 from medbench.tasks.foundation.errors import DataError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medbench.adapters.base import answer_with_box
 from medbench.adapters.mock import BOXES
-from medbench.harness.records import GenerationRecord
+from medbench.harness.rundir import GenerationRecord
 from medbench.harness.score import predict, written_on
 from medbench.tasks.answers.thoughts import ThoughtAndAnswer, final_answer, split_thought, thought_end
 from medbench.tasks.catalog import get_task

@@ -12,8 +12,7 @@ from unimed_fixtures import close, document
 
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.unimed.checkpoint import load_checkpoint
-from medbench.unimed.convert import to_whole
-from medbench.unimed.official import config_of, read_official
+from medbench.unimed.convert import config_of, read_official, to_whole
 
 META = "e2e/meta.json"
 

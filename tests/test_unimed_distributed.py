@@ -12,11 +12,11 @@ import pytest
 import torch
 from tiny_base import lora_overrides, make_base, trained_weights
 
-from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.training.batches import BatchMaker, Mixture
-from medbench.unimed.training.build import base_of, build, image_size_of
-from medbench.unimed.training.corpus import load_corpus
-from medbench.unimed.training.optimizer import (
+from medbench.unimed.checkpoint import BaseWeights
+from medbench.unimed.training.corpus import BatchMaker, Mixture, load_corpus
+from medbench.unimed.training.plan import base_of, build, image_size_of
+from medbench.unimed.training.recipe import Recipe, load_recipe
+from medbench.unimed.training.trainer import (
     DECAY_RULES,
     gathered_weights,
     make_optimizer,
@@ -24,7 +24,6 @@ from medbench.unimed.training.optimizer import (
     restore_optimizer,
     set_rate,
 )
-from medbench.unimed.training.recipe import Recipe, load_recipe
 
 WORKERS = 2
 
@@ -108,7 +107,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
-from medbench.unimed.training.optimizer import gathered_weights, optimizer_state, restore_optimizer
+from medbench.unimed.training.trainer import gathered_weights, optimizer_state, restore_optimizer
 from test_unimed_variants import inputs_of
 from tiny_model import small
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from medbench.tasks.foundation.errors import RunError
-from medbench.unimed.training.features import FeatureCache, feature_folder, features_of
-from medbench.unimed.training.log import Tally, TrainingLog, draw_curve
+from medbench.unimed.training.corpus import FeatureCache, feature_folder, features_of
+from medbench.unimed.training.folder import Tally, TrainingLog, draw_curve
 
 SHAPE = (4, 6)
 BYTES_EACH = 4 * 6 * 4

@@ -17,11 +17,11 @@ from medbench.tasks.answers.texts import first_words
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import Box
 from medbench.tasks.spec import Kind
-from medbench.unimed.base_weights import checked_config
+from medbench.unimed.checkpoint import checked_config
 from medbench.unimed.processing import UniMedProcessor, pixels_of
 from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm, WrappedPrompt, wrap
 from medbench.unimed.tokens import load_language_model_tokenizer
-from medbench.unimed.training.batches import Mixture
+from medbench.unimed.training.corpus import Mixture
 from medbench.unimed.training.plan import dead_parameters, meta_model, parameters_of
 from medbench.unimed.training.recipe import Schedule, load_recipe
 from medbench.unimed.vision import LN_VISION_EPSILON, VisionTower, from_eva, interpolated_positions, to_eva

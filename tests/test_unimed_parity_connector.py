@@ -6,7 +6,7 @@ from unimed_fixtures import close, connector_config, connector_tasks, connector_
 
 from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
 from medbench.unimed.connector import Connector
-from medbench.unimed.official import dead_shapes, from_official, to_official
+from medbench.unimed.convert import dead_shapes, from_official, to_official
 from medbench.unimed.vision import LN_VISION_EPSILON, resample
 
 VARIANTS = connector_variants()

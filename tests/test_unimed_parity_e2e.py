@@ -8,11 +8,9 @@ import pytest
 import torch
 from unimed_fixtures import close, document, root, tensors
 
-from medbench.unimed.base_weights import BaseWeights, assemble, processor_on, read_language_config
+from medbench.unimed.checkpoint import BaseWeights, assemble, processor_on, read_language_config
 from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
-from medbench.unimed.lora import merge_low_rank
-from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from medbench.unimed.official import (
+from medbench.unimed.convert import (
     config_of,
     dead_shapes,
     from_official,
@@ -21,6 +19,8 @@ from medbench.unimed.official import (
     to_official,
     write_official,
 )
+from medbench.unimed.lora import merge_low_rank
+from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import WrappedPrompt
 
@@ -228,8 +228,8 @@ def test_the_whole_official_state_maps_both_ways(
 
 
 def test_six_official_steps_give_the_official_weights() -> None:
-    from medbench.unimed.training.optimizer import decay_idle_experts, make_optimizer, official_decays
     from medbench.unimed.training.recipe import Schedule
+    from medbench.unimed.training.trainer import decay_idle_experts, make_optimizer, official_decays
 
     meta = document(ENTRY)
     steps, run = meta["train_steps"], meta["train_steps"]["run"]
@@ -268,8 +268,8 @@ def test_six_official_steps_give_the_official_weights() -> None:
 
 
 def test_parameter_groups_equal_the_official_ones() -> None:
-    from medbench.unimed.official import official_name
-    from medbench.unimed.training.optimizer import official_decays
+    from medbench.unimed.convert import official_name
+    from medbench.unimed.training.trainer import official_decays
 
     config = official_config()
     model = assemble(config, base(), dtype=torch.float32)

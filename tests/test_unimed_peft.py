@@ -15,8 +15,15 @@ from tiny_model import small
 from transformers import LlamaForCausalLM
 
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.unimed.base_weights import BaseWeights, assemble, configure, processor_on
-from medbench.unimed.checkpoint import load_checkpoint, restore_weights, write_checkpoint
+from medbench.unimed.checkpoint import (
+    BaseWeights,
+    assemble,
+    configure,
+    load_checkpoint,
+    processor_on,
+    restore_weights,
+    write_checkpoint,
+)
 from medbench.unimed.convert import to_authors, to_whole, with_adapter
 from medbench.unimed.lora import lora_layers, name_on_hub
 from medbench.unimed.modeling import UniMedForConditionalGeneration

@@ -13,9 +13,8 @@ import torch
 from command_line import COMMAND, medbench, medbench_process, start_medbench
 from tiny_base import lora_overrides, make_base, trained_weights
 
-from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.checkpoint import load_checkpoint
-from medbench.unimed.training.batches import Mixture
+from medbench.unimed.checkpoint import BaseWeights, load_checkpoint
+from medbench.unimed.training.corpus import Mixture
 
 
 @pytest.fixture(scope="module")

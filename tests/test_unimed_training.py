@@ -17,12 +17,21 @@ from medbench.tasks.sample import ImageRef, Sample
 from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import PromptForm
-from medbench.unimed.training.batches import BatchMaker, Draw, image_rows, text_batch
-from medbench.unimed.training.build import build
-from medbench.unimed.training.corpus import Corpus, Example, Images, load_corpus
-from medbench.unimed.training.optimizer import make_optimizer, matrices_decay
+from medbench.unimed.training.corpus import (
+    BatchMaker,
+    Corpus,
+    Draw,
+    Example,
+    Images,
+    distorted,
+    image_rows,
+    load_corpus,
+    text_batch,
+)
+from medbench.unimed.training.plan import build
 from medbench.unimed.training.recipe import Recipe, Schedule, VisionStage, load_recipe, preset_names
-from medbench.unimed.training.vision_stage import distorted, make_targets, train_vision
+from medbench.unimed.training.trainer import make_optimizer, matrices_decay
+from medbench.unimed.training.vision_stage import make_targets, train_vision
 from medbench.unimed.vision import VisionTower
 
 TINY = (

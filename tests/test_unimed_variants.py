@@ -207,7 +207,7 @@ def test_bfloat16_computes_with_a_float32_connector() -> None:
 
 @pytest.mark.parametrize("router", ["hard", "sparse"])
 def test_idle_experts_are_decayed_like_those_that_the_official_code_multiplies_by_zero(router: str) -> None:
-    from medbench.unimed.training.optimizer import decay_idle_experts, make_optimizer, official_decays
+    from medbench.unimed.training.trainer import decay_idle_experts, make_optimizer, official_decays
 
     def step(*, dense: bool) -> dict[str, torch.Tensor]:
         model, processor = small(router_type=router, lora_dropout=0.0)

@@ -23,13 +23,21 @@ from transformers import (
 from xraygpt_fixtures import SPEC, TOLERANCE, arrays, document, load, picture, sample_of, tensors
 
 from medbench.adapters.base import ImageSlot, LoadOptions, Prompt, TextSegment
-from medbench.adapters.xraygpt.convert import convert
 from medbench.adapters.xraygpt.entry import ENTRY, parse, prompt_texts
-from medbench.adapters.xraygpt.model import QFORMER, SIZES, TRAINED, VISION, XrayGptAdapter, config_of, find_files
-from medbench.harness.engine.alone import generate_alone
+from medbench.adapters.xraygpt.model import (
+    QFORMER,
+    SIZES,
+    TRAINED,
+    VISION,
+    XrayGptAdapter,
+    config_of,
+    convert,
+    find_files,
+)
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.requests import make_request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 

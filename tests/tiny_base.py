@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from sentencepiece import SentencePieceTrainer
 from transformers import Blip2VisionConfig, LlamaConfig, LlamaForCausalLM
 
-from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.checkpoint import BaseWeights
 from medbench.unimed.lora import read_adapter
 from medbench.unimed.vision import VisionTower, to_eva
 

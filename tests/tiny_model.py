@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from medbench.unimed import UniMedConfig, UniMedForConditionalGeneration, UniMedProcessor
-from medbench.unimed.training.build import train_tokenizer
+from medbench.unimed.training.plan import train_tokenizer
 
 TEXTS = ["What organ is shown? Liver", "{<12><30><45><60>}", "No acute finding in this picture. "] * 20
 

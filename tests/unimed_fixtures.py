@@ -9,7 +9,7 @@ import torch
 from fixture_root import fixture_tensors, fixtures
 
 from medbench.unimed.configuration import UniMedConfig
-from medbench.unimed.official import config_of
+from medbench.unimed.convert import config_of
 
 TOLERANCE = 5e-5
 """The issue's bound on the largest absolute difference, everything in float32 on the CPU."""

@@ -7,9 +7,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from medbench.leaderboard.audit.data.declared import image_prints
+from medbench.leaderboard.audit.data.declared import SOURCES_FILE, image_prints
 from medbench.leaderboard.audit.data.items import training_rows
-from medbench.leaderboard.audit.data.manifest import SOURCES_FILE
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.files import canonical_json, write_atomically
 

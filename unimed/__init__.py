@@ -4,7 +4,7 @@ The names below are imported when they are first used, so that `import medbench.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from medbench.unimed.configuration import UniMedConfig
@@ -17,6 +17,5 @@ __all__ = ["UniMedConfig", "UniMedForConditionalGeneration", "UniMedProcessor"]
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'unimed' has no attribute {name!r}")
-    homes = zip(__all__, ("configuration", "modeling", "processing"), strict=True)
-    found: object = getattr(import_module(f"medbench.unimed.{dict(homes)[name]}"), name)
-    return found
+    home = ("configuration", "modeling", "processing")[__all__.index(name)]
+    return cast("object", getattr(import_module(f"medbench.unimed.{home}"), name))

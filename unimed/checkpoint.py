@@ -1,28 +1,34 @@
 """Checkpoint folders: whole models, or what was trained beside the names of the frozen base weights.
 
-On base weights, `trained.safetensors` holds the connector (and a language model that was tuned as a whole), and a LoRA
-lies beside it in peft's format: the same folder is an adapter for `peft.PeftModel` on the same language model.
+On base weights a LoRA lies in peft's format beside `trained.safetensors`: the folder is an adapter for peft too.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
+from transformers import Blip2VisionConfig, LlamaConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from medbench.tasks.foundation import files
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json, read_yaml_table
-from medbench.tasks.foundation.model_files import refuse_stand_ins, room_for
-from medbench.unimed import lora
-from medbench.unimed.base_weights import BaseWeights, assemble
+from medbench.tasks.foundation.files import file_sha256, fingerprint, read_json, sampled_sha256
+from medbench.tasks.foundation.model_files import digests, refuse_stand_ins, room_for
+from medbench.unimed import lora, weights
 from medbench.unimed.configuration import UniMedConfig
-from medbench.unimed.modeling import UniMedForConditionalGeneration
+from medbench.unimed.connector import Connector
+from medbench.unimed.modeling import LanguageModel, UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
-from medbench.unimed.tokens import load_saved_tokenizer
-from medbench.unimed.weight_files import read_tensors
-from medbench.unimed.weights import State, cast_parameters, copy_into, device_and_dtype, strict_from_pretrained
+from medbench.unimed.tokens import load_language_model_tokenizer, load_saved_tokenizer
+from medbench.unimed.vision import from_eva
+from medbench.unimed.weights import State, copy_into, read_tensors, strict_from_pretrained
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 WHOLE, TRAINED, BASE_FILE = "model.safetensors", "trained.safetensors", "base_weights.json"
 WHOLE_SHARDED = "model.safetensors.index.json"
@@ -30,8 +36,116 @@ ALWAYS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 RECIPE_FILE = "recipe.yaml"
 # Read where they are there, which `medbench train` does not write.
 _MORE_OF_THE_TOKENIZER = ("added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
-JOINED = "+"
-"""Joins tasks whose samples are one entry of a mixture, as the official code joins the two MedMNIST sets."""
+JOINED = "+"  # Between tasks that are one entry of a mixture, as the official code joins the two MedMNIST sets.
+_LANGUAGE_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.bin")
+_IDENTITY_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt", "config.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseWeights:
+    """Where the frozen weights are."""
+
+    language_model: str  # Folder of a LLaMA-architecture model, or its name on the Hub.
+    vision: str  # `eva_vit_g.pth`, or a folder or file of safetensors with `vision_model.*` (BLIP-2 on the Hub).
+
+    def resolved(self) -> "BaseWeights":
+        """Return the same with paths of this machine; UsageError if something is not to be had."""
+        vision = Path(self.vision).expanduser()
+        if not vision.exists():
+            hint = "Give eva_vit_g.pth (as BLIP-2 ships it), or a folder with BLIP-2's safetensors."
+            raise UsageError(f"The vision weights {self.vision!r} are not there.", hint)
+        what = f"The language model {self.language_model!r}"
+        hint = "Give the folder of a LLaMA-architecture model; gated ones need `hf auth login` first."
+        language, _ = weights.find_folder(self.language_model, files=_LANGUAGE_FILES, what=what, hint=hint)
+        return BaseWeights(language_model=str(language), vision=str(vision.resolve()))
+
+    def identity(self) -> dict[str, str]:
+        """Return a fingerprint of each part, as checkpoints hold it: of sizes and samples, 15 GB are not read."""
+        found = {}
+        for name, path in asdict(self.resolved()).items():
+            sampled = digests(Path(path), only=_IDENTITY_FILES, digest=sampled_sha256)
+            # A file alone has its own name, whatever folder it is in.
+            found[name] = fingerprint({inner or Path(path).name: digest for inner, digest in sampled.items()})
+        return found
+
+
+def read_language_config(folder: Path) -> LlamaConfig:
+    """Return the configuration of a LLaMA-architecture model; DataError if there is none, or of another one."""
+    try:
+        values, _ = LlamaConfig.get_config_dict(folder)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} has no readable config.json: {error}", "Give a LLaMA folder.") from error
+    if values.get("model_type") != "llama":
+        hint = "Uni-Med takes any language model of LLaMA's architecture (model_type `llama`)."
+        raise DataError(f"{folder} holds a model of type {values.get('model_type')!r}.", hint)
+    return LlamaConfig.from_dict(values)
+
+
+def configure(base: BaseWeights, settings: dict[str, Any], *, vision: dict[str, Any] | None = None) -> UniMedConfig:
+    """Return the configuration of a model on `base`, the rest from `settings`; UsageError if it cannot work."""
+    text = read_language_config(Path(base.language_model)).to_dict()
+    return checked_config(vision_config=vision or {}, text_config=text, **settings)
+
+
+def checked_config(**settings: Any) -> UniMedConfig:
+    """Return a configuration; UsageError if a field is unknown or the combination cannot work."""
+    refuse_unknown("UniMedConfig", settings, UniMedConfig)
+    refuse_unknown("The vision tower", settings.get("vision_config") or {}, Blip2VisionConfig)
+    try:
+        return UniMedConfig(**settings)
+    except (StrictDataclassError, ValueError, TypeError, ZeroDivisionError) as error:
+        raise UsageError(f"This Uni-Med cannot be built: {error}", "See `unimed/configuration.py`.") from error
+
+
+def refuse_unknown(owner: str, given: Iterable[str], config: type[PreTrainedConfig]) -> None:
+    """UsageError if a configuration has no field of a given name; transformers would keep it and ignore it."""
+    unknown = sorted(set(given) - set(config.__dataclass_fields__))
+    if unknown:
+        allowed = ", ".join(sorted(config.__annotations__))
+        raise UsageError(f"{owner} has no {', '.join(unknown)}.", f"Allowed: {allowed}.")
+
+
+def assemble(
+    config: UniMedConfig, base: BaseWeights, *, dtype: torch.dtype, adapter: "LoraConfig | None" = None
+) -> UniMedForConditionalGeneration:
+    """Return a model on `base`, frozen in `dtype`, what learns in float32; DataError if the weights do not fit."""
+    with torch.device("meta"):
+        model = UniMedForConditionalGeneration(config)
+    model.language_model = strict_from_pretrained(
+        LanguageModel, Path(base.language_model), config=config.text, dtype=dtype, harmless=weights.ROTARY
+    )
+    if config.has_lora:
+        lora.add_low_rank(model.language_model, config, adapter)
+    vit = model.vision_tower.vit
+    state = _read_vision(Path(base.vision), config.vision)
+    weights.refuse_misfits(base.vision, state, vit.state_dict())
+    vit.load_state_dict({name: tensor.to(dtype, copy=True) for name, tensor in state.items()}, strict=True, assign=True)
+    model.connector = Connector(config)
+    model.train_what_is_tuned()
+    for parameter in model.trainable().values():
+        parameter.data = parameter.data.float()
+    return model
+
+
+def _read_vision(path: Path, config: Blip2VisionConfig) -> dict[str, torch.Tensor]:
+    """Return the state of a `Blip2VisionModel` without `post_layernorm` and what lies behind the configured depth."""
+    if path.suffix in {".pth", ".pt"}:
+        return from_eva(read_tensors(path), config, str(path))
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        for name, tensor in read_tensors(file).items():
+            inner = name.removeprefix("vision_model.")
+            block = int(inner.split(".")[2]) if inner.startswith("encoder.layers.") else 0
+            if name != inner and "post_layernorm" not in inner and block < int(config.num_hidden_layers):
+                state[inner] = tensor
+    return state
+
+
+def processor_on(base: BaseWeights, config: UniMedConfig) -> UniMedProcessor:
+    """Return the processor of a model on `base`; the configuration learns the id of the image placeholder."""
+    processor = UniMedProcessor.of_model(load_language_model_tokenizer(Path(base.language_model)), config)
+    config.image_token_id = processor.image_token_id
+    return processor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,28 +161,33 @@ class LoadedCheckpoint:
 def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", merge: bool = True) -> LoadedCheckpoint:
     """Load a checkpoint folder for answering, as `medbench train` and `medbench convert` write it.
 
-    DataError if a file is missing or broken, or a weight is missing, unexpected or of another shape; UsageError if the
-    device or the base weights are not there, or the adapter is no LoRA; RunError if there is no room for it.
-
-    The folder has config.json, the tokenizer's files and either model.safetensors (a whole model) or
-    trained.safetensors and base_weights.json (what was trained, and where the frozen rest is). Device and type: see
-    `device_and_dtype`. `merge` folds LoRA into the frozen weights: the same function with fewer steps per token.
+    `merge` folds LoRA into the frozen weights. Device and type: see `device_and_dtype`. DataError if a file is missing
+    or broken, or a weight is missing, unexpected or misshapen; UsageError if device or base weights are not there, or
+    the adapter is no LoRA; RunError if there is no room for it.
     """
-    files = _weight_files(folder)
+    holding = _weight_files(folder)
     refuse_stand_ins(folder)
     transformers_logging.disable_progress_bar()
-    chosen, kind = device_and_dtype(device, dtype)
+    chosen, kind = weights.device_and_dtype(device, dtype)
     with room_for(f"The checkpoint {folder}"):
-        model = _load_whole(folder, kind) if is_whole(folder) else load_on_base(folder, kind)
+        model: UniMedForConditionalGeneration
+        if is_whole(folder):
+            config, problem = read_config(folder), f"The checkpoint {folder} cannot be read"
+            model = strict_from_pretrained(
+                UniMedForConditionalGeneration, folder, config=config, dtype=kind,
+                key_mapping=lora.OLD_NAMES if config.language_tuning == "lora" else None,
+                unreadable=lambda error: DataError(f"{problem}: {error}", "Copy it again or train it anew."),
+            )  # fmt: skip
+        else:
+            model = load_on_base(folder, kind)
         if merge:
             model.merge_lora()
-        cast_parameters(model, kind)
+        weights.cast_parameters(model, kind)
         torch.nn.Module.to(model, chosen).eval()
     processor = UniMedProcessor.of_model(load_saved_tokenizer(folder), model.config)
-    more = [name for name in _MORE_OF_THE_TOKENIZER if (folder / name).is_file()]
-    identity = fingerprint({name: _identity_of(folder / name) for name in (*ALWAYS, *files, *more)})
-    recipe = folder / RECIPE_FILE
-    mixture = read_yaml_table(recipe).get("mixture") if recipe.is_file() else None
+    more, recipe = [name for name in _MORE_OF_THE_TOKENIZER if (folder / name).is_file()], folder / RECIPE_FILE
+    identity = fingerprint({name: _identity_of(folder / name) for name in (*ALWAYS, *holding, *more)})
+    mixture = files.read_yaml_table(recipe).get("mixture") if recipe.is_file() else None
     tasks = (name for entry in mixture for name in entry.split(JOINED)) if isinstance(mixture, dict) else ()
     return LoadedCheckpoint(model=model, processor=processor, fingerprint=identity, trained_on=frozenset(tasks))
 
@@ -86,10 +205,9 @@ def write_checkpoint(
     model: UniMedForConditionalGeneration, processor: UniMedProcessor, folder: Path, *, base: BaseWeights | None = None,
     state: State | None = None
 ) -> None:  # fmt: skip
-    """Write a checkpoint folder; OSError, SafetensorError, RuntimeError if the disk is full or not to be written to.
+    """Write a checkpoint folder: on the `base` of the frozen weights what is trained, without one the whole model.
 
-    With the `base` that the frozen weights came from only what is trained is written, without it the whole model.
-    `state` has the weights, if they were gathered already (trained ones with `base`, all without).
+    `state` has these weights, if they were gathered already. OSError, SafetensorError, RuntimeError if not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tied = set(model.all_tied_weights_keys)
@@ -102,13 +220,12 @@ def write_checkpoint(
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items() if name not in tied}
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
-        adapted = set()
-        if model.config.language_tuning == "lora":
-            adapted = lora.write_adapter(model.language_model, tensors, folder, base.language_model)
+        plain = model.config.language_tuning == "lora"
+        adapted = lora.write_adapter(model.language_model, tensors, folder, base.language_model) if plain else set()
         rest = {name: tensor for name, tensor in tensors.items() if name not in adapted}
         save_file(rest, folder / TRAINED, metadata={"format": "pt"})
         document = {"paths": asdict(base), "identity": base.identity()}
-        (folder / BASE_FILE).write_text(canonical_json(document, indent=2) + "\n", encoding="utf-8")
+        (folder / BASE_FILE).write_text(files.canonical_json(document, indent=2) + "\n", encoding="utf-8")
     processor.save_pretrained(folder)
 
 
@@ -118,10 +235,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> BaseWeights:
-    """Return where the frozen weights of a checkpoint are, after a look that they are the same as then.
-
-    DataError if they are others, or the note is broken.
-    """
+    """Return where a checkpoint's frozen weights are; DataError if they are others than then, or the note is broken."""
     document = read_json(folder / BASE_FILE)
     try:
         base = BaseWeights(**document["paths"]).resolved()
@@ -130,37 +244,30 @@ def base_of(folder: Path) -> BaseWeights:
         raise DataError(f"{folder / BASE_FILE} is not what `medbench train` writes.", "Copy it again.") from error
     changed = [name for name, identity in base.identity().items() if identity != recorded.get(name)]
     if changed:
-        raise DataError(
-            f"Other base weights than in training: {', '.join(f'{name} {getattr(base, name)}' for name in changed)}.",
-            f"Put the right paths into {folder / BASE_FILE}; what was trained fits only the weights it was trained on.",
-        )
+        other = ", ".join(f"{name} {getattr(base, name)}" for name in changed)
+        hint = "what was trained fits only the weights it was trained on."
+        hint = f"Put the right paths into {folder / BASE_FILE}; {hint}"
+        raise DataError(f"Other base weights than in training: {other}.", hint)
     return base
 
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
-    """Return the files that hold or name the weights, after a look that all files are there."""
-    missing = [name for name in ALWAYS if not (folder / name).is_file()]
-    files: tuple[str, ...] = (WHOLE,)
+    parts: tuple[str, ...] = (WHOLE,)
     if (folder / BASE_FILE).is_file():
         adapter = (lora.ADAPTER_CONFIG, lora.ADAPTER) if (folder / lora.ADAPTER_CONFIG).is_file() else ()
-        files = (BASE_FILE, TRAINED, *adapter)
+        parts = (BASE_FILE, TRAINED, *adapter)
     elif (folder / WHOLE_SHARDED).is_file():
-        files = (WHOLE_SHARDED, *sorted(set(read_json(folder / WHOLE_SHARDED).get("weight_map", {}).values())))
-    missing += [name for name in files if not (folder / name).is_file()]
+        parts = (WHOLE_SHARDED, *sorted(set(read_json(folder / WHOLE_SHARDED).get("weight_map", {}).values())))
+    missing = [name for name in (*ALWAYS, *parts) if not (folder / name).is_file()]
     if missing:
-        raise DataError(
-            f"{folder} is not a Uni-Med checkpoint: {', '.join(missing)} missing.",
-            f"A checkpoint folder holds {', '.join(ALWAYS)} and {WHOLE}, or {TRAINED} and {BASE_FILE}, as "
-            "`medbench train --output DIR` and `medbench convert` write them.",
-        )
-    return files
+        holds = f"A checkpoint folder holds {', '.join(ALWAYS)} and {WHOLE}, or {TRAINED} and {BASE_FILE}, as"
+        hint = f"{holds} `medbench train --output DIR` and `medbench convert` write them."
+        raise DataError(f"{folder} is not a Uni-Med checkpoint: {', '.join(missing)} missing.", hint)
+    return parts
 
 
 def read_config(folder: Path) -> UniMedConfig:
-    """Return the configuration of a checkpoint folder.
-
-    DataError if it cannot be read or asks for something impossible.
-    """
+    """Return the configuration of a checkpoint folder; DataError if it cannot be read or cannot work."""
     try:
         return UniMedConfig.from_pretrained(folder, trust_remote_code=False)
     except (StrictDataclassError, OSError, ValueError, TypeError) as error:
@@ -168,20 +275,15 @@ def read_config(folder: Path) -> UniMedConfig:
 
 
 def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = None) -> UniMedForConditionalGeneration:
-    """Return the model of a folder on base weights, what was trained in float32.
-
-    DataError if a file is missing or broken, or a weight is missing, unexpected or of another shape; UsageError if the
-    adapter is no LoRA.
-    """
+    """Return the model of a folder on base weights, what was trained in float32; errors of `load_checkpoint`."""
     config, source = read_config(folder), adapter or folder
     tensors = lora.current_names(read_tensors(folder / TRAINED, "Copy the checkpoint again."), config)
     chosen = None
     if (source / lora.ADAPTER_CONFIG).is_file() or adapter:
         if config.language_tuning not in {"lora", "none"}:
-            raise UsageError(
-                f"The language model was tuned by {config.language_tuning!r}, where a LoRA ({source}) has no meaning.",
-                "Give a checkpoint whose language model has LoRA, or is untuned.",
-            )
+            tuned = f"The language model was tuned by {config.language_tuning!r}"
+            hint = "Give a checkpoint whose language model has LoRA, or is untuned."
+            raise UsageError(f"{tuned}, where a LoRA ({source}) has no meaning.", hint)
         chosen = lora.read_adapter_config(source)
         config.language_tuning, config.lora_rank, config.lora_alpha = "lora", chosen.r, chosen.lora_alpha
         others = {name: tensor for name, tensor in tensors.items() if adapter is None or ".lora_" not in name}
@@ -191,29 +293,13 @@ def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = Non
     return model
 
 
-def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
-    config = read_config(folder)
-    model: UniMedForConditionalGeneration = strict_from_pretrained(
-        UniMedForConditionalGeneration, folder, config=config, dtype=dtype,
-        key_mapping=lora.OLD_NAMES if config.language_tuning == "lora" else None,
-        unreadable=lambda error: DataError(
-            f"The checkpoint {folder} cannot be read: {error}", "Copy it again or train it anew."
-        ),
-    )  # fmt: skip
-    return model
-
-
 def restore_weights(model: UniMedForConditionalGeneration, folder: Path) -> None:
-    """Put the weights of a checkpoint of the same training into `model`.
-
-    DataError if they cannot be read or do not fit.
-    """
+    """Put the weights of a checkpoint of the same training into `model`; DataError if they do not fit."""
+    file, tied = folder / (WHOLE if is_whole(folder) else TRAINED), set(model.all_tied_weights_keys)
     hint = "Delete this checkpoint and resume from the one before."
+    tensors = lora.current_names(read_tensors(file, hint), model.config)
     if not is_whole(folder):
-        tensors = lora.current_names(read_tensors(folder / TRAINED, hint), model.config)
         adapter = lora.read_adapter(folder) if (folder / lora.ADAPTER_CONFIG).is_file() else {}
         copy_into(model.trainable(), tensors | adapter, str(folder))
-        return
-    whole = lora.current_names(read_tensors(folder / WHOLE, hint), model.config)
-    tied = set(model.all_tied_weights_keys)
-    copy_into({name: one for name, one in model.state_dict().items() if name not in tied}, whole, str(folder))
+    else:
+        copy_into({name: one for name, one in model.state_dict().items() if name not in tied}, tensors, str(folder))

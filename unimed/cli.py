@@ -33,16 +33,15 @@ def convert_command(
     medbench convert uni-med DIR --standalone --output WHOLE
     medbench convert uni-med DIR --adapter LORA --output OTHER
     """
-    from medbench.unimed.base_weights import BaseWeights
+    from medbench.unimed.checkpoint import BaseWeights
     from medbench.unimed.convert import from_authors, to_authors, to_whole, with_adapter
 
     if output.exists():
         raise UsageError(f"{output} is there already.", "Give another --output.")
     if source.suffix == ".pth":
         if vision_weights is None or language_model is None:
-            raise UsageError(
-                "The authors' format holds no base weights.", "Give --vision-weights and --language-model as well."
-            )
+            hint = "Give --vision-weights and --language-model as well."
+            raise UsageError("The authors' format holds no base weights.", hint)
         base = BaseWeights(language_model=language_model, vision=vision_weights)
         from_authors(source, output, base, vision=_numbers(sizes), standalone=standalone)
     elif output.suffix == ".pth":
@@ -56,10 +55,8 @@ def convert_command(
     elif standalone or merge_lora:
         to_whole(source, output, merge_lora=merge_lora)
     else:
-        raise UsageError(
-            f"{source} and {output} are both folders.",
-            "Give --standalone, --merge-lora or --adapter, or an --output named *.pth.",
-        )
+        hint = "Give --standalone, --merge-lora or --adapter, or an --output named *.pth."
+        raise UsageError(f"{source} and {output} are both folders.", hint)
     say(f"Written to {output}. Run it: medbench run --model uni-med --checkpoint {output} --tasks all")
 
 

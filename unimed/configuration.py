@@ -7,8 +7,8 @@ from typing import Any, Literal, cast
 from huggingface_hub.dataclasses import strict
 from transformers import Blip2VisionConfig, LlamaConfig, PreTrainedConfig
 
+# Tasks with a task token, in the official order; text-only questions never enter the connector.
 CONNECTOR_TASKS = ("vqa", "refer", "identify", "caption", "cls")
-"""Tasks with a task token, in the official order; text-only questions never enter the connector."""
 RESAMPLE_RATES = (1, 2, 4)
 POOLED_PATCHES = 4
 
@@ -20,10 +20,8 @@ class UniMedConfig(PreTrainedConfig):
     model_type = "uni_med"
     sub_configs = {"vision_config": Blip2VisionConfig, "text_config": LlamaConfig}  # noqa: RUF012 - transformers' protocol
 
-    # The ViT; 39 blocks of EVA ViT-G/14 at 224 px by default.
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    # The LLaMA-architecture language model; LLaMA-2-7B by default.
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None  # 39 blocks of EVA ViT-G/14 at 224 px by default.
+    text_config: dict[str, Any] | PreTrainedConfig | None = None  # A LLaMA; LLaMA-2-7B by default.
     # How the patch grid becomes visual tokens (paper section 3.2): `projection` concatenates `resample_rate`
     # consecutive tokens of a row, `avgpool` and `maxpool` pool 2 x 2 patches.
     resample_method: Literal["projection", "avgpool", "maxpool"] = "projection"
@@ -38,11 +36,10 @@ class UniMedConfig(PreTrainedConfig):
     router_type: Literal["constant", "hard", "sparse", "soft"] = "soft"
     # What a sparse or soft router sees: `token`, `task`, or both (`token_and_task`).
     router_input: Literal["token", "task", "token_and_task"] = "token_and_task"
-    # Width of the router's hidden layer; None means four times its input, as official.
-    router_hidden_size: int | None = None
+    router_hidden_size: int | None = None  # Width of its hidden layer; None means four times its input, as official.
     sparse_top_k: int = 2  # Experts per token of a sparse router.
-    # Whether the model has one learned vision token per task (Table 5); None means where the router reads them. The
-    # connector has none that nobody reads, so False needs a router that does not.
+    # Whether there is one learned vision token per task (Table 5); None means where the router reads them, False needs
+    # a router that does not.
     task_tokens: bool | None = None
     task_token_size: int | None = None  # Channels of a task token; None means those of a visual token.
     text_identifiers: bool = True  # Whether prompts carry `[vqa]`, `[refer]`, ... (Table 5).
@@ -73,7 +70,7 @@ class UniMedConfig(PreTrainedConfig):
 
     @property
     def vision(self) -> Blip2VisionConfig:
-        """The vision configuration, as what it is after validation."""
+        """The vision configuration, validated."""
         return cast("Blip2VisionConfig", self.vision_config)
 
     @property
@@ -99,8 +96,7 @@ class UniMedConfig(PreTrainedConfig):
     @property
     def connector_width(self) -> int:
         """Channels of one resampled token, the connector's input (C_v)."""
-        width = self.vision.hidden_size
-        return width * self.resample_rate if self.resample_method == "projection" else width
+        return self.vision.hidden_size * (self.resample_rate if self.resample_method == "projection" else 1)
 
     @property
     def is_moe(self) -> bool:
@@ -155,10 +151,8 @@ def _connector_problems(config: UniMedConfig) -> Iterator[str]:
     if config.num_experts < 1:
         yield f"num_experts is {config.num_experts}; a connector needs at least one expert."
     if config.is_moe and config.router_type == "hard" and config.num_experts < tasks:
-        yield (
-            f"The hard router gives each of the {tasks} tasks an expert of its own, but num_experts is "
-            f"{config.num_experts}: use {tasks} or more."
-        )
+        own = f"The hard router gives each of the {tasks} tasks an expert of its own"
+        yield f"{own}, but num_experts is {config.num_experts}: use {tasks} or more."
     if config.is_moe and config.router_type == "sparse" and not 1 <= config.sparse_top_k <= config.num_experts:
         yield f"sparse_top_k is {config.sparse_top_k}; allowed are 1 to num_experts ({config.num_experts})."
     if config.task_tokens is False and config.router_sees_task:

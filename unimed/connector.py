@@ -15,9 +15,8 @@ EXPERT_LAYERS = {"linear": "linear", "mlp": "mlp2x_gelu"}
 class Router(nn.Module):
     """Two-layer router whose first layer has a task half and a token half.
 
-    The official first layer multiplies `[task token, visual token]`. Its task half is the same for every visual token
-    of a task, so it is computed once per task and added like a bias. The halves are parameters of their own: as slices
-    of one they would need a joined gradient, which is 2 GB at full size. `medbench.unimed.official` joins them.
+    The official first layer multiplies `[task token, visual token]`. Here its task half is computed once per task and
+    added like a bias. The halves are parameters of their own, or their joined gradient would be 2 GB at full size.
     """
 
     def __init__(self, config: UniMedConfig) -> None:
@@ -62,30 +61,20 @@ def soft_weights(logits: torch.Tensor) -> torch.Tensor:
 
 
 def sparse_weights(logits: torch.Tensor, top_k: int) -> torch.Tensor:
-    """Return a softmax over the `top_k` largest logits, exactly zero elsewhere.
-
-    Eq. 13 fills with zeros before the softmax, which would leave weight on every expert; the official code fills with
-    minus infinity.
-    """
+    """Return a softmax over the `top_k` largest logits, zero elsewhere: Eq. 13 filled with -inf, as official, not 0."""
     best = logits.topk(top_k, dim=-1)
     filled = torch.full_like(logits, float("-inf")).scatter(-1, best.indices, best.values)
     return filled.softmax(dim=-1)
 
 
 class Connector(nn.Module):
-    """One projector for all tasks, or N experts that a router mixes per token and task.
-
-    It owns what it uses and nothing else: the official code also builds, trains with zero gradient and saves a router
-    for the constant and the hard type, and task tokens where no one reads them.
-    """
+    """One projector for all tasks, or N experts that a router mixes per token and task; it owns what it uses alone."""
 
     def __init__(self, config: UniMedConfig) -> None:
         super().__init__()
         width, output = config.connector_width, config.text.hidden_size
-        self.router_type = config.router_type
-        self.num_experts = config.num_experts
-        # Called with the mean weight of each expert [N] at every pass.
-        self.watch: Callable[[torch.Tensor], None] | None = None
+        self.router_type, self.num_experts = config.router_type, config.num_experts
+        self.watch: Callable[[torch.Tensor], None] | None = None  # Gets each expert's mean weight [N] at every pass.
         if not config.is_moe:
             self.projector = _mlp(config.connector_type, width, output)
             return
@@ -144,23 +133,17 @@ class Connector(nn.Module):
 
     def _by_task(self, tokens: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
         """Send the images of each task through that task's expert."""
-        occurring = sorted(set(tasks))
-        rows = [[row for row, task in enumerate(tasks) if task == expert] for expert in occurring]
-        parts = [self.experts[expert](tokens[of_task]) for expert, of_task in zip(occurring, rows, strict=True)]
-        order = torch.tensor([row for of_task in rows for row in of_task], device=tokens.device)
+        rows = {expert: [row for row, task in enumerate(tasks) if task == expert] for expert in sorted(set(tasks))}
+        parts = [self.experts[expert](tokens[of_task]) for expert, of_task in rows.items()]
+        order = torch.tensor([row for of_task in rows.values() for row in of_task], device=tokens.device)
         return torch.cat(parts)[order.argsort()]
 
     def _by_choice(self, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Send each token through the experts that its router chose."""
         flat, shares = tokens.flatten(0, 1), weights.flatten(0, 1)
         chosen = [column.nonzero().flatten() for column in shares.unbind(dim=1)]
-        parts = torch.cat(
-            [
-                shares[rows, index, None] * self.experts[index](flat[rows])
-                for index, rows in enumerate(chosen)
-                if len(rows)
-            ]
-        )
+        used = [(index, rows) for index, rows in enumerate(chosen) if len(rows)]
+        parts = torch.cat([shares[rows, index, None] * self.experts[index](flat[rows]) for index, rows in used])
         mixed = parts.new_zeros(len(flat), parts.shape[1]).index_add(0, torch.cat(chosen), parts)
         return mixed.reshape(*tokens.shape[:2], -1)
 

@@ -1,8 +1,4 @@
-"""Low-rank adaptation of the language model: LoRA by peft, and the mixture of pairs that the paper compares.
-
-A LoRA has peft's names in the model (`q_proj.lora_A.default.weight`, as in the official checkpoints) and peft's format
-on the disk (adapter_config.json, adapter_model.safetensors).
-"""
+"""Low-rank adaptation of the language model: peft's LoRA, by its names and in its format, and the paper's LoRA-MoE."""
 
 import math
 import re
@@ -19,36 +15,31 @@ from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json, read_json
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.connector import sparse_weights
-from medbench.unimed.weight_files import read_tensors
+from medbench.unimed.weights import read_tensors
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 T = TypeVar("T")
+# Every linear layer of a LLaMA block; the head is left out, as in the official code.
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Every linear layer of a LLaMA block; the head is left out, as in the official code."""
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
-_NAME = "default"
-_LANGUAGE = "language_model."
-_PEFT_PREFIX = "base_model.model."
+_NAME, _LANGUAGE, _PEFT_PREFIX = "default", "language_model.", "base_model.model."
 # Fields of a peft configuration that say how a LoRA is computed, all of which peft sees to.
 _COMPUTED = ("r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
              "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")  # fmt: skip
 _TOLD = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
          "lora_dropout", "inference_mode", "init_lora_weights", "megatron_core", "qalora_group_size", "runtime_config",
          "eva_config")  # fmt: skip
-_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
-"""Ways to draw the pairs that leave the frozen weights alone."""
+_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # They leave the frozen weights alone.
 _LEVELS = 1 << 16
-_DRAWS_PER_NUMBER = 4
 
 
 class Dropout(nn.Dropout):
     """`nn.Dropout`, with the mask of a CPU cut from 64-bit random numbers: sixteen bits for each value.
 
-    Drawing PyTorch's masks was an eighth of a training step at mini size. The rate is rounded to a multiple of 1/65536
-    and the kept values are scaled by what was rounded to, so that the expectation stays exact. Masks come from
-    PyTorch's generator, so a seed repeats them. On a GPU, where PyTorch draws inside the kernel, it is `nn.Dropout`.
+    Drawing PyTorch's masks was an eighth of a training step at mini size. The rate is rounded to a multiple of 1/65536;
+    the expectation stays exact. A seed repeats the masks. On a GPU it is `nn.Dropout`, which draws inside the kernel.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name of nn.Dropout
@@ -63,20 +54,17 @@ class Dropout(nn.Dropout):
 
 def keep_mask(shape: torch.Size, levels: int) -> torch.Tensor:
     """Return a float32 mask: zero with probability `levels / 65536`, else the inverse of the share that is kept."""
-    size = shape.numel()
-    numbers = torch.empty(-(-size // _DRAWS_PER_NUMBER), dtype=torch.int64).random_(-(1 << 63), None)
-    draws = numbers.view(torch.int16)[:size].view(shape).float()
+    numbers = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    draws = numbers.view(torch.int16)[: shape.numel()].view(shape).float()
     # Integers: the `levels` lowest become zero or less, all others one or more. Comparing is three times slower.
-    lowest_kept = levels - _LEVELS // 2
-    return (draws - (lowest_kept - 1)).clamp_(0, 1).mul_(_LEVELS / (_LEVELS - levels))
+    return (draws - (levels - _LEVELS // 2 - 1)).clamp_(0, 1).mul_(_LEVELS / (_LEVELS - levels))
 
 
 class LoraMoeLinear(nn.Linear):
     """`x W^T + (alpha / r) sum_e w_e(x) dropout(x) A_e^T B_e^T` over the best k of N pairs (Eq. 15).
 
-    The weights are a softmax over the k largest of `x G^T`. The authors' code has no LoRA-MoE, nor has peft; the paper
-    gives rank 4, alpha 8, N 5 and top 2 on every linear layer, the rest follows their sparse router. The frozen weight
-    keeps its name.
+    The weights are a softmax over the k largest of `x G^T`, as in the authors' sparse router; their code has no
+    LoRA-MoE, nor has peft. The paper gives rank 4, alpha 8, N 5 and top 2. The frozen weight keeps its name.
     """
 
     def __init__(self, base: nn.Linear, config: UniMedConfig) -> None:
@@ -97,15 +85,13 @@ class LoraMoeLinear(nn.Linear):
         weights = self.pair_weights(seen)
         lowered = torch.einsum("...i,eri->...er", self.dropout(seen), self.lora_A)
         added = torch.einsum("...er,eor->...o", lowered * weights.unsqueeze(-1), self.lora_B) * self.scale
+        # The frozen layer last: the order of operations is the order in which gradients are summed.
         base = super().forward(input)
         return base + added.to(base.dtype)
 
     def pair_weights(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the pairs' weights [..., N] for tokens [..., in]: `top_k` of them positive, the others zero."""
         return sparse_weights(nn.functional.linear(tokens, self.lora_gate), self.top_k)
-
-
-# In the model
 
 
 def lora_config(config: UniMedConfig) -> "LoraConfig":
@@ -119,16 +105,14 @@ def lora_config(config: UniMedConfig) -> "LoraConfig":
 
 
 def add_low_rank(model: nn.Module, config: UniMedConfig, adapter: "LoraConfig | None" = None) -> None:
-    """Adapt the linear layers of the blocks of a LLaMA in place; the base weights stay the same objects.
+    """Adapt the linear layers of the blocks of a LLaMA alone in place; the base weights stay the same objects.
 
-    Give the language model alone, so that nothing else is frozen or adapted; `adapter` is another LoRA than the
-    configuration's. DataError if the adapter names layers that are not there, or cannot be.
+    `adapter` is another LoRA than the configuration's; DataError if it names layers that are not there, or cannot be.
     """
     if config.language_tuning == "lora_moe":
         for parent in list(model.modules()):
-            for name in ADAPTED:
-                base = getattr(parent, name, None)
-                if isinstance(base, nn.Linear):
+            for name, base in list(parent.named_children()):
+                if name in ADAPTED and isinstance(base, nn.Linear):
                     setattr(parent, name, LoraMoeLinear(base, config))
         return
     from peft import inject_adapter_in_model
@@ -161,18 +145,14 @@ def _to_float32(layer: Any) -> None:  # noqa: ANN401 - a layer of peft
 
 
 def merge_low_rank(model: nn.Module) -> None:
-    """Fold every LoRA into its frozen weight in place; the model computes the same with fewer steps.
-
-    ValueError if there are mixtures of pairs: their weights depend on the input, so there is nothing to fold.
-    """
+    """Fold every LoRA into its frozen weight in place; ValueError if a mixture of pairs depends on its input."""
     if any(isinstance(layer, LoraMoeLinear) for layer in model.modules()):
         raise ValueError("A LoRA-MoE layer cannot be merged: which pairs it uses depends on the token.")
     for parent, name, layer in lora_layers(model):
         _to_float32(layer)
         layer.merge()
         setattr(parent, name, layer.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
+    model.__dict__.pop("peft_config", None)
 
 
 def is_plain(model: nn.Module, config: UniMedConfig) -> bool:
@@ -181,24 +161,19 @@ def is_plain(model: nn.Module, config: UniMedConfig) -> bool:
     return all(getattr(adapter, name) == getattr(plain, name) for name in _COMPUTED)
 
 
-# On the disk
-
-
-def current_names(tensors: Mapping[str, T], config: UniMedConfig) -> dict[str, T]:
-    """Return what is kept by the names of weights under today's, which are peft's; older versions had names of ours."""
-    if config.language_tuning != "lora":
-        return dict(tensors)
-    named = dict(tensors)
-    for pattern, replacement in OLD_NAMES.items():
-        named = {re.sub(pattern, replacement, name): tensor for name, tensor in named.items()}
-    return named
-
-
+# Patterns of the names that older versions gave to the weights of a layer with LoRA, and today's.
 OLD_NAMES = {
     r"^(language_model\.model\.layers\..*_proj)\.(?=weight$|bias$)": r"\1.base_layer.",
     r"^(language_model\.model\.layers\..*\.lora_[AB])$": r"\1.default.weight",
 }
-"""Patterns of the names that older versions gave to the weights of a layer with LoRA, and today's."""
+
+
+def current_names(tensors: Mapping[str, T], config: UniMedConfig) -> dict[str, T]:
+    """Return what is kept by the names of weights under today's, which are peft's; older versions had names of ours."""
+    named = dict(tensors)
+    for pattern, replacement in OLD_NAMES.items() if config.language_tuning == "lora" else ():
+        named = {re.sub(pattern, replacement, name): tensor for name, tensor in named.items()}
+    return named
 
 
 def name_on_hub(base: str) -> str:
@@ -208,25 +183,21 @@ def name_on_hub(base: str) -> str:
 
 
 def write_adapter(model: nn.Module, trained: Mapping[str, torch.Tensor], folder: Path, base: str) -> set[str]:
-    """Write the LoRA of a language model in peft's format; return the names of `trained` that are in it.
-
-    `trained` has the names of the whole model; `base` is the folder or name of the model that is adapted.
-    """
+    """Write a LoRA (`trained` by the whole model's names, on a `base`) in peft's format; return the names in it."""
     adapter: LoraConfig = model.peft_config[_NAME]  # type: ignore[index, assignment]  # peft's
     told = replace(adapter, base_model_name_or_path=name_on_hub(base), inference_mode=True).to_dict()
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in told.items()}
     (folder / ADAPTER_CONFIG).write_text(canonical_json(plain, indent=2) + "\n", encoding="utf-8")
-    names = {name for name in trained if ".lora_" in name}
-    save_file({_theirs(name): trained[name] for name in sorted(names)}, folder / ADAPTER, metadata={"format": "pt"})
-    return names
+    # The adapter's own name stands in the model, but not in its file; of a magnitude (DoRA) neither does `weight`.
+    names = {name: name.replace(f".{_NAME}.", ".") for name in sorted(trained) if ".lora_" in name}
+    names = {name: inner.replace("magnitude_vector.weight", "magnitude_vector") for name, inner in names.items()}
+    tensors = {_PEFT_PREFIX + inner.removeprefix(_LANGUAGE): trained[name] for name, inner in names.items()}
+    save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
+    return set(names)
 
 
 def read_adapter_config(folder: Path) -> "LoraConfig":
-    """Return the configuration of a LoRA in peft's format.
-
-    DataError if it cannot be read; UsageError if it is no LoRA, or of a kind that changes more than linear layers of
-    the blocks.
-    """
+    """Return a LoRA's configuration; DataError if unreadable, UsageError if it changes more than linear layers."""
     from peft import LoraConfig, PeftConfig
 
     values = read_json(folder / ADAPTER_CONFIG)
@@ -243,30 +214,18 @@ def read_adapter_config(folder: Path) -> "LoraConfig":
     if adapter.init_lora_weights not in _PLAIN_STARTS:
         other.append(f"init_lora_weights {adapter.init_lora_weights!r}, which changes the frozen weights")
     if other:
-        raise UsageError(
-            f"The adapter in {folder} has what Uni-Med does not take: {', '.join(other)}.",
-            "Give a LoRA on linear layers alone, or merge it into the language model first.",
-        )
+        problem = f"The adapter in {folder} has what Uni-Med does not take: {', '.join(other)}."
+        raise UsageError(problem, "Give a LoRA on linear layers alone, or merge it into the language model first.")
     return replace(adapter, init_lora_weights=True, inference_mode=False)
 
 
 def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the weights of a LoRA in peft's format by the names of the whole model.
-
-    DataError if the file cannot be read.
-    """
+    """Return the weights of a LoRA in peft's format by the names of the whole model; DataError if unreadable."""
     file = folder / ADAPTER
     if not file.is_file() and file.with_suffix(".bin").is_file():
         file = file.with_suffix(".bin")
-    return {_ours(name): tensor for name, tensor in read_tensors(file, "Copy the adapter again.").items()}
-
-
-# The adapter's own name stands in the model, but not in its file; of a magnitude (DoRA) neither does `weight`.
-def _theirs(name: str) -> str:
-    inner = name.removeprefix(_LANGUAGE).replace(f".{_NAME}.", ".")
-    return _PEFT_PREFIX + inner.replace("magnitude_vector.weight", "magnitude_vector")
-
-
-def _ours(name: str) -> str:
-    inner = re.sub(r"magnitude_vector$", "magnitude_vector.weight", name.removeprefix(_PEFT_PREFIX))
-    return _LANGUAGE + re.sub(r"(\.lora_\w+)\.", rf"\1.{_NAME}.", inner)
+    tensors = {}
+    for name, tensor in read_tensors(file, "Copy the adapter again.").items():
+        inner = re.sub(r"magnitude_vector$", "magnitude_vector.weight", name.removeprefix(_PEFT_PREFIX))
+        tensors[_LANGUAGE + re.sub(r"(\.lora_\w+)\.", rf"\1.{_NAME}.", inner)] = tensor
+    return tensors

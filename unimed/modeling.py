@@ -27,12 +27,10 @@ class LastBlock(LlamaDecoderLayer):
     def forward(self, hidden_states: torch.Tensor, *, read: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]  # the supertype names what it passes on
         """Return [B, L, D], or [P, D] of the P positions that are true in `read` [B, L]."""
         if read is None:
-            whole: torch.Tensor = super().forward(hidden_states, **kwargs)
-            return whole
+            return super().forward(hidden_states, **kwargs)
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
         reached = (hidden_states + attended)[read]
-        behind: torch.Tensor = reached + self.mlp(self.post_attention_layernorm(reached))
-        return behind
+        return cast("torch.Tensor", reached + self.mlp(self.post_attention_layernorm(reached)))
 
 
 class LanguageModel(LlamaForCausalLM):
@@ -53,28 +51,20 @@ class LanguageModel(LlamaForCausalLM):
         """Return the last hidden states [P, D] of embeddings [B, L, D] where `read` [B, L] is true, at P positions."""
         # Every block is given `read`; the last one takes it, attention passes by what it does not know.
         output = self.model(inputs_embeds=embeddings, attention_mask=attention_mask, use_cache=False, read=read)
-        hidden: torch.Tensor = output.last_hidden_state
-        return hidden
+        return cast("torch.Tensor", output.last_hidden_state)
 
 
 @dataclass
 class UniMedOutput(ModelOutput):
-    """Output of the model."""
+    """The loss where labels were given, since the head then runs only where something is learned; logits elsewhere."""
 
-    # Mean cross-entropy over the labelled tokens of the batch, when labels were given.
-    loss: torch.Tensor | None = None
-    # [B, L, V], or fewer positions when `logits_to_keep` was given; None when labels were given, since the head then
-    # runs only where something is to be learned.
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None  # The cache of keys and values.
+    loss: torch.Tensor | None = None  # Mean cross-entropy over the labelled tokens of the batch.
+    logits: torch.Tensor | None = None  # [B, L, V], or fewer positions when `logits_to_keep` was given.
+    past_key_values: Cache | None = None
 
 
 class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """Uni-Med (arXiv 2409.17508, section 3).
-
-    The parts can be called one by one, which is what makes batched evaluation cheap: `encode_images` does not
-    depend on the task and can be cached per image, `project` depends on the image and the task.
-    """
+    """Uni-Med (arXiv 2409.17508, section 3): `encode_images` depends on the image, `project` on image and task."""
 
     config_class = UniMedConfig
     config: UniMedConfig
@@ -137,8 +127,7 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def project(self, features: torch.Tensor, task_ids: torch.Tensor) -> torch.Tensor:
         """Return visual tokens [B, M, D] for resampled features [B, M, C_v] under their tasks [B]."""
-        visual: torch.Tensor = self.connector(features, task_ids)
-        return visual
+        return cast("torch.Tensor", self.connector(features, task_ids))
 
     def forward(
         self, input_ids: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None,
@@ -180,35 +169,27 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def embed(
         self, input_ids: torch.Tensor | None, image_features: torch.Tensor | None, task_ids: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return embeddings [B, L, D] of `input_ids` [B, L] with visual tokens in place of the placeholders.
-
-        ValueError if placeholders and images do not match.
-        """
+        """Return embeddings [B, L, D], visual tokens in place of placeholders; ValueError if these do not match."""
         if input_ids is None:
             raise ValueError("Give input_ids or inputs_embeds.")
         if image_features is None:
-            embeddings: torch.Tensor = self.get_input_embeddings()(input_ids)
-            return embeddings
+            return cast("torch.Tensor", self.get_input_embeddings()(input_ids))
         if task_ids is None:
             raise ValueError("pixel_values need task_ids: the connector depends on the task.")
         # The placeholder may lie behind the vocabulary, so it is never looked up.
         slots = input_ids.eq(-1 if self.config.image_token_id is None else self.config.image_token_id)
-        embeddings = self.get_input_embeddings()(input_ids.masked_fill(slots, 0))
+        embeddings: torch.Tensor = self.get_input_embeddings()(input_ids.masked_fill(slots, 0))
         visual = self.project(image_features, task_ids).to(embeddings.dtype)
-        if int(slots.sum()) != visual.shape[0] * visual.shape[1]:
-            raise ValueError(
-                f"The prompts have {int(slots.sum())} image placeholders, but {visual.shape[0]} images give "
-                f"{visual.shape[0] * visual.shape[1]} visual tokens."
-            )
+        there, (images, each) = int(slots.sum()), visual.shape[:2]
+        if there != images * each:
+            given = f"{images} images give {images * each} visual tokens"
+            raise ValueError(f"The prompts have {there} image placeholders, but {given}.")
         return embeddings.masked_scatter(slots.unsqueeze(-1), visual)
 
     def prepare_inputs_for_generation(  # type: ignore[override]  # the supertype names what it passes on
-        self,
-        input_ids: torch.LongTensor,
-        pixel_values: torch.Tensor | None = None,
-        task_ids: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+        self, input_ids: torch.LongTensor, pixel_values: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:  # fmt: skip
         """Give the images to the first step only; later steps find them in the cache."""
         inputs: dict[str, Any] = GenerationMixin.prepare_inputs_for_generation(cast("Any", self), input_ids, **kwargs)
         if kwargs.get("is_first_iteration"):

@@ -18,10 +18,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def pixels_of(image: Image.Image, size: int) -> torch.Tensor:
-    """Return normalised pixels [3, size, size], float32.
+    """Return normalised pixels [3, size, size], float32, as official for training and evaluation alike.
 
-    As official for training and evaluation alike: convert to RGB, resize to a square with PIL's bicubic filter
-    (the aspect ratio is not kept), scale to 0..1, normalise with CLIP's mean and standard deviation.
+    RGB, resized to a square by PIL's bicubic filter, scaled to 0..1, normalised with CLIP's mean and deviation.
     """
     square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     values = np.asarray(square, dtype=np.float32) / 255.0
@@ -39,8 +38,7 @@ class UniMedProcessor(ProcessorMixin):
         self, tokenizer: PreTrainedTokenizerBase, image_size: int = 224, visual_tokens: int = 64,
         prompt_style: PromptStyle = "clean", text_identifiers: bool = True, **kwargs: Any
     ) -> None:  # fmt: skip
-        self.image_size = image_size
-        self.visual_tokens = visual_tokens
+        self.image_size, self.visual_tokens = image_size, visual_tokens
         self.prompt_style: PromptStyle = prompt_style
         self.text_identifiers = text_identifiers
         super().__init__(tokenizer, **kwargs)
@@ -95,17 +93,14 @@ class UniMedProcessor(ProcessorMixin):
     def __call__(self, text: Sequence[str], images: Sequence[Image.Image] = (), **_: Any) -> BatchFeature:
         """Return left-padded `input_ids` and `attention_mask` [B, L], and `pixel_values` [I, 3, S, S].
 
-        The texts are wrapped prompts with `<ImageHere>` where an image goes, see `instruct`; images in the order of
-        those.
+        The texts are wrapped prompts with `<ImageHere>` where an image goes, see `instruct`; images in that order.
         """
         return self._padded([WrappedPrompt(parts=tuple(prompt.split(IMAGE_PLACEHOLDER))) for prompt in text], images)
 
     def instruct(self, kind: Kind, instructions: Sequence[str], images: Sequence[Image.Image] = ()) -> BatchFeature:
-        """Return the inputs of `generate` for plain instructions of one kind, `task_ids` included.
+        """Return the inputs of `generate` for instructions of a kind, without identifier and tags; `task_ids` included.
 
-        ValueError if there is not one image per row.
-
-        Each row has an instruction without identifier and tags, and one image; none has one where the kind is `qa`.
+        ValueError if there is not one image per row, or one where the kind is `qa`.
         """
         if len(images) != (0 if kind == "qa" else len(instructions)):
             raise ValueError(f"{len(instructions)} instructions of kind {kind!r} came with {len(images)} images.")
@@ -117,8 +112,7 @@ class UniMedProcessor(ProcessorMixin):
 
     def _padded(self, prompts: Sequence[WrappedPrompt], images: Sequence[Image.Image]) -> BatchFeature:
         rows = [self.prompt_ids(prompt) for prompt in prompts]
-        length = max(len(row) for row in rows)
-        pad = self.tokenizer.pad_token_id
+        length, pad = max(map(len, rows)), self.tokenizer.pad_token_id
         features: dict[str, torch.Tensor] = {
             "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows]),
             "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),

@@ -12,18 +12,11 @@ from medbench.tasks.spec import Kind, TaskSpec
 
 PromptStyle = Literal["official", "clean"]
 Purpose = Literal["train", "generate"]
-IDENTIFIERS: dict[Kind, str] = {
-    "qa": "[qa]",
-    "vqa": "[vqa]",
-    "report": "[caption]",
-    "rec": "[refer]",
-    "reg": "[identify]",
-    "cls": "[cls]",
-}
 CONNECTOR_TASK: dict[Kind, str] = {"vqa": "vqa", "rec": "refer", "reg": "identify", "report": "caption", "cls": "cls"}
+IDENTIFIERS: dict[Kind, str] = {"qa": "[qa]", **{kind: f"[{task}]" for kind, task in CONNECTOR_TASK.items()}}
 IMAGE_PLACEHOLDER = "<ImageHere>"
+# Inputs that the official code writes into the instruction itself and therefore never cuts.
 FIXED_INPUTS = frozenset({"subject", "classes"})
-"""Inputs that the official code writes into the instruction itself and therefore never cuts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +29,10 @@ class PromptForm:
     style: PromptStyle = "clean"
     identifiers: bool = True  # Whether `[vqa]`, `[refer]`, ... precede the instruction (Table 5).
 
-    @property
-    def official(self) -> bool:
-        """Whether to follow the official code to the letter."""
-        return self.style == "official"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrappedPrompt:
-    """A user turn, cut where the images go.
-
-    The parts are to be tokenised one by one, as the official code does; so nothing in the instruction can pass for an
-    image placeholder.
-    """
+    """A user turn, cut where the images go, to be tokenised part by part: no instruction passes for a placeholder."""
 
     parts: tuple[str, ...]  # Texts; between each two of them is an image.
     starts: int = 1  # BOS tokens before the first part.
@@ -59,30 +43,20 @@ def wrap(
 ) -> WrappedPrompt:
     """Return the user turn around `instruction`."""
     text = f"{IDENTIFIERS[kind]} {instruction}" if form.identifiers else instruction
-    if form.official:
-        text = _official_turn(kind, text, images, purpose)
-    starts = 2 if form.official and purpose == "generate" else 1
+    if form.style == "official":
+        # Of questions without an image the official data sets cut the finished instruction, not the question in it.
+        text = first_words(text) if kind == "qa" else text
+        text = f"{text} " if images and (purpose == "train" or kind == "report") else text
+    starts = 2 if form.style == "official" and purpose == "generate" else 1
     opening, closing = "[INST] ", f"{text} [/INST]"
-    if images == 0:
-        return WrappedPrompt(parts=(opening + closing,), starts=starts)
     between = ["</Img> <Img>"] * (images - 1)
-    return WrappedPrompt(parts=(f"{opening}<Img>", *between, f"</Img> {closing}"), starts=starts)
-
-
-def _official_turn(kind: Kind, text: str, images: int, purpose: Purpose) -> str:
-    if kind == "qa":
-        # The official data sets cut the finished instruction here, not the question in it.
-        text = first_words(text)
-    trailing = images > 0 and (purpose == "train" or kind == "report")
-    return f"{text} " if trailing else text
+    parts = (f"{opening}<Img>", *between, f"</Img> {closing}") if images else (opening + closing,)
+    return WrappedPrompt(parts=parts, starts=starts)
 
 
 def instruct(spec: TaskSpec, sample: Sample, form: PromptForm, *, box: str = "", template: str | None = None) -> str:
-    """Return the instruction for a sample in the style that a model was taught, without identifier and tags.
-
-    DataError if the sample lacks a field of the template.
-    """
-    if form.official:
+    """Return a sample's instruction, without identifier and tags; DataError if it lacks a field of the template."""
+    if form.style == "official":
         inputs = {name: text if name in FIXED_INPUTS else first_words(text) for name, text in sample.inputs.items()}
         sample = replace(sample, inputs=inputs)
     return spec.instruction(sample, box=box, template=template)
@@ -90,4 +64,4 @@ def instruct(spec: TaskSpec, sample: Sample, form: PromptForm, *, box: str = "",
 
 def taught_answer(reference: str, form: PromptForm) -> str:
     """Return what the model is to learn to say; the official code teaches the first 50 words."""
-    return first_words(reference) if form.official else reference
+    return first_words(reference) if form.style == "official" else reference

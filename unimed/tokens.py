@@ -1,15 +1,15 @@
 """LLaMA's tokenizer, as the authors of each model use it: the fast backend, texts between images, SentencePiece itself.
 
-Two traps of transformers 5 are avoided here. From `tokenizer.model` it ignores the scores of the pieces, so that a
-double space becomes one piece; from `tokenizer.json` it drops, unless told otherwise, the space before a text that
-follows a special token. Both change the ids that the models were trained on.
+Two traps of transformers 5 are avoided: of `tokenizer.model` it ignores the pieces' scores, so that a double space
+becomes one piece; of `tokenizer.json` it drops, unless told otherwise, the space behind a special token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
@@ -18,19 +18,16 @@ from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_json
 from medbench.unimed.prompts import IMAGE_PLACEHOLDER
 
-OFFICIAL_PAD = "$$"
-"""Uni-Med's code pads with this piece, which LLaMA's vocabulary has (id 3997)."""
+OFFICIAL_PAD = "$$"  # Uni-Med's code pads with this piece, which LLaMA's vocabulary has (id 3997).
 SPACE = "▁"
 CONTROLS = ("<s>", "</s>", "<unk>")
 BOS_ID, EOS_ID = 1, 2
 Special = TypeVar("Special")
+_LEADING_SPACE = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
 
 
 def read_sentencepiece(path: Path, hint: str = "Copy the language model again.") -> Any:  # noqa: ANN401 - untyped
-    """Return the `SentencePieceProcessor` of a `tokenizer.model`.
-
-    DataError if the file is missing, or is no SentencePiece model.
-    """
+    """Return the `SentencePieceProcessor` of a `tokenizer.model`; DataError if the file is missing or is none."""
     from sentencepiece import SentencePieceProcessor
 
     if not path.is_file():
@@ -41,24 +38,19 @@ def read_sentencepiece(path: Path, hint: str = "Copy the language model again.")
         raise DataError(f"{path} is no SentencePiece model: {error}", hint) from error
 
 
-# The fast backend
-
-
 def llama_tokenizer(model: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - sentencepiece has no types
-    """Return a fast tokenizer with the pieces of a `SentencePieceProcessor`.
+    """Return a fast tokenizer with a `SentencePieceProcessor`'s pieces; DataError without `<s>`, `</s>` or `<unk>`.
 
     It gives every text one leading space and merges by score, as SentencePiece does. The image placeholder is added
-    behind the vocabulary; it stands for visual tokens and is never embedded. DataError if the vocabulary lacks `<s>`,
-    `</s>` or `<unk>`.
+    behind the vocabulary; it stands for visual tokens and is never embedded.
     """
     pieces = [model.id_to_piece(index) for index in range(model.get_piece_size())]
     controls = [index for index in range(len(pieces)) if model.is_control(index) or model.is_unknown(index)]
     ids = {piece: index for index, piece in enumerate(pieces)}
     lacking = [name for name in CONTROLS if name not in ids]
     if lacking:
-        raise DataError(
-            f"The vocabulary lacks {', '.join(lacking)}.", "Uni-Med needs a language model with LLaMA's tokenizer."
-        )
+        hint = "Uni-Med needs a language model with LLaMA's tokenizer."
+        raise DataError(f"The vocabulary lacks {', '.join(lacking)}.", hint)
     # Of two possible merges, the one into the piece of the higher score comes first.
     merges = []
     for index in set(range(len(pieces))) - set(controls):
@@ -67,16 +59,11 @@ def llama_tokenizer(model: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - se
         merges += [(-model.get_score(index), left, right) for left, right in known]
     ordered = [(pieces[left], pieces[right]) for _, left, right in sorted(merges)]
     backend = Tokenizer(models.BPE(vocab=ids, merges=ordered, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    backend.normalizer = _leading_space()
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    backend.normalizer = _LEADING_SPACE
+    parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(parts)
     backend.add_special_tokens([AddedToken(pieces[index], normalized=False, special=True) for index in controls])
     return with_names(backend)
-
-
-def _leading_space() -> normalizers.Normalizer:
-    return normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
 
 
 def with_names(backend: Tokenizer, pad: str = OFFICIAL_PAD) -> PreTrainedTokenizerFast:
@@ -89,23 +76,18 @@ def with_names(backend: Tokenizer, pad: str = OFFICIAL_PAD) -> PreTrainedTokeniz
 
 
 def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of a LLaMA-architecture model, from `tokenizer.model` if there, else `tokenizer.json`.
-
-    DataError if the folder has neither, or a file is broken.
-    """
+    """Return a LLaMA's tokenizer, of `tokenizer.model`, else `tokenizer.json`; DataError if neither can be read."""
     if (folder / "tokenizer.model").is_file():
         return llama_tokenizer(read_sentencepiece(folder / "tokenizer.model"))
     if not (folder / "tokenizer.json").is_file():
-        raise DataError(
-            f"{folder} has neither tokenizer.model nor tokenizer.json.", "Give the folder of a LLaMA language model."
-        )
+        problem = f"{folder} has neither tokenizer.model nor tokenizer.json."
+        raise DataError(problem, "Give the folder of a LLaMA language model.")
     try:
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the tokenizer's own library raises bare exceptions
         raise DataError(f"{folder / 'tokenizer.json'} cannot be read: {error}", "Copy it again.") from error
-    vocabulary = backend.get_vocab()
-    if SPACE in vocabulary and all(name in vocabulary for name in CONTROLS):
-        backend.normalizer, backend.pre_tokenizer = _leading_space(), None
+    if {SPACE, *CONTROLS} <= backend.get_vocab().keys():
+        backend.normalizer, backend.pre_tokenizer = _LEADING_SPACE, None
         return with_names(backend)
     # Another kind (LLaMA-3) is taken as it is, with the names that Uni-Med needs.
     tokenizer = load_saved_tokenizer(folder)
@@ -118,18 +100,16 @@ def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of a folder with `tokenizer.json`, as it is, which transformers' LLaMA classes do not do.
-
-    DataError if it cannot be read.
-    """
+    """Return the tokenizer of `tokenizer.json` as it is, unlike transformers' LLaMA classes, or a DataError."""
     try:
-        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
+        return cast("PreTrainedTokenizerFast", PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False))
     except Exception as error:  # the tokenizer's own library raises bare exceptions
         raise DataError(f"The tokenizer in {folder} cannot be read: {error}", "Copy the checkpoint again.") from error
-    return tokenizer
 
 
-# Texts between images
+def _readable(ids: Sequence[int], names: Mapping[int, str], text: Callable[[list[int]], str]) -> str:
+    runs = [(name, list(run)) for name, run in groupby(ids, key=names.get)]
+    return "".join(text(run) if name is None else name * len(run) for name, run in runs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,17 +129,12 @@ class TextCodec:
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special and added tokens left out."""
         hidden = frozenset(self.added.values())
-        decoded: str = self.backend.decode([one for one in ids if one not in hidden], skip_special_tokens=True)
-        return decoded
+        return str(self.backend.decode([one for one in ids if one not in hidden], skip_special_tokens=True))
 
     def readable(self, ids: Sequence[int]) -> str:
         """Return the text of ids with special and added tokens, for people."""
         names = {number: token for token, number in self.added.items()}
-        runs = groupby(ids, key=names.get)
-        return "".join(
-            name * len(list(run)) if name is not None else self.backend.decode(list(run), skip_special_tokens=False)
-            for name, run in runs
-        )
+        return _readable(ids, names, partial(self.backend.decode, skip_special_tokens=False))
 
     def for_generation(self) -> PreTrainedTokenizerFast:
         """Return it as a tokenizer of transformers that pads on the left, with the end token."""
@@ -171,15 +146,14 @@ class TextCodec:
 
     def id_of(self, token: str) -> int | None:
         """Return the id of one token by its text, None if there is no such token."""
-        number: int | None = self.added.get(token, self.backend.token_to_id(token))
-        return number
+        return cast("int | None", self.added.get(token, self.backend.token_to_id(token)))
 
 
 def load_codec(folder: Path) -> TextCodec:
-    """Return the tokenizer of a checkpoint folder.
+    """Return a folder's tokenizer; DataError if there is none, or it is broken or has no end token.
 
     `tokenizer.json` is honoured as it is; without one, `tokenizer.model` is read with the scores of its pieces. Tokens
-    of `added_tokens.json` come on top. DataError if there is no tokenizer, or it is broken or has no end token.
+    of `added_tokens.json` come on top.
     """
     if (folder / "tokenizer.json").is_file():
         read_json(folder / "tokenizer.json")
@@ -190,9 +164,8 @@ def load_codec(folder: Path) -> TextCodec:
         # What `llama_tokenizer` adds behind the pieces is Uni-Med's own and is not counted.
         tokenizer, size = llama_tokenizer(pieces), int(pieces.get_piece_size())
     else:
-        raise DataError(
-            f"{folder} has neither tokenizer.json nor tokenizer.model.", "Copy the tokenizer's files into the folder."
-        )
+        problem = f"{folder} has neither tokenizer.json nor tokenizer.model."
+        raise DataError(problem, "Copy the tokenizer's files into the folder.")
     if tokenizer.eos_token_id is None:
         raise DataError(f"The tokenizer in {folder} names no end token.", "Add eos_token to tokenizer_config.json.")
     backend = tokenizer.backend_tokenizer
@@ -205,41 +178,29 @@ def load_codec(folder: Path) -> TextCodec:
     )  # fmt: skip
 
 
-# SentencePiece itself
-
-
 class SegmentTokenizer:
     """SentencePiece stretch by stretch, as transformers 4.28's slow tokenizer did it: RadFM and Med-Flamingo.
 
-    There the text between two special tokens loses the white space beside them, and every stretch begins with a space
-    of its own. Later versions do neither, and both models were trained on this.
-
-    `model` is a `SentencePieceProcessor`, `added` the tokens that the model knows behind its pieces, for people.
+    There a text between special tokens loses the white space beside them, and begins with a space of its own; later
+    versions do neither. `model` is a `SentencePieceProcessor`, `added` the names of the tokens behind its pieces.
     """
 
     end = EOS_ID
 
     def __init__(self, model: Any, added: Sequence[str] = ()) -> None:  # noqa: ANN401 - sentencepiece has no types
-        self._model = model
-        self._added = added
-        self.size = int(model.get_piece_size())
-        self._silent = frozenset(
-            token for token in range(self.size) if model.is_control(token) or model.is_unknown(token)
-        )
+        self._model, self._added, self.size = model, added, int(model.get_piece_size())
+        self._silent = frozenset(one for one in range(self.size) if model.is_control(one) or model.is_unknown(one))
 
     def encode(self, parts: Sequence[str | Special]) -> list[tuple[int, ...] | Special]:
-        """Return texts as ids and everything else, which stands for special tokens, as it is; without BOS.
-
-        Between two texts there must be something else: each begins with a space of its own.
-        """
+        """Return texts as ids, without BOS, and what stands for special tokens between two of them as it is."""
         encoded: list[tuple[int, ...] | Special] = []
         for place, part in enumerate(parts):
-            if not isinstance(part, str):
+            if isinstance(part, str):
+                text = part if place == 0 else part.lstrip()
+                text = text if place == len(parts) - 1 else text.rstrip()
+                encoded.append(tuple(self._model.encode(text)) if text else ())
+            else:
                 encoded.append(part)
-                continue
-            text = part if place == 0 else part.lstrip()
-            text = text if place == len(parts) - 1 else text.rstrip()
-            encoded.append(tuple(self._model.encode(text)) if text else ())
         return encoded
 
     def text(self, ids: Sequence[int]) -> str:
@@ -250,26 +211,17 @@ class SegmentTokenizer:
         """Return the text of ids with the names of control and added tokens, for people."""
         names = {token: str(self._model.id_to_piece(token)) for token in self._silent}
         names |= dict(enumerate(self._added, start=self.size))
-        runs = groupby(ids, key=names.get)
-        return "".join(self.text(list(run)) if name is None else name * len(list(run)) for name, run in runs)
+        return _readable(ids, names, self.text)
 
 
 def read_tokenizer(path: Path, added: Sequence[str] = ()) -> SegmentTokenizer:
-    """Return the tokenizer of a `tokenizer.model`, with the tokens that are added behind its pieces.
-
-    DataError if the file is missing or broken.
-    """
+    """Return the tokenizer of a `tokenizer.model` with the tokens `added` behind its pieces, or a DataError."""
     hint = "Copy LLaMA's tokenizer.model (499,723 bytes) there; tokenizer.json is not read."
     return SegmentTokenizer(read_sentencepiece(path, hint), added)
 
 
 def refuse_other_vocabulary(file: Path, tokenizer: SegmentTokenizer, rows: int) -> None:
-    """Compare a tokenizer with the tokens that a model knows.
-
-    DataError if they are not as many: its ids would mean something else to the model.
-    """
+    """DataError if a tokenizer has other pieces than a model knows: its ids would mean something else."""
     if tokenizer.size != rows:
-        raise DataError(
-            f"{file} has {tokenizer.size} pieces, but the model knows {rows}.",
-            "Copy the tokenizer.model that belongs to the weights.",
-        )
+        problem = f"{file} has {tokenizer.size} pieces, but the model knows {rows}."
+        raise DataError(problem, "Copy the tokenizer.model that belongs to the weights.")

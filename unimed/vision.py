@@ -30,15 +30,13 @@ _INSIDE_BLOCKS = {
 }
 _QUERY_BIAS, _VALUE_BIAS, _JOINT_BIAS = "attn.q_bias", "attn.v_bias", "self_attn.qkv.bias"
 _BLOCK = re.compile(r"blocks\.(\d+)\..+")
-_DROPPED = ("norm.", "fc_norm.", "head.")
-"""The file ends with a norm and a head that Uni-Med does not use."""
+_DROPPED = ("norm.", "fc_norm.", "head.")  # The file ends with a norm and a head that Uni-Med does not use.
 
 
 class VisionTower(nn.Module):
-    """EVA ViT as in BLIP-2, followed by `ln_vision`.
+    """EVA ViT as in BLIP-2, followed by `ln_vision`: never loaded and frozen, so a plain normalisation without weights.
 
-    The official `ln_vision` is never loaded from anywhere and frozen, so it is a plain normalisation with
-    PyTorch's default epsilon and no weights. BLIP-2's trained `post_layernorm` must not be put in its place.
+    BLIP-2's trained `post_layernorm` must not be put in its place.
     """
 
     def __init__(self, config: Blip2VisionConfig) -> None:
@@ -47,21 +45,14 @@ class VisionTower(nn.Module):
         self.vit.post_layernorm = nn.LayerNorm(config.hidden_size, eps=LN_VISION_EPSILON, elementwise_affine=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return patch features [B, P, C] of normalised pixels [B, 3, H, W].
-
-        Pictures of another size than the configuration's are seen with interpolated positions.
-        """
+        """Return patch features [B, P, C] of pixels [B, 3, H, W], of other sizes with interpolated positions."""
         other_size = pixels.shape[-1] != self.vit.config.image_size
         output = self.vit(pixel_values=pixels, interpolate_pos_encoding=other_size)
-        features: torch.Tensor = output.last_hidden_state[:, 1:]
-        return features
+        return cast("torch.Tensor", output.last_hidden_state[:, 1:])
 
 
 def interpolated_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
-    """Return position embeddings [1, 1 + grid**2, C] for another grid of patches.
-
-    As the official loader does it: the class token's stays, those of the patches are resized bicubically in fp32.
-    """
+    """Return position embeddings [1, 1 + grid**2, C] for another grid, bicubically in fp32, as the official loader."""
     patches = positions.shape[1] - 1
     side = round(patches**0.5)
     if side == grid:
@@ -86,9 +77,6 @@ def resample(features: torch.Tensor, *, method: str, rate: int) -> torch.Tensor:
     return pool(grid, kernel_size=2).flatten(2).transpose(1, 2)
 
 
-# EVA's files
-
-
 def from_eva(tensors: Mapping[str, torch.Tensor], config: Blip2VisionConfig, source: str = "The EVA state") -> State:
     """Return the state of a `Blip2VisionModel` (without `post_layernorm`) for EVA's tensors.
 
@@ -107,18 +95,15 @@ def from_eva(tensors: Mapping[str, torch.Tensor], config: Blip2VisionConfig, sou
         state |= {f"{here}.{ours}": tensors[f"{there}.{theirs}"] for theirs, ours in _INSIDE_BLOCKS.items()}
         query, value = tensors[f"{there}.{_QUERY_BIAS}"], tensors[f"{there}.{_VALUE_BIAS}"]
         state[f"{here}.{_JOINT_BIAS}"] = torch.cat([query, torch.zeros_like(query), value])
-    positions = "embeddings.position_embedding"
-    state[positions] = interpolated_positions(
-        state[positions], cast("int", config.image_size) // cast("int", config.patch_size)
-    )
+    grid, positions = cast("int", config.image_size) // cast("int", config.patch_size), "embeddings.position_embedding"
+    state[positions] = interpolated_positions(state[positions], grid)
     return state
 
 
 def to_eva(state: Mapping[str, torch.Tensor]) -> State:
     """Return EVA's names for a `Blip2VisionModel`'s state.
 
-    EVA has no bias on the keys. One that was learned is dropped, and the tower computes the same without it: it shifts
-    all logits of a query alike, which the softmax does not see.
+    EVA has no bias on the keys; one that was learned is dropped: the softmax does not see it.
     """
     tensors = {theirs: state[ours] for theirs, ours in _OUTSIDE_BLOCKS.items()}
     depth = 1 + max((int(name.split(".")[2]) for name in state if name.startswith("encoder.layers.")), default=-1)

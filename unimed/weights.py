@@ -1,43 +1,49 @@
 """Weights of every model: where they are, whether they fit, and how they get into a module, every one or none."""
 
+import pickle
+import struct
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from httpx2 import HTTPError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
+from medbench.tasks.foundation.files import canonical_json, inside, read_json
 from medbench.tasks.foundation.model_files import HINT, ran_out_of_memory
 
 State = Mapping[str, torch.Tensor]
 Names = str | tuple[str, ...]
 LlamaT = TypeVar("LlamaT", bound=LlamaForCausalLM)
-ROTARY = ("rotary_emb.inv_freq",)
-"""Ends of names that old checkpoints hold beside the weights; they follow from the configuration."""
+ROTARY = ("rotary_emb.inv_freq",)  # Ends of names in old checkpoints that follow from the configuration.
 # What transformers, and the libraries below it, raise of files that they do not understand or cannot use here.
 LIBRARY_FAULTS = (
     ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError,
     AssertionError, SyntaxError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
-_WRAPPED = "module."
+SHARD_BYTES = 2_000_000_000
+# torch's own reader of pickles raises those of the second line on bytes that are no pickle.
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError,
+               KeyError, IndexError, TypeError, AttributeError, struct.error)  # fmt: skip
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_ALONE = ("model.safetensors", "pytorch_model.bin")
 _SHOWN = 5
 _MISFIT = "Nothing was loaded: random weights give random answers. Use the weights that belong to the configuration."
 
-# Where
-
 
 def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """Return where a model runs and the type of its weights, for the words of the command line.
-
-    UsageError if this machine or this build of torch does not have the device.
+    """Return where a model runs and the type of its weights; UsageError if there is no such device here.
 
     `auto` takes CUDA, then MPS, then the CPU; the type `auto` is exact (float32) on the CPU and bfloat16 elsewhere.
     """
@@ -48,19 +54,16 @@ def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype
         allowed = ", ".join(name for name, there in available.items() if there)
         raise UsageError(f"There is no device {device!r} here.", f"Allowed: auto, {allowed}.")
     found = torch.device(device)
-    if dtype == "auto":
-        return found, torch.float32 if found.type == "cpu" else torch.bfloat16
-    return found, getattr(torch, dtype)
+    exact = torch.float32 if found.type == "cpu" else torch.bfloat16
+    return found, exact if dtype == "auto" else getattr(torch, dtype)
 
 
 def find_folder(
     name: str, *, files: Sequence[str], what: str, hint: str, revision: str | None = None
 ) -> tuple[Path, str]:
-    """Return the folder of a model and its full commit on the Hub, which is empty for a folder of the user's own.
+    """Return a model's folder and full commit on the Hub ("" for the user's own folder); UsageError if not to be had.
 
-    What lies in the Hub's cache needs no network. UsageError if it is neither here nor to be downloaded.
-
-    `files` are patterns of what is needed, `what` is the subject of the message, such as `The language model 'x'`.
+    `files` are patterns of what is needed; `what` is the subject of the message, such as `The language model 'x'`.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -71,9 +74,6 @@ def find_folder(
         raise UsageError(f"{what} is no folder here, and the Hub did not give it: {error}", hint) from error
     # The Hub's cache keeps each commit in a folder of its name, whatever branch or tag led there.
     return snapshot, snapshot.name
-
-
-# Names and shapes
 
 
 def some_of(names: Iterable[str]) -> str:
@@ -101,17 +101,14 @@ def refuse_misfits(source: str, given: State, expected: State) -> None:
 
 
 def refuse_loading_info(source: str, info: Mapping[str, Any], *, harmless: Names = ()) -> None:
-    """Look at what transformers' `from_pretrained` reports beside a model.
+    """DataError if transformers reports weights that were missing, of another shape, or unknown and not `harmless`.
 
-    DataError if a weight was missing, unknown or of another shape.
-
-    `harmless` are ends of the names of unexpected tensors that follow from the configuration anyway.
+    Those are ends of the names of tensors that follow from the configuration anyway.
     """
-    found = {
-        word: {str(key[0] if isinstance(key, tuple) else key) for key in info.get(f"{word}_keys") or ()}
-        for word in ("missing", "unexpected", "mismatched")
-    }
-    found["unexpected"] = {name for name in found["unexpected"] if not name.endswith(harmless)}
+    found: dict[str, set[str]] = {}
+    for word in ("missing", "unexpected", "mismatched"):
+        names = {str(key[0] if isinstance(key, tuple) else key) for key in info.get(f"{word}_keys") or ()}
+        found[word] = {name for name in names if word != "unexpected" or not name.endswith(harmless)}
     _refuse(source, found)
 
 
@@ -125,25 +122,21 @@ def refuse_other_numbers(source: str, state: State) -> None:
     """Look that weights are floating-point numbers; DataError if some are not, as in quantised checkpoints."""
     other = [f"{name} of {tensor.dtype}" for name, tensor in state.items() if not tensor.is_floating_point()]
     if other:
-        raise DataError(
-            f"{source} holds weights that are no floating-point numbers: {some_of(other)}.",
-            "Give the published weights, not quantised ones.",
-        )
+        problem = f"{source} holds weights that are no floating-point numbers: {some_of(other)}."
+        raise DataError(problem, "Give the published weights, not quantised ones.")
 
 
 def refuse_different(source: str, copies: Iterable[tuple[str, torch.Tensor, torch.Tensor]]) -> None:
     """Compare weights that a checkpoint holds twice, each with its name; DataError if the two of a name differ."""
     different = [name for name, first, second in copies if not torch.equal(first, second)]
     if different:
-        raise DataError(
-            f"{source} holds {some_of(different)} twice, and differently.",
-            "The published checkpoint holds equal copies; download it again.",
-        )
+        problem = f"{source} holds {some_of(different)} twice, and differently."
+        raise DataError(problem, "The published checkpoint holds equal copies; download it again.")
 
 
 def unwrapped(state: State) -> dict[str, torch.Tensor]:
     """Return a state without the leading `module.` that training on several devices leaves in names."""
-    return {name.removeprefix(_WRAPPED): tensor for name, tensor in state.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def part_of(state: State, prefix: str) -> dict[str, torch.Tensor]:
@@ -151,39 +144,23 @@ def part_of(state: State, prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-# Into a module
+def strict_from_pretrained(kind: Any, folder: Path, *, harmless: Names = (), **options: Any) -> Any:  # noqa: ANN401
+    """Load a model of a class of transformers, every weight or none; no code of the folder is run.
 
-
-def strict_from_pretrained(
-    kind: Any,  # noqa: ANN401 - any class of transformers that has `from_pretrained`
-    folder: Path,
-    *,
-    harmless: Names = (),
-    unreadable: Callable[[Exception], MedbenchError] | None = None,
-    **options: Any,
-) -> Any:  # noqa: ANN401 - of that class
-    """Load a model of transformers, every weight or none; no code of the folder is run.
-
-    DataError if a weight is missing, unexpected or of another shape, or a file is broken.
-
-    `harmless` are ends of names of tensors that may lie in the folder without being read; `unreadable` makes the error
-    of what a library raised, by default a DataError; `options` are those of `from_pretrained`.
+    DataError if a weight is missing, unexpected or of another shape, or a file is broken. `harmless` are ends of names
+    of tensors that may lie in the folder without being read; `options` are those of `reported_from_pretrained`.
     """
-    model, info = reported_from_pretrained(kind, folder, unreadable=unreadable, **options)
+    model, info = reported_from_pretrained(kind, folder, **options)
     refuse_loading_info(str(folder), info, harmless=harmless)
     return model
 
 
 def reported_from_pretrained(
-    kind: Any,  # noqa: ANN401
-    folder: Path,
-    *,
-    unreadable: Callable[[Exception], MedbenchError] | None = None,
-    **options: Any,
-) -> tuple[Any, dict[str, Any]]:
-    """Return a model and transformers' report on its loading, for `refuse_loading_info`; as `strict_from_pretrained`.
+    kind: Any, folder: Path, *, unreadable: Callable[[Exception], MedbenchError] | None = None, **options: Any  # noqa: ANN401
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    """Return a model and transformers' report, silently; see `strict_from_pretrained` and `refuse_loading_info`.
 
-    Nothing is printed meanwhile: our own look at the report is stricter.
+    `unreadable` makes the error of what a library raised, by default a DataError; `options` are `from_pretrained`'s.
     """
     before = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
@@ -195,9 +172,8 @@ def reported_from_pretrained(
     except LIBRARY_FAULTS as error:
         if isinstance(error, MedbenchError) or ran_out_of_memory(error):
             raise
-        if unreadable:
-            raise unreadable(error) from error
-        raise DataError(f"{folder} cannot be read: {error}", "Copy it again.") from error
+        plain = DataError(f"{folder} cannot be read: {error}", "Copy it again.")
+        raise (unreadable(error) if unreadable else plain) from error
     finally:
         transformers_logging.set_verbosity(before)
     return model, info
@@ -206,8 +182,7 @@ def reported_from_pretrained(
 def fill(module: nn.Module, state: State, source: str, *, device: torch.device, dtype: torch.dtype) -> None:
     """Give a module of the meta device its weights, one after another, so that no second copy is held.
 
-    DataError if a weight is missing, unexpected, of another shape or no floating-point number; RunError if the device
-    has no room for them.
+    DataError if one is missing, unexpected, misshapen or no floating-point number; RunError if there is no room.
     """
     refuse_misfits(source, state, module.state_dict())
     refuse_other_numbers(source, state)
@@ -217,10 +192,8 @@ def fill(module: nn.Module, state: State, source: str, *, device: torch.device, 
         if not ran_out_of_memory(error):
             raise
         needed = sum(tensor.numel() for tensor in state.values()) * dtype.itemsize / 1e9
-        raise RunError(
-            f"{source} does not fit: {needed:.3g} GB of weights are too much for the memory of {device} that is free.",
-            HINT,
-        ) from error
+        size = f"{needed:.3g} GB of weights are too much for the memory of {device} that is free."
+        raise RunError(f"{source} does not fit: {size}", HINT) from error
     module.load_state_dict(moved, strict=True, assign=True)
     module.train(mode=False).requires_grad_(requires_grad=False)
 
@@ -229,10 +202,9 @@ def filled_llama(
     kind: Callable[[LlamaConfig], LlamaT], config: LlamaConfig, state: State, source: str, *,
     device: torch.device, dtype: torch.dtype,
 ) -> LlamaT:  # fmt: skip
-    """Return a LLaMA that `kind` makes of a configuration, with all of its weights from `state`.
+    """Return a LLaMA that `kind` makes of a configuration, with all of its weights from `state`; errors of `fill`.
 
-    DataError if a weight is missing, unexpected or of another shape, or there can be no model of this `config`;
-    RunError if the device has no room for it.
+    DataError too if there can be no model of this `config`.
     """
     try:
         with torch.device("meta"):
@@ -240,10 +212,8 @@ def filled_llama(
         # The frequencies are no weights: no checkpoint sets them, and on the meta device they have no values.
         frequencies = LlamaRotaryEmbedding(config)
     except LIBRARY_FAULTS as error:
-        raise DataError(
-            f"The configuration of the language model of {source} cannot be used: {type(error).__name__} {error}.",
-            "Copy the configuration that belongs to the weights.",
-        ) from error
+        problem = f"The configuration of the language model of {source} cannot be used: {type(error).__name__} {error}."
+        raise DataError(problem, "Copy the configuration that belongs to the weights.") from error
     fill(model, state, source, device=device, dtype=dtype)
     model.model.rotary_emb = frequencies.to(device)
     empty = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
@@ -253,10 +223,7 @@ def filled_llama(
 
 
 def copy_into(parameters: State, tensors: State, source: str) -> None:
-    """Put tensors into parameters of the same names, of the parameters' own type and device.
-
-    DataError if one is missing, unexpected or of another shape.
-    """
+    """Put tensors into parameters, of these' type and device; DataError if one is missing, unexpected or misshapen."""
     refuse_misfits(source, tensors, parameters)
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -264,10 +231,122 @@ def copy_into(parameters: State, tensors: State, source: str) -> None:
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype, *, exact: Iterable[nn.Parameter] = ()) -> None:
-    """Cast the weights of a model in place, those that are `exact` to float32.
-
-    Buffers stay as they are: rotary frequencies in bfloat16 turn far positions the wrong way.
-    """
+    """Cast weights in place, `exact` ones to float32; not buffers: bfloat16 frequencies turn far positions wrong."""
     kept = set(exact)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter in kept else dtype)
+
+
+def read_torch_file(path: Path, hint: str = "") -> Mapping[str, Any]:
+    """Return what `torch.save` wrote, tensors staying on the disk; DataError if broken, or anything could run code."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        hint = hint or "Copy the file again; only tensors are read."
+        raise DataError(f"{path} cannot be read: {reason}", hint) from error
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path} holds no mapping of names.", hint or "Give a checkpoint written by `torch.save`.")
+    return content
+
+
+def read_tensors(path: Path, hint: str = "") -> dict[str, torch.Tensor]:
+    """Return the tensors of safetensors or a torch file, also under `model`; DataError if it holds other things."""
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path} cannot be read: {error}", hint or "Copy it again.") from error
+    content = read_torch_file(path, hint)
+    nested = content.get("model")
+    state = nested if isinstance(nested, Mapping) else content
+    strangers = {str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)}
+    if strangers:
+        raise DataError(f"{path} holds more than tensors: {some_of(strangers)}.", hint or "Give a state dictionary.")
+    return dict(state)
+
+
+@dataclass(slots=True, kw_only=True)
+class Shards:
+    """The tensors of a folder, one at a time: models of many gigabytes in little memory."""
+
+    files: Mapping[str, Path]  # The file of each tensor, by its name.
+    opened: dict[Path, State] = field(default_factory=dict)  # Torch files; their tensors stay on the disk until used.
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return one tensor; DataError if its file is broken."""
+        file = self.files[name]
+        try:
+            if file.suffix != ".safetensors":
+                return self._torch_file(file)[name]
+            with safe_open(file, framework="pt") as stream:
+                return cast("torch.Tensor", stream.get_tensor(name))
+        except (SafetensorError, OSError, KeyError) as error:
+            raise DataError(f"{name} cannot be read from {file}: {error}", "Copy the file again.") from error
+
+    def size(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor; of safetensors without reading it."""
+        file = self.files[name]
+        if file.suffix != ".safetensors":
+            return tuple(self._torch_file(file)[name].shape)
+        with safe_open(file, framework="pt") as stream:
+            return tuple(stream.get_slice(name).get_shape())
+
+    def _torch_file(self, file: Path) -> State:
+        if file not in self.opened:
+            self.opened[file] = read_tensors(file)
+        return self.opened[file]
+
+
+def open_shards(folder: Path) -> Shards:
+    """Return a folder's tensors, safetensors before torch files; DataError if there are none, or one is broken."""
+    for index, alone in zip(_INDEXES, _ALONE, strict=True):
+        if (folder / index).is_file():
+            return Shards(files={name: inside(folder, file) for name, file in indexed_files(folder / index).items()})
+        if (folder / alone).is_file():
+            return Shards(files=dict.fromkeys(_names_in(folder / alone), folder / alone))
+    expected = ", ".join((*_ALONE, *_INDEXES))
+    raise DataError(f"{folder} holds no weights.", f"Expected one of {expected}, as transformers writes them.")
+
+
+def indexed_files(index: Path) -> Mapping[str, str]:
+    """Return the file of each tensor that an index names; DataError if one of the files is not there."""
+    files: Mapping[str, str] = read_json(index).get("weight_map", {})
+    missing = sorted({str(file) for file in files.values() if not inside(index.parent, str(file)).is_file()})
+    if missing:
+        problem = f"{index} names {len(missing)} files that are not there: {some_of(missing)}."
+        raise DataError(problem, "Download the model again, whole.")
+    return files
+
+
+def _names_in(file: Path) -> list[str]:
+    if file.suffix != ".safetensors":
+        return list(read_tensors(file))
+    try:
+        with safe_open(file, framework="pt") as stream:
+            return list(stream.keys())
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file} cannot be read: {error}", "Copy it again.") from error
+
+
+def write_shards(
+    folder: Path, sizes: Mapping[str, int], tensor: Callable[[str], torch.Tensor], *, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write tensors as safetensors with an index, holding no more than one shard in memory.
+
+    OSError, SafetensorError if the disk is full or not to be written to. `sizes` are the bytes of each tensor by its
+    name, in order; `tensor` makes one of them, which always fits a shard.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    groups: list[list[str]] = [[]]
+    for name, size in sizes.items():
+        if groups[-1] and sum(map(sizes.__getitem__, groups[-1])) + size > shard_bytes:
+            groups.append([])
+        groups[-1].append(name)
+    files: dict[str, str] = {}
+    for number, names in enumerate(groups, start=1):
+        file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        save_file({name: tensor(name).contiguous() for name in names}, folder / file, metadata={"format": "pt"})
+        files |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files}
+    (folder / _INDEXES[0]).write_text(canonical_json(index, indent=2) + "\n", encoding="utf-8")

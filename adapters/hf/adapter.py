@@ -1,103 +1,85 @@
-"""A vision-language model of transformers behind the adapter contract, and whether the engine may drive it."""
+"""A vision-language model of transformers behind the adapter contract; no code that a repository brings is run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from functools import cached_property
+from importlib.metadata import version
 from inspect import signature
 from itertools import groupby
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, LogitsProcessorList
 
-from medbench.adapters.base import LoadOptions, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf
-from medbench.adapters.hf.entry import CARD, known, short_name
-from medbench.adapters.hf.loading import Loaded, load_model
-from medbench.adapters.hf.processing import ChatTemplate, dropped_ids, kept_marks
-from medbench.adapters.hf.rendering import Renderer
-from medbench.adapters.plain_generation import Watch
+from medbench.adapters.base import LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf
+from medbench.adapters.hf import processing
+from medbench.adapters.hf.entry import CARD, PLAIN_INPUTS, TAKEN_APART, known, short_name
+from medbench.adapters.plain_generation import Watch, forget_decoding
 from medbench.adapters.wording import question_of
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
-from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
+from medbench.tasks.foundation.files import read_json
+from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
+from medbench.unimed.weights import LIBRARY_FAULTS, device_and_dtype, find_folder, indexed_files, strict_from_pretrained
 
-TAKEN_APART: Mapping[str, Literal["causal", "images", "prompt"]] = {
-    "llava": "causal",
-    "llava_next": "causal",
-    "gemma3": "images",
-    "paligemma": "prompt",
-    "glm4v": "causal",
-    "qwen2_vl": "causal",
-    "qwen2_5_vl": "causal",
-    "idefics2": "causal",
-    "idefics3": "causal",
-    "internvl": "causal",
-}
-"""Families that the engine drives, with what the tokens of a prompt read besides those before them.
-
-Each is here because a test shows that the engine writes what its own library writes (`tests/tiny_vlms.py`). The
-self-test before a run is no substitute: two short answers of a trained model may be equal though its deeper layers
-missed the image, and in 16 bits answers may differ though nothing is wrong.
-"""
-# What a decoder takes besides embeddings without knowing more of a token than they say.
-_PLAIN_INPUTS = frozenset({
-    "self", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache",
-    "cache_position", "output_attentions", "output_hidden_states", "return_dict", "logits_to_keep", "labels", "args",
-    "kwargs",
-})  # fmt: skip
 _TOKENS = "tokens"
-# Two names of the same choice of an image processor.
-_SCALED_WITHIN = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+_SCALED_WITHIN = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}  # Two names of the same choice.
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_KERNEL = "_attn_implementation"
+# Its activations exceed what 16 bits with a small exponent hold: answers become padding.
+_NOT_IN_FLOAT16 = frozenset({"gemma3", "gemma3n", "paligemma"})
+Model = Any  # Any model of transformers.
+ParsedT = TypeVar("ParsedT")
 
 
 class HfAdapter(LocalAdapter):
     """A model whose visual tokens stand in its prompt where its processor wants them; or one that is left whole."""
 
-    def __init__(self, loaded: Loaded, name: str, arguments: Mapping[str, str], space: BoxSpace) -> None:
-        config, processor = loaded.model.config, loaded.processor
-        self._model = loaded.model
+    def __init__(
+        self, model: Model, processor: processing.Processor, name: str, arguments: Mapping[str, str], *,
+        fingerprint: str, made_of: Mapping[str, str], notices: Sequence[str],
+    ) -> None:  # fmt: skip
+        config, tokenizer = model.config, processor.tokenizer
+        self.decoder = self._model = model
         self._processor = processor
-        self._name = name
-        self._space = space
-        self._known = known(name, config.model_type)
+        self._space = BOX_SPACES[arguments["boxes"]]
+        self._known = found = known(name, config.model_type)
         rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-        self._image_token_id = _image_token_id(loaded)
-        options = _json_of("images", arguments["images"])
-        template = ChatTemplate(
-            processor, config.model_type, system=arguments["system"],
-            chat=_json_of("chat", arguments["chat"]), today=_day_of(arguments["date"]),
+        ids = (getattr(config, word, None) for word in ("image_token_id", "image_token_index"))
+        image_token_id = next((one for one in ids if one is not None), None)
+        if image_token_id is None:
+            raise DataError(
+                f"{config.model_type} names no token for images.", "Use the model behind a server: openai:..."
+            )
+        self._image_token_id = int(image_token_id)
+        options = _table("images", arguments["images"])
+        today = _parsed("date", arguments["date"], date.fromisoformat, "date", "YYYY-MM-DD")
+        self._renderer = processing.Renderer(
+            processor, config.model_type, system=arguments["system"], chat=_table("chat", arguments["chat"]),
+            today=today, image_token_id=self._image_token_id, in_grids="mrope_section" in rope, options=options,
         )  # fmt: skip
-        self._renderer = Renderer(
-            processor, self._image_token_id, in_grids="mrope_section" in rope, template=template, options=options,
-        )  # fmt: skip
-        self._dropped = dropped_ids(processor.tokenizer)
-        self.decoder = loaded.model
-        self.end_ids = _end_ids(loaded)
-        self.only_whole = why_left_whole(config.model_type, type(loaded.model.get_decoder()))
+        self._dropped = processing.dropped_ids(tokenizer)
+        named = model.generation_config.eos_token_id
+        ends = (*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id)
+        self.end_ids = frozenset(int(one) for one in ends if one is not None)
+        self.only_whole = why_left_whole(config.model_type, type(model.get_decoder()))
         self.attention = TAKEN_APART.get(config.model_type, "causal")
         self.shares_prefixes = self.attention != "prompt"
-        scaling = _other_scaling(space, processor.image_processor, options)
-        self.notices = (*loaded.notices, *template.notices, *scaling)
-        self.weights_fingerprint = loaded.fingerprint
-        self.made_of = {**loaded.made_of, **kept_marks(processor.tokenizer)}
-        self.device = str(loaded.model.device)
-        self.dtype = str(loaded.model.dtype).removeprefix("torch.")
-
-    @cached_property
-    def card(self) -> ModelCard:  # type: ignore[override]
-        """What is known of this very model."""
-        found = self._known
-        kinds = CARD.kinds if self._renderer.takes_text_alone() else CARD.kinds - {"qa"}
-        return replace(CARD, kinds=kinds, licence=found.licence or CARD.licence, trained_on=found.trained_on)
-
-    @property
-    def title(self) -> str:
-        """The name of the repository or of the folder."""
-        return short_name(self._name)
+        scaling = _other_scaling(self._space, processor.image_processor, options)
+        self.notices = tuple(filter(None, [*notices, *self._renderer.notices, scaling]))
+        self.weights_fingerprint = fingerprint
+        self.made_of = {**made_of, **processing.kept_marks(tokenizer)}
+        self.device = str(model.device)
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.card = replace(
+            CARD, title=short_name(name), licence=found.licence or CARD.licence, trained_on=found.trained_on,
+            kinds=CARD.kinds if self._renderer.takes_text_alone() else CARD.kinds - {"qa"},
+        )  # fmt: skip
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return the question in the model's chat template, images first."""
@@ -106,20 +88,16 @@ class HfAdapter(LocalAdapter):
         return Prompt(segments=write(self._question(sample, spec), sample.images, sizes))
 
     def _question(self, sample: Sample, spec: TaskSpec) -> str:
-        found = self._known
-        return question_of(sample, spec, self._space, find=found.find if self._space.name == found.boxes else "")
+        find = self._known.find if self._space.name == self._known.boxes else ""
+        return question_of(sample, spec, self._space, find=find)
 
     def pixels(self, image: Image.Image) -> Pixels:
         """Return what the processor makes of one image, and the number of its visual tokens."""
         inputs = self._renderer.inputs([self._renderer.text("", 1)], [[image]])
         tokens = int((inputs["input_ids"] == self._image_token_id).sum())
-        return {_TOKENS: tokens, **{name: inputs[name] for name in self._of_images if name in inputs}}
-
-    @cached_property
-    def _of_images(self) -> tuple[str, ...]:
-        """Names of the inputs that `get_image_features` takes."""
         method = getattr(self._model, "get_image_features", None)
-        return () if method is None else tuple(signature(method).parameters)
+        of_images = () if method is None else signature(method).parameters
+        return {_TOKENS: tokens, **{name: inputs[name] for name in of_images if name in inputs}}
 
     @torch.inference_mode()
     def encode_images(self, pixels: Sequence[Pixels]) -> Sequence[torch.Tensor]:
@@ -129,24 +107,21 @@ class HfAdapter(LocalAdapter):
             return [(name, value.shape[1:]) for name, value in one.items() if name != _TOKENS]
 
         features: list[torch.Tensor] = []
-        for _, alike in groupby(pixels, key=shapes):
-            features += self._encode(list(alike))
+        for shape, run in groupby(pixels, key=shapes):
+            alike = list(run)
+            together = self._moved({name: torch.cat([one[name] for one in alike]) for name, _ in shape})
+            output = self._model.get_image_features(**together, return_dict=True)
+            found = getattr(output, "pooler_output", output)
+            parts = [found] if isinstance(found, torch.Tensor) else list(found)
+            lines = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+            counts = [one[_TOKENS] for one in alike]
+            if len(lines) != sum(counts):
+                raise RunError(
+                    f"{self.title} makes {len(lines)} visual tokens where its processor wrote {sum(counts)}.",
+                    "The processor's configuration does not fit the model (patch_size, num_additional_image_tokens).",
+                )
+            features += lines.split(counts)
         return features
-
-    def _encode(self, pixels: Sequence[Pixels]) -> list[torch.Tensor]:
-        names = [name for name in pixels[0] if name != _TOKENS]
-        together = self._moved({name: torch.cat([one[name] for one in pixels]) for name in names})
-        output = self._model.get_image_features(**together, return_dict=True)
-        found = getattr(output, "pooler_output", output)
-        parts = [found] if isinstance(found, torch.Tensor) else list(found)
-        lines = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
-        counts = [one[_TOKENS] for one in pixels]
-        if len(lines) != sum(counts):
-            raise RunError(
-                f"{self.title} makes {len(lines)} visual tokens where its processor wrote {sum(counts)}.",
-                "The processor's configuration does not fit the model (patch_size, num_additional_image_tokens).",
-            )
-        return list(lines.split(counts))
 
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens, but for those that set thoughts apart."""
@@ -163,29 +138,23 @@ class HfAdapter(LocalAdapter):
         reads images by cross-attention, those that fill up a row would be read by another row's first tokens.
         """
         written: dict[int, list[int]] = {}
-        for count in {len(images) for _, _, images in asked}:
-            alike = [index for index, (_, _, images) in enumerate(asked) if len(images) == count]
-            written |= zip(alike, self._write([asked[index] for index in alike], max_new_tokens), strict=True)
-        return [written[index] for index in range(len(asked))]
-
-    def _write(
-        self, asked: Sequence[tuple[Sample, TaskSpec, Sequence[Image.Image]]], max_new_tokens: int
-    ) -> list[list[int]]:
-        texts = [self._renderer.text(self._question(sample, spec), len(images)) for sample, spec, images in asked]
-        inputs = self._moved(self._renderer.inputs(texts, [images for _, _, images in asked]))
-        watch = Watch()
-        written = self._model.generate(
-            **inputs,
-            logits_processor=LogitsProcessorList([watch]),
-            generation_config=GenerationConfig(
-                do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(self.end_ids) or None,
-                pad_token_id=self._processor.tokenizer.pad_token_id,
-            ),
+        settings = GenerationConfig(
+            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(self.end_ids) or None,
+            pad_token_id=self._processor.tokenizer.pad_token_id,
         )  # fmt: skip
-        prompt = inputs["input_ids"]
-        # Some models return the prompt too, some the answer alone.
-        start = prompt.shape[1] if torch.equal(written[:, : prompt.shape[1]], prompt) else 0
-        return watch.cut(written[:, start:].tolist())
+        for count in {len(images) for _, _, images in asked}:
+            places = [place for place, (_, _, images) in enumerate(asked) if len(images) == count]
+            texts = [self._renderer.text(self._question(*asked[place][:2]), count) for place in places]
+            inputs = self._moved(self._renderer.inputs(texts, [asked[place][2] for place in places]))
+            watch = Watch()
+            ids = self._model.generate(
+                **inputs, logits_processor=LogitsProcessorList([watch]), generation_config=settings
+            )
+            prompt = inputs["input_ids"]
+            # Some models return the prompt too, some the answer alone.
+            start = prompt.shape[1] if torch.equal(ids[:, : prompt.shape[1]], prompt) else 0
+            written |= zip(places, watch.cut(ids[:, start:].tolist()), strict=True)
+        return [written[place] for place in range(len(asked))]
 
     def _moved(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return inputs where the model is, floating ones in its type."""
@@ -194,12 +163,8 @@ class HfAdapter(LocalAdapter):
 
 
 def why_left_whole(family: str, decoder: type[Any]) -> str:
-    """Return why a model is answered by its own library alone; empty if the engine may drive its decoder.
-
-    Inputs that no plain decoder has are features for deeper layers, embeddings of every layer, what is read by
-    cross-attention, or which experts an image goes to: a decoder that is given none answers all the same, wrongly.
-    """
-    beside = [name for name in signature(decoder.forward).parameters if name not in _PLAIN_INPUTS]
+    """Return why a model is answered by its own library alone; empty if the engine may drive its decoder."""
+    beside = [name for name in signature(decoder.forward).parameters if name not in PLAIN_INPUTS]
     if beside:
         return f"its decoder reads {' and '.join(beside)} besides embeddings"
     if family not in TAKEN_APART:
@@ -207,57 +172,157 @@ def why_left_whole(family: str, decoder: type[Any]) -> str:
     return ""
 
 
-def load_adapter(options: LoadOptions) -> HfAdapter:
-    """Load the model that the variant names."""
-    arguments = options.arguments
-    loaded = load_model(options.variant, revision=arguments["revision"], device=options.device, dtype=options.dtype)
-    return HfAdapter(loaded, options.variant, arguments, BOX_SPACES[arguments["boxes"]])
-
-
-def _other_scaling(space: BoxSpace, scaler: Any, images: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ANN401 - any
+def _other_scaling(space: BoxSpace, scaler: Any, images: Mapping[str, Any]) -> str:  # noqa: ANN401 - any
     """Return a notice if boxes are read in pixels of scaled pictures and the processor scales them otherwise."""
     if space.scaled_pixels is None:
-        return ()
+        return ""
     size = {**dict(getattr(scaler, "size", None) or {}), **images.get("size", {})}
     fewest, most = (images.get(old, size.get(new)) for old, new in _SCALED_WITHIN.items())
     square = getattr(scaler, "patch_size", 0) * getattr(scaler, "merge_size", 0)
     if (fewest, most) == space.scaled_pixels and square == space.multiple:
-        return ()
-    notice = (
+        return ""
+    return (
         f"Boxes are read as {space.name}: in pictures scaled to whole squares of {space.multiple} pixels and within "
         f"{space.scaled_pixels} pixels. This processor scales to squares of {square} and within ({fewest}, {most}), so "
         "boxes are read wrongly in pictures that come out otherwise."
     )
-    return (notice,)
 
 
-def _image_token_id(loaded: Loaded) -> int:
-    config = loaded.model.config
-    for name in ("image_token_id", "image_token_index"):
-        if getattr(config, name, None) is not None:
-            return int(getattr(config, name))
-    raise DataError(f"{config.model_type} names no token for images.", "Use the model behind a server: openai:...")
-
-
-def _end_ids(loaded: Loaded) -> frozenset[int]:
-    """Return the ids that end an answer: those of the generation configuration, and the tokenizer's."""
-    named = loaded.model.generation_config.eos_token_id
-    several = named if isinstance(named, list) else [named]
-    return frozenset(int(one) for one in (*several, loaded.processor.tokenizer.eos_token_id) if one is not None)
-
-
-def _day_of(text: str) -> date:
+def _parsed(name: str, text: str, parse: Callable[[str], ParsedT], kind: str, form: str) -> ParsedT:
     try:
-        return date.fromisoformat(text)
+        return parse(text)
     except ValueError as error:
-        raise UsageError(f"--model-arg date={text} is no date: {error}", "Write YYYY-MM-DD.") from error
+        raise UsageError(f"--model-arg {name}={text} is no {kind}: {error}", f"Write {form}.") from error
 
 
-def _json_of(name: str, text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"--model-arg {name}={text} is no JSON: {error}", 'Write {"KEY": VALUE}.') from error
+def _table(name: str, text: str) -> dict[str, Any]:
+    values = _parsed(name, text, json.loads, "JSON", '{"KEY": VALUE}')
     if not isinstance(values, dict):
         raise UsageError(f"--model-arg {name}={text} is no table.", 'Write {"KEY": VALUE}.')
     return values
+
+
+def load_adapter(options: LoadOptions) -> HfAdapter:
+    """Load the model that the variant names, every weight or none; see `families` for what it raises."""
+    arguments, name = options.arguments, options.variant
+    folder, commit = find_model(name, arguments["revision"])
+    _refuse_unfit(folder)
+    config = _read_config(folder)
+    device, dtype = device_and_dtype(options.device, options.dtype)
+    if dtype == torch.float16 and config.model_type in _NOT_IN_FLOAT16:
+        raise UsageError(f"{config.model_type} gives no numbers in float16.", "Give --dtype bfloat16 or float32.")
+    notices = []
+    if _names_code(folder):
+        notices.append("config.json names code of its own (auto_map); it was not run, transformers' own is.")
+    # Another attention than every machine has fails without its library, or is code of the Hub that would be run.
+    others = {getattr(part, _KERNEL, None) for part in _parts_of(config)} - {None, "eager", "sdpa"}
+    if others:
+        setattr(config, _KERNEL, None)  # of its parts too
+        wanted = ", ".join(sorted(map(str, others)))
+        notices.append(f"config.json asks for the attention {wanted}; the one of torch was taken instead.")
+    processor, mended = processing.load_processor(folder, config)
+    model = _model(folder, config, dtype, device)
+    forget_decoding(model)
+    images = type(processor.image_processor)
+    made_of = {"image processor": f"{images.__module__}.{images.__qualname__}"}
+    if any(base.__name__ == "TorchvisionBackend" for base in images.__mro__):
+        # There is no class for PIL then.
+        made_of["torchvision"] = version("torchvision")
+    if commit:
+        made_of["commit"] = commit
+    return HfAdapter(
+        model.eval(), processor, name, arguments, fingerprint=identity_of({"checkpoint": folder}), made_of=made_of,
+        notices=[*notices, *mended],
+    )  # fmt: skip
+
+
+def find_model(name: str, revision: str) -> tuple[Path, str]:
+    """Return the folder of a model and its commit; what lies in the Hub's cache needs no network."""
+    if not name:
+        raise UsageError("`hf` names no model.", "Write --model hf:FOLDER or --model hf:OWNER/NAME.")
+    hint = "Write hf:FOLDER or hf:OWNER/NAME; gated models need `hf auth login` first."
+    return find_folder(name, revision=revision, files=_FILES, what=repr(name), hint=hint)
+
+
+def _refuse_unfit(folder: Path) -> None:
+    """Refuse a folder whose files are not what their names say, or that holds no whole model of its own."""
+    refuse_stand_ins(folder)
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        values = read_json(adapter)
+        kind = str(values.get("peft_type") or "LoRA")
+        raise UsageError(
+            f"{folder} holds a {kind} adapter of {values.get('base_model_name_or_path') or 'another model'}, not a "
+            "model.",
+            "Merge it into its base first (`PeftModel.from_pretrained(base, adapter).merge_and_unload()` of peft, then "
+            "`save_pretrained`, and the processor's too), and give that folder. If it was merged already, remove "
+            "adapter_config.json.",
+        )
+    for index in sorted(folder.glob("*.index.json")):
+        indexed_files(index)
+
+
+def _read_config(folder: Path) -> processing.Config:
+    """Return the configuration of a vision-language model that transformers itself knows; no code is run."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except LIBRARY_FAULTS as error:
+        raise UsageError(
+            f"{folder} holds no model that this version of transformers knows: "
+            f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}",
+            "Its configuration names code of its own (auto_map), which is never run. Serve it where you trust that "
+            "code, and give --model openai:MODEL@URL."
+            if _names_code(folder)
+            else "Name a folder with a config.json of a supported architecture; code from repositories is not run.",
+        ) from error
+    if type(config) not in AutoModelForImageTextToText._model_mapping:  # noqa: SLF001 - the only public way is to try
+        raise UsageError(
+            f"{config.model_type} is no vision-language model of transformers.",
+            "Name a model whose pipeline is image-text-to-text.",
+        )
+    if config.is_encoder_decoder:
+        raise UsageError(
+            f"{config.model_type} encodes its prompt apart from its answer, which `hf` does not drive.",
+            "Name a model that continues its prompt.",
+        )
+    return config
+
+
+def _names_code(folder: Path) -> bool:
+    """Whether a model's configuration names code that its folder brings."""
+    try:
+        return bool(read_json(folder / "config.json").get("auto_map"))
+    except (MedbenchError, AttributeError):
+        return False
+
+
+def _parts_of(config: processing.Config) -> list[processing.Config]:
+    """Return a configuration and those in it."""
+    return [config, *filter(None, (getattr(config, name, None) for name in config.sub_configs))]
+
+
+def _model(folder: Path, config: processing.Config, dtype: torch.dtype, device: torch.device) -> Model:
+    quantised = ""  # How the checkpoint was quantised.
+    for part in _parts_of(config):
+        told = getattr(part, "quantization_config", None)
+        values = told if isinstance(told, Mapping) else getattr(told, "__dict__", {})
+        if values and not quantised:
+            quantised = str(values.get("quant_method") or "an unnamed method")
+
+    def unreadable(error: Exception) -> MedbenchError:
+        said = " ".join(str(error).split()) or type(error).__name__
+        if not quantised:
+            return DataError(f"The model in {folder} cannot be read: {said}", "Download it again.")
+        return UsageError(
+            f"The model in {folder} is quantised ({quantised}), and cannot be loaded here: {said}",
+            "Install the library that the message names, on a device that it serves, or give the weights before they "
+            "were quantised.",
+        )
+
+    # Quantised weights cannot be moved once they are loaded.
+    where: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
+    with room_for(f"The model in {folder}"):
+        model = strict_from_pretrained(
+            AutoModelForImageTextToText, folder, unreadable=unreadable, config=config, dtype=dtype, **where
+        )
+        return model if quantised else model.to(device)

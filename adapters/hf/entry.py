@@ -1,8 +1,7 @@
 """`hf:FOLDER` or `hf:OWNER/NAME`: what a user may choose, and what is known of published models. Imports no torch.
 
-A model is known by the type that its configuration names and by the last part of its name. The folder above says
-nothing: `/data/paligemma-experiments/llava-1.5-7b-hf` is a LLaVA. Nor does a name say how boxes are written where it
-contradicts the configuration beside it.
+A model is known by the type that its configuration names and by the last part of its name: the folder above says
+nothing, nor does a name say how boxes are written where it contradicts the configuration beside it.
 """
 
 import json
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -31,18 +31,17 @@ class Known:
     """What a published model says of itself."""
 
     boxes: str = ""  # How it writes boxes.
-    # The words with which it was taught to find an `{object}`, answered in `boxes`. A model without such words is told
-    # how to write.
-    find: str = ""
-    # Tasks of ours whose datasets its card or paper names among the training data.
-    trained_on: frozenset[str] | None = None
+    find: str = ""  # How it was taught to find an `{object}`, answered in `boxes`; without, it is told how to write.
+    trained_on: frozenset[str] | None = None  # Tasks of ours whose datasets its card or paper says it has seen.
     licence: str = ""  # Of its weights.
 
 
 CARD, ARGUMENTS, _TOLD = described(__file__)
 FAMILIES = TypeAdapter(dict[str, Known]).validate_python(_TOLD["families"])
 KNOWN = TypeAdapter(dict[str, Known]).validate_python(_TOLD["known"])
+PLAIN_INPUTS = frozenset(_TOLD["plain inputs"])
 _PROMISED: Mapping[str, str] = _TOLD["promised"]
+TAKEN_APART = TypeAdapter(dict[str, Literal["causal", "images", "prompt"]]).validate_python(_TOLD["taken apart"])
 
 
 def short_name(name: str) -> str:
@@ -57,11 +56,7 @@ def short_name(name: str) -> str:
 
 
 def known(name: str, family: str = "") -> Known:
-    """Return what is known of a folder or a repository on the Hub.
-
-    `family` is the type that its configuration names; looked up if it is not given, and else taken as the name
-    promises.
-    """
+    """Return what is known of a folder or a repository; its family is looked up, or else as the name promises."""
     own = short_name(name)
     promised = (one for part, one in _PROMISED.items() if _pattern(part).search(own))
     family = family or family_of(name) or next(promised, "")
@@ -79,20 +74,16 @@ def _pattern(part: str) -> re.Pattern[str]:
 
 def family_of(name: str) -> str:
     """Return the type that a model's configuration names; nothing if it is not on this machine or not readable."""
-    folder = _folder_here(name, "config.json")
+    folder = _folder_here(name)
     try:
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]) if folder else ""
     except (OSError, ValueError, KeyError, TypeError):
-        # The loader says what is wrong with it.
-        return ""
+        return ""  # The loader says what is wrong with it.
 
 
 @lru_cache(maxsize=64)
 def asked_family(name: str) -> str:
-    """Return the type of a repository that is not on this machine yet, by one question to the Hub; nothing if it fails.
-
-    Without it the run that downloads a model would know less of it than the next one.
-    """
+    """Return the type of a repository that is not here yet, by one question to the Hub; nothing if that fails."""
     from httpx2 import HTTPError
     from huggingface_hub import constants, get_session, get_token, hf_hub_url
 
@@ -105,12 +96,11 @@ def asked_family(name: str) -> str:
         answer = get_session().get(address, headers=headers, timeout=_ASK_SECONDS, follow_redirects=True)
         return str(answer.json()["model_type"]) if answer.is_success else ""
     except (HTTPError, OSError, ValueError, KeyError, TypeError):
-        # Whatever went wrong, the loader meets it again and says it.
-        return ""
+        return ""  # Whatever went wrong, the loader meets it again and says it.
 
 
-def _folder_here(name: str, file: str) -> Path | None:
-    """Return the folder of a model, also of one in the Hub's cache that has `file`; None if it is not here."""
+def _folder_here(name: str) -> Path | None:
+    """Return the folder of a model, also of one in the Hub's cache; None if it is not here."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -118,7 +108,7 @@ def _folder_here(name: str, file: str) -> Path | None:
     if folder.is_dir():
         return folder
     try:
-        found = try_to_load_from_cache(name, file)
+        found = try_to_load_from_cache(name, "config.json")
     except (HFValidationError, OSError):
         return None
     return Path(found).parent if isinstance(found, str) else None
@@ -128,7 +118,7 @@ def memory_of(name: str) -> str:
     """Return what a model takes in bfloat16, by the headers of its files; nothing if they are not on this machine."""
     from safetensors import SafetensorError, safe_open
 
-    folder = _folder_here(name, "config.json")
+    folder = _folder_here(name)
     parts = Counter[str]()
     for file in sorted(folder.glob("*.safetensors")) if folder else ():
         try:
@@ -137,14 +127,9 @@ def memory_of(name: str) -> str:
                     part = next((word for word in key.split(".") if word != "model"), key)
                     parts[part] += prod(stream.get_slice(key).get_shape())
         except (SafetensorError, OSError):
-            # A broken file is the loader's to report; here it only has no size.
-            continue
-    shares = ", ".join(f"{part} {_gigabytes(count)}" for part, count in parts.most_common())
-    return f"{_gigabytes(parts.total())}: {shares}" if parts.total() else ""
-
-
-def _gigabytes(parameters: int) -> str:
-    return f"{2 * parameters / 1e9:.2g} GB"
+            continue  # A broken file is the loader's to report; here it only has no size.
+    shares = ", ".join(f"{part} {2 * count / 1e9:.2g} GB" for part, count in parts.most_common())
+    return f"{2 * parts.total() / 1e9:.2g} GB: {shares}" if parts.total() else ""
 
 
 def defaults(variant: str) -> Mapping[str, str]:

@@ -1,63 +1,40 @@
 """LLaVA-Med: a checkpoint of LLaVA's format as transformers' `LlavaForConditionalGeneration`, strictly.
 
-The format's `config.json` is flat. It holds the language model's settings beside `mm_*` ones for the rest:
-
-    {"model_type": "llava_mistral", "hidden_size": 4096, ..., "mm_vision_tower": "openai/clip-vit-large-patch14-336",
-     "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2, "image_aspect_ratio": "pad"}
-
-The vision tower is OpenAI's CLIP, in a folder of its own or inside the checkpoint.
+The format's flat `config.json` holds the language model's settings beside `mm_*` ones for the rest. The vision tower is
+OpenAI's CLIP, in a folder of its own or inside the checkpoint.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+import transformers
 from PIL import Image
 from torch import nn
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    MistralConfig,
-    PreTrainedConfig,
-    Qwen2Config,
-)
+from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedConfig
 
-from medbench.adapters.base import ImageSlot, LoadOptions, Pixels, Prompt, SizeOf, TextAdapter, TextSegment
+from medbench.adapters.base import LoadOptions, Pixels, Prompt, SizeOf
 from medbench.adapters.clip import clip_pixels, read_tower, read_tower_config
-from medbench.adapters.llava_med.entry import AUTHORS_DECODING, AUTHORS_TOKENS, CARD, TEMPLATES, Template
+from medbench.adapters.families import TextAdapter, usable
+from medbench.adapters.llava_med.entry import CARD, TEMPLATES, TOWERS, Template
 from medbench.adapters.wording import without_marks
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.foundation.files import read_json
 from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
 from medbench.tasks.sample import Sample
-from medbench.tasks.spec import Kind, TaskSpec
+from medbench.tasks.spec import TaskSpec
 from medbench.unimed import weights
 from medbench.unimed.tokens import TextCodec, load_codec
 
 LANGUAGE_MODELS: Mapping[str, type[PreTrainedConfig]] = {
-    "llava_mistral": MistralConfig,
-    "llava": LlamaConfig,
-    "llava_llama": LlamaConfig,
-    "llava_qwen2": Qwen2Config,
-}
-"""Language models by the `model_type` of their LLaVA."""
-MARKS = ("<im_patch>", "<im_start>", "<im_end>")
-"""The tokens of version 1.0, in the order in which the authors add them to LLaMA's."""
-_LARGE = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "patch_size": 14, "projection_dim": 768,
+    "llava_mistral": transformers.MistralConfig, "llava": transformers.LlamaConfig,
+    "llava_llama": transformers.LlamaConfig, "llava_qwen2": transformers.Qwen2Config,
 }  # fmt: skip
-_KNOWN_TOWERS: Mapping[str, Mapping[str, Any]] = {
-    "clip-vit-large-patch14-336": {**_LARGE, "image_size": 336},
-    "clip-vit-large-patch14": {**_LARGE, "image_size": 224},
-}
-"""OpenAI's towers by the last part of their name, so that a checkpoint with a tower needs no other folder."""
+MARKS = ("<im_patch>", "<im_start>", "<im_end>")  # Of version 1.0, in the order in which the authors add them.
+AUTHORS_DECODING: Mapping[str, Mapping[str, float]] = {"v1.5": {}, "v1.0": {"temperature": 0.7}}
 _TOWER_HINT = "Give OpenAI's tower: --model-arg vision_tower=DIR, a folder with config.json and weights."
 _PROJECTORS = {"linear": True, "mlp2x_gelu": False}
 _STRATEGIES = {"patch": "default", "cls_patch": "full"}
@@ -70,8 +47,7 @@ _NAMES = {
     r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
     r"^model\.mm_projector\.(weight|bias)$": r"model.multi_modal_projector.\1",
 }
-_BUFFERS = (*weights.ROTARY, "embeddings.position_ids")
-"""What checkpoints of older libraries hold beside the weights; it follows from the configuration."""
+_BUFFERS = (*weights.ROTARY, "embeddings.position_ids")  # What older libraries save beside the weights.
 _LEAST_NORM = 0.1
 
 
@@ -95,30 +71,6 @@ def read_format(folder: Path, tower: Path | None) -> LlavaFormat:
     """
     file = folder / "config.json"
     flat = read_json(file)
-    _refuse_other_formats(folder, flat)
-    vision: Any = _tower_config(str(flat.get("mm_vision_tower") or ""), tower)
-    feature = _one_of(file, flat, "mm_vision_select_feature", _STRATEGIES, "patch")
-    visual_tokens = (vision.image_size // vision.patch_size) ** 2 + int(feature == "full")
-    language = LANGUAGE_MODELS[flat["model_type"]]
-    known = {*language.__dataclass_fields__, "rope_theta", "rope_scaling"} - {"model_type", "architectures"}
-    try:
-        text = language.from_dict({name: value for name, value in flat.items() if name in known})
-        config = LlavaConfig(
-            vision_config=vision, text_config=text, image_token_index=0, image_seq_length=visual_tokens,
-            tie_word_embeddings=bool(text.tie_word_embeddings),
-            vision_feature_layer=int(flat.get("mm_vision_select_layer", -2)), vision_feature_select_strategy=feature,
-        )  # fmt: skip
-    except (StrictDataclassError, ValueError, TypeError) as error:
-        raise DataError(f"{file} cannot be used: {error}", "Copy it again.") from error
-    return LlavaFormat(
-        config=config, linear=_one_of(file, flat, "mm_projector_type", _PROJECTORS, "linear"),
-        pads=_one_of(file, flat, "image_aspect_ratio", _SHAPES, None),
-        marks=bool(flat.get("mm_use_im_start_end", False)), visual_tokens=visual_tokens,
-        longest_prompt=int(flat.get("tokenizer_model_max_length") or 0) or None,
-    )  # fmt: skip
-
-
-def _refuse_other_formats(folder: Path, flat: Mapping[str, Any]) -> None:
     if "text_config" in flat:
         raise DataError(
             f"{folder} is a model in the layout of transformers, not of LLaVA.", f"Run it as it is: --model hf:{folder}"
@@ -129,16 +81,33 @@ def _refuse_other_formats(folder: Path, flat: Mapping[str, Any]) -> None:
         )
     if "mm_vision_tower" not in flat:
         raise DataError(
-            f"{folder / 'config.json'} names no mm_vision_tower: this is a language model alone.",
+            f"{file} names no mm_vision_tower: this is a language model alone.",
             "Give a LLaVA-Med checkpoint; version 1.0 is made of LLaMA and a delta by `medbench convert llava-med`.",
         )
+    vision: Any = _tower_config(str(flat["mm_vision_tower"] or ""), tower)
+    feature = _one_of(file, flat, "mm_vision_select_feature", _STRATEGIES, "patch")
+    visual_tokens = (vision.image_size // vision.patch_size) ** 2 + int(feature == "full")
+    language = LANGUAGE_MODELS[flat["model_type"]]
+    known = {*language.__dataclass_fields__, "rope_theta", "rope_scaling"} - {"model_type", "architectures"}
+    with usable(f"{file} cannot be used", "Copy it again."):
+        text = language.from_dict({name: value for name, value in flat.items() if name in known})
+        config = LlavaConfig(
+            vision_config=vision, text_config=text, image_token_index=0, image_seq_length=visual_tokens,
+            tie_word_embeddings=bool(text.tie_word_embeddings),
+            vision_feature_layer=int(flat.get("mm_vision_select_layer", -2)), vision_feature_select_strategy=feature,
+        )  # fmt: skip
+    return LlavaFormat(
+        config=config, linear=_one_of(file, flat, "mm_projector_type", _PROJECTORS, "linear"),
+        pads=_one_of(file, flat, "image_aspect_ratio", _SHAPES, None),
+        marks=bool(flat.get("mm_use_im_start_end", False)), visual_tokens=visual_tokens,
+        longest_prompt=int(flat.get("tokenizer_model_max_length") or 0) or None,
+    )  # fmt: skip
 
 
 def _one_of(file: Path, flat: Mapping[str, Any], name: str, allowed: Mapping[Any, Any], default: object) -> Any:  # noqa: ANN401 - what the table holds
     value = flat.get(name, default)
     if value not in allowed:
-        words = ", ".join(str(word) for word in allowed)
-        raise DataError(f"{file}: {name} is {value!r}.", f"Supported: {words}.")
+        raise DataError(f"{file}: {name} is {value!r}.", f"Supported: {', '.join(map(str, allowed))}.")
     return allowed[value]
 
 
@@ -150,7 +119,7 @@ def _tower_config(name: str, folder: Path | None) -> CLIPVisionConfig:
         )
     if folder is not None:
         return read_tower_config(folder, _TOWER_HINT)
-    settings = _KNOWN_TOWERS.get(name.rstrip("/").rpartition("/")[2])
+    settings = TOWERS.get(name.rstrip("/").rpartition("/")[2])
     if settings is None:
         raise DataError(f"The checkpoint's vision tower {name!r} is unknown.", _TOWER_HINT)
     return CLIPVisionConfig(**settings)
@@ -170,60 +139,46 @@ def load_model(
 ) -> tuple[LlavaForConditionalGeneration, float | None]:
     """Load a checkpoint, with the vision tower of the folder `tower` in place of its own if it is `from_base`.
 
-    Return it with the largest difference between the weights of both towers, None where there is only one. DataError if
-    a weight is missing, unexpected or of another shape, or a file is broken; UsageError if the tower is to come from a
-    folder and there is none.
+    Return it with the largest difference between the weights of both towers, None where there is only one.
     """
-    model, has_tower = _read(folder, form, dtype, without_tower=from_base)
+    kind: Any = LinearLlava if form.linear else LlavaForConditionalGeneration
+    model, info = weights.reported_from_pretrained(kind, folder, config=form.config, key_mapping=_NAMES, dtype=dtype)
+    missing = {str(name) for name in info.get("missing_keys") or ()}
+    own_tower = {_TOWER + name for name, _ in model.model.vision_tower.named_parameters()}
+    lacks_tower = own_tower <= missing
+    if lacks_tower and not from_base:
+        raise DataError(
+            f"The checkpoint {folder} holds no vision tower.",
+            "Give OpenAI's CLIP: --model-arg vision_source=base --model-arg vision_tower=DIR",
+        )
+    # A tower that comes later is not missing.
+    weights.refuse_loading_info(
+        str(folder), {**info, "missing_keys": missing - own_tower if lacks_tower else missing}, harmless=_BUFFERS
+    )
     # A published delta that was not added to LLaMA has the names and shapes of a model, and says nothing.
-    norm = cast("Any", model.model.language_model).norm.weight
-    if float(norm.detach().float().abs().mean()) < _LEAST_NORM:
+    if float(model.model.language_model.norm.weight.detach().float().abs().mean()) < _LEAST_NORM:
         raise DataError(
             f"{folder} looks like a delta, not like a model: its last normalisation is almost 0.",
             f"Add it to LLaMA-7B first: `medbench convert llava-med {folder} --base LLAMA_7B --output DIR`.",
         )
-    ours = model.model.vision_tower.state_dict()
     # A configuration alone is enough where the checkpoint has the weights.
-    filled = tower is not None and any(file.suffix in {".safetensors", ".bin"} for file in tower.iterdir())
-    if tower is None or not filled:
+    if tower is None or not any(file.suffix in {".safetensors", ".bin"} for file in tower.iterdir()):
         if from_base:
             raise UsageError(
                 "The vision tower is not in the checkpoint.",
                 "Give OpenAI's CLIP as --model-arg vision_tower=DIR, a folder with config.json and weights.",
             )
         return model, None
+    ours = model.model.vision_tower.state_dict()
     theirs = read_tower(tower, ours)
     difference = max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in ours)
     if from_base:
         model.model.vision_tower.load_state_dict(theirs, strict=True)
-    return model, difference if has_tower else None
-
-
-def _read(
-    folder: Path, form: LlavaFormat, dtype: torch.dtype, *, without_tower: bool
-) -> tuple[LlavaForConditionalGeneration, bool]:
-    """Return the model, and whether the checkpoint holds a vision tower; one that comes later is not missing."""
-    kind: Any = LinearLlava if form.linear else LlavaForConditionalGeneration
-    model, info = weights.reported_from_pretrained(kind, folder, config=form.config, key_mapping=_NAMES, dtype=dtype)
-    missing = {str(name) for name in info.get("missing_keys") or ()}
-    own_tower = {_TOWER + name for name, _ in model.model.vision_tower.named_parameters()}
-    lacks_tower = own_tower <= missing
-    if lacks_tower and not without_tower:
-        raise DataError(
-            f"The checkpoint {folder} holds no vision tower.",
-            "Give OpenAI's CLIP: --model-arg vision_source=base --model-arg vision_tower=DIR",
-        )
-    if lacks_tower:
-        info = {**info, "missing_keys": missing - own_tower}
-    weights.refuse_loading_info(str(folder), info, harmless=_BUFFERS)
-    return model, not lacks_tower
+    return model, None if lacks_tower else difference
 
 
 def tower_folder(checkpoint: Path, given: str) -> Path | None:
-    """Return the folder of the vision tower: as given, or `vision_tower` in the checkpoint; None if it is not there.
-
-    UsageError if one was given that is no folder.
-    """
+    """Return the folder of the vision tower, as given or in the checkpoint, if any; UsageError if the given is none."""
     tower = Path(given).expanduser() if given else checkpoint / "vision_tower"
     if given and not tower.is_dir():
         raise UsageError(f"The vision tower {given!r} is no folder.", "Give the folder of OpenAI's CLIP.")
@@ -231,11 +186,7 @@ def tower_folder(checkpoint: Path, given: str) -> Path | None:
 
 
 def load_llava_med(options: LoadOptions) -> "LlavaMedAdapter":
-    """Load a checkpoint folder.
-
-    DataError if a file is missing or broken, or does not fit; UsageError if the checkpoint, its vision tower or the
-    device is not there, or an argument makes no sense; RunError if memory runs out.
-    """
+    """Load a checkpoint folder; see `families` for what it raises."""
     folder, version, chosen = options.folder_of(CARD), options.variant or "v1.5", options.arguments
     templates, from_base = TEMPLATES[version], chosen["vision_source"] == "base"
     if chosen["template"] not in templates:
@@ -246,12 +197,16 @@ def load_llava_med(options: LoadOptions) -> "LlavaMedAdapter":
         raise UsageError(
             "A checkpoint of version 1.0 holds no vision tower.", "Leave --model-arg vision_source=checkpoint out."
         )
-    trained_on = _tasks(chosen["trained_on"])
+    tasks = [name.strip() for name in chosen["trained_on"].split(",") if name.strip()]
+    trained_on = frozenset(get_task(name).name for name in tasks if tasks != ["none"]) if tasks else None
     with room_for(f"LLaVA-Med in {folder}"):
         tower = tower_folder(folder, chosen["vision_tower"])
         refuse_stand_ins(folder, *((tower,) if tower else ()))
         form = read_format(folder, tower)
-        _refuse_other_version(form, version, folder)
+        if version == "v1.0" and not form.linear:
+            raise DataError(f"{folder} has the projector of version 1.5.", "Run it as --model llava-med:v1.5.")
+        if version == "v1.5" and form.marks:
+            raise DataError(f"{folder} marks its images as version 1.0 does.", "Run it as --model llava-med:v1.0.")
         codec = load_codec(folder)
         device, dtype = weights.device_and_dtype(options.device, options.dtype)
         model, difference = load_model(folder, form, dtype, tower=tower, from_base=from_base)
@@ -262,38 +217,20 @@ def load_llava_med(options: LoadOptions) -> "LlavaMedAdapter":
     adapter = LlavaMedAdapter(
         model, codec, form, templates[chosen["template"]], fingerprint=identity_of(parts), version=version
     )  # fmt: skip
-    adapter.tasks_seen = trained_on
+    adapter.card = replace(adapter.card, trained_on=trained_on)
     if chosen["preset"] == "author":
-        adapter.decoding, adapter.longest = AUTHORS_DECODING[version], AUTHORS_TOKENS
+        adapter.decoding, adapter.longest = AUTHORS_DECODING[version], 1024
     if difference is not None:
-        adapter.notices = (_told(tower, difference, from_base=from_base),)
+        left, taken = ("the checkpoint's own", f"the one in {tower}")[:: 1 if from_base else -1]
+        told = f"LLaVA-Med's vision tower is {taken}, not {left}; their weights differ by up to {difference:.3g}."
+        adapter.notices = (told,)
     return adapter
-
-
-def _tasks(names: str) -> frozenset[str] | None:
-    """Return the tasks that the user names, none of `none`, None if nothing was said."""
-    words = [name.strip() for name in names.split(",") if name.strip()]
-    return frozenset(get_task(word).name for word in words if words != ["none"]) if words else None
-
-
-def _told(tower: Path | None, difference: float, *, from_base: bool) -> str:
-    towers = ("the checkpoint's own", f"the one in {tower}")
-    taken, left = reversed(towers) if from_base else towers
-    return f"LLaVA-Med's vision tower is {taken}, not {left}; their weights differ by up to {difference:.3g}."
-
-
-def _refuse_other_version(form: LlavaFormat, version: str, folder: Path) -> None:
-    if version == "v1.0" and not form.linear:
-        raise DataError(f"{folder} has the projector of version 1.5.", "Run it as --model llava-med:v1.5.")
-    if version == "v1.5" and form.marks:
-        raise DataError(f"{folder} marks its images as version 1.0 does.", "Run it as --model llava-med:v1.0.")
 
 
 def mark_ids(codec: TextCodec, vocabulary: int) -> tuple[int, int, int]:
     """Return the ids of `<im_patch>`, `<im_start>` and `<im_end>` where the embedding has `vocabulary` rows.
 
-    A tokenizer without them is LLaMA's own; the authors add them behind it in this order. DataError if tokenizer and
-    embedding do not belong together.
+    The authors add them behind LLaMA's own in this order. DataError if tokenizer and embedding do not belong together.
     """
     found = [codec.id_of(mark) for mark in MARKS]
     if set(found) == {None} and codec.size + len(MARKS) == vocabulary:
@@ -310,42 +247,25 @@ def mark_ids(codec: TextCodec, vocabulary: int) -> tuple[int, int, int]:
 class LlavaMedAdapter(TextAdapter[TextCodec]):
     """LLaVA-Med: features of CLIP's second-to-last layer through a projector, in place of the image in the prompt."""
 
-    card = CARD
-    tasks_seen: frozenset[str] | None = None  # Tasks that the checkpoint was fine-tuned on; None if nobody has said.
-    longest: int | None = None  # Most tokens of every answer; None for each task's own limit.
-
     def __init__(
         self, model: LlavaForConditionalGeneration, codec: TextCodec, form: LlavaFormat, template: Template, *,
         fingerprint: str = "", version: str = "v1.5",
     ) -> None:  # fmt: skip
         self.decoder: LlavaForConditionalGeneration
-        super().__init__(model, codec, fingerprint)
+        super().__init__(model, codec, fingerprint, connector=model.model.multi_modal_projector)
+        self.card = replace(CARD, title=f"{CARD.title} {version}")
         self.form = form
         self.template = template
-        self._version = version
-        self._before: tuple[int, ...] = ()
-        self._behind: tuple[int, ...] = ()
+        self.stops = template.stops
+        self._marks: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         if version == "v1.0":
             vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
             model.config.image_token_index, start, end = mark_ids(codec, vocabulary)
             if form.marks:
-                self._before, self._behind = (start,), (end,)
-
-    @property
-    def title(self) -> str:
-        """Name with the version."""
-        return f"{self.card.title} {self._version}"
-
-    @property
-    def trained_on(self) -> frozenset[str] | None:
-        """The tasks that the user named."""
-        return self.tasks_seen
+                self._marks = ((start,), (end,))
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
-        """Return the authors' template around the task's instruction, with a slot per image.
-
-        SampleError if the prompt is longer than what the model was trained on; the authors would cut its end.
-        """
+        """Return the template around the task's instruction; SampleError if it is longer than the model learned."""
         del size_of
         prompt = self.put(without_marks(spec.instruction(sample)), sample)
         longest = self.form.longest_prompt
@@ -358,21 +278,15 @@ class LlavaMedAdapter(TextAdapter[TextCodec]):
 
     def put(self, question: str, sample: Sample) -> Prompt:
         """Return the template around a question about the sample's images."""
-        first, *others = (self.tokens.ids(part) for part in self.template.parts(question, len(sample.images)))
-        segments: list[TextSegment | ImageSlot] = []
-        before = self.tokens.begin + first
-        for image, ids in zip(sample.images, others, strict=True):
-            slot = ImageSlot(image=image, tokens=self.form.visual_tokens)
-            segments += [TextSegment(ids=before + self._before), slot]
-            before = self._behind + ids
-        return Prompt(segments=(*segments, TextSegment(ids=before)))
+        images, (opening, closing) = sample.images, self._marks
+        texts = [
+            (closing if place else self.tokens.begin) + self.tokens.ids(part) + (opening if place < len(images) else ())
+            for place, part in enumerate(self.template.parts(question, len(images)))
+        ]
+        return Prompt.between(texts, images, self.form.visual_tokens)
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
-        """Return normalised pixels [3, S, S].
-
-        An image becomes RGB first; the authors pad grey ones by one grey before that. They draw at random which side an
-        odd pixel of the border goes to; here it always goes right, or to the bottom.
-        """
+        """Return normalised pixels [3, S, S] of an image in RGB; an odd pixel of a border goes right, or down."""
         vision: Any = self.decoder.model.vision_tower.config
         return clip_pixels(image, int(vision.image_size), pad=self.form.pads)
 
@@ -383,17 +297,3 @@ class LlavaMedAdapter(TextAdapter[TextCodec]):
         states = model.model.vision_tower(together, output_hidden_states=True).hidden_states
         chosen = states[config.vision_feature_layer]
         return list(chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen)
-
-    def project(self, features: Sequence[torch.Tensor], kind: Kind) -> Sequence[torch.Tensor]:
-        """Return visual tokens [V, D] of features [V, C_v]; the kind of task does not matter."""
-        del kind
-        return list(self.decoder.model.multi_modal_projector(torch.stack(list(features))))
-
-    def max_new_tokens(self, spec: TaskSpec) -> int:
-        """Return the task's limit, or the authors' in their preset."""
-        return spec.max_new_tokens if self.longest is None else self.longest
-
-    def stop_strings(self, spec: TaskSpec) -> tuple[str, ...]:
-        """Return what ends a turn of the template."""
-        del spec
-        return self.template.stops

@@ -9,8 +9,7 @@ of transformers for LLaMA, and `gated.*` inside a layer for what comes before it
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,40 +19,32 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from medbench.adapters.base import RowStates
 from medbench.adapters.perceiver import HEAD_WIDTH, feed_forward, join_heads, split_heads
 
-EVERY = 4
-"""Layers of LLaMA to one block; the block comes before the last of them."""
-ADDED_TOKENS = 3
-"""`<|endofchunk|>`, `<image>` and `<PAD>`: they are read, never written, since the published weights have no output
-rows for them."""
+EVERY = 4  # Layers of LLaMA to one block; the block comes before the last of them.
+ADDED_TOKENS = 3  # `<|endofchunk|>`, `<image>` and `<PAD>`: read, never written: they have no published output rows.
 _WIDER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
-    """What a row reads besides its tokens."""
+    """What a row reads besides its tokens: its images, and which of them each token may see."""
 
-    # Keys and values of each of its images, for all blocks: [blocks, 2, heads, latents, width].
-    images: tuple[torch.Tensor, ...]
-    # Number of the image, from 1, that each of the prompt's tokens may see, and last of all what those behind the
-    # prompt may: int [L + 1]; 0 for none.
-    seen: torch.Tensor
+    images: tuple[torch.Tensor, ...]  # Keys and values for all blocks: [blocks, 2, heads, latents, width] each.
+    seen: torch.Tensor  # Number of each prompt token's image, from 1, and of those behind: int [L + 1]; 0 for none.
 
 
 def seen_images(ids: Sequence[int], image_id: int, rule: str) -> torch.Tensor:
     """Return the number of the image, from 1, that each token may see, and that of what follows: int [L + 1]; 0: none.
 
-    `ids` are a row's without padding. By the rule `previous` a token sees the last image before it, `<image>` its own,
-    as the paper has it. By `next` `<image>` sees its own, every other token the image after it, and what follows the
-    last image sees none, as OpenFlamingo 0.0.2 does where nobody asks for its placement augmentation.
+    By the rule `previous` a token sees the last image before it, `<image>` its own, as the paper has it. By `next`
+    `<image>` sees its own, every other token the image after it, and what follows the last image sees none, as
+    OpenFlamingo 0.0.2 does where nobody asks for its placement augmentation.
     """
-    counts = list(accumulate((int(token == image_id) for token in ids), initial=0))
-    total = counts[-1]
-    if rule == "previous":
-        return torch.tensor([*counts[1:], total])
-    return torch.tensor([
-        *(count if token == image_id else (count + 1) * (count < total)
-          for token, count in zip(ids, counts[1:], strict=True)), 0,
-    ])  # fmt: skip
+    own = torch.tensor([token == image_id for token in ids], dtype=torch.bool)
+    counts = own.cumsum(dim=0)
+    total = int(own.sum())
+    if rule == "next":
+        counts, total = torch.where(own, counts, (counts + 1) * (counts < total)), 0
+    return torch.cat([counts, torch.tensor([total])])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +131,7 @@ class GatedBlock(nn.Module):
         tokens = hidden_states.flatten(0, -2)
         tokens = tokens + self.attn_gate.tanh() * self.attn(tokens, groups, self._block)
         tokens = tokens + self.ff_gate.tanh() * self.ff(tokens)
-        whole: torch.Tensor = tokens.view_as(hidden_states)
-        return whole
+        return cast("torch.Tensor", tokens.view_as(hidden_states))
 
 
 class GatedLayer(LlamaDecoderLayer):
@@ -155,15 +145,13 @@ class GatedLayer(LlamaDecoderLayer):
         self, hidden_states: torch.Tensor, *, groups: TokenGroups | None = None, **others: Any
     ) -> torch.Tensor:  # fmt: skip
         """Return hidden states [B, L, hidden]."""
-        passed: torch.Tensor = super().forward(self.gated(hidden_states, groups), **others)
-        return passed
+        return super().forward(self.gated(hidden_states, groups), **others)
 
 
 class MedFlamingoLlama(LlamaForCausalLM):
-    """`LlamaForCausalLM` that looks at the images of its rows.
+    """`LlamaForCausalLM` that looks at the images of its rows, whose latents are `media_width` wide.
 
-    It reads `ADDED_TOKENS` more ids than it writes: the embeddings have rows for them, the head has none. A latent of
-    an image is `media_width` wide, and cross-attention has `heads`.
+    It reads `ADDED_TOKENS` more ids than it writes: the embeddings have rows for them, the head has none.
     """
 
     def __init__(self, config: LlamaConfig, media_width: int = 1024, heads: int = 8) -> None:

@@ -1,13 +1,7 @@
 """The examples that Med-Flamingo is shown before a question: the authors' six, or six of a task's train split.
 
-The authors' are questions of VQA-RAD, whose images medbench does not have: they lie in `img/` of the model's
-repository and among VQA-RAD's own. What is drawn depends on nothing but the task's train split: the samples are put
-into the order of a hash, and the first are taken whose images open, whose text is short enough to leave room for five
-more, and whose image is not another example's already.
-
-By default (`auto`) VQA gets the authors' examples where their images are given, and everything else six of the task's
-own train split, none if there are none: the model learned to follow examples and has no published prompt without them,
-so that the default is few-shot also for those who have no more than the data. `6` insists, `0` shows none.
+The authors' are questions of VQA-RAD, whose images medbench does not have. The others depend on the train split alone:
+in the order of a hash the first whose images open and are not another's, and whose text leaves room for five more.
 """
 
 import hashlib
@@ -18,14 +12,13 @@ from pathlib import Path
 from PIL import Image
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.med_flamingo.entry import AUTHORS, Special, example_parts, question_of
+from medbench.adapters.med_flamingo.entry import AUTHORS, Parts, example_parts, question_of
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import TaskSpec
 
 SHOTS = 6
-Parts = tuple[str | Special, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +31,13 @@ class Example:
 
 
 def authors_examples(shots: str, folder: Path | None) -> tuple[Example, ...]:
-    """Return the authors' six with their images; none without a folder of them, or where no examples are shown.
-
-    UsageError if they are insisted on without a folder, or an image is missing or broken.
-    """
-    if shots == "0":
-        return ()
-    if folder is None:
-        if shots == "6":
-            raise UsageError(
-                "shots=6 shows the authors' six examples for VQA, and their pictures are not given.",
-                "Give --model-arg demo_images=DIR, or shots=auto, which shows six of the task's train split instead.",
-            )
+    """Return the authors' six if they are shown; UsageError if there must be, or are, pictures that cannot be read."""
+    if shots == "6" and folder is None:
+        raise UsageError(
+            "shots=6 shows the authors' six examples for VQA, and their pictures are not given.",
+            "Give --model-arg demo_images=DIR, or shots=auto, which shows six of the task's train split instead.",
+        )
+    if shots == "0" or folder is None:
         return ()
     try:
         return tuple(
@@ -92,29 +80,18 @@ def drawn_examples(
 
 def examples_of(
     spec: TaskSpec, options: LoadOptions, authors: tuple[Example, ...], fits: Callable[[Parts], bool]
-) -> tuple[Example, ...]:
-    """Return the examples of a task: none, the authors' own if they are to be shown, or some of its train split.
-
-    DataError if six are insisted on and its train split does not have them.
-    """
-    shots = options.arguments.get("shots", "auto")
-    if shots == "0":
-        return ()
-    if spec.kind == "vqa" and authors:
-        return authors
-    drawn = drawn_examples(spec, options.train_samples(spec.name), options.source_of(spec.name), fits)
-    if shots == "6" and len(drawn) < SHOTS:
-        raise DataError(
-            f"The train split of {spec.name} has {len(drawn)} usable examples; shots=6 needs {SHOTS}.",
-            "Prepare the task with its train split, or give shots=auto or shots=0.",
-        )
-    return drawn
-
-
-def notice_of(spec: TaskSpec, examples: tuple[Example, ...], authors: tuple[Example, ...]) -> str:
-    """Return which examples a task has, for those who read its numbers."""
+) -> tuple[tuple[Example, ...], str]:
+    """Return a task's examples, and a line that says which; DataError if six are insisted on and there are fewer."""
+    shots, examples, origin = options.arguments.get("shots", "auto"), authors, "the authors'"
+    if shots != "0" and (spec.kind != "vqa" or not authors):
+        origin = "of its train split"
+        examples = drawn_examples(spec, options.train_samples(spec.name), options.source_of(spec.name), fits)
+        if shots == "6" and len(examples) < SHOTS:
+            raise DataError(
+                f"The train split of {spec.name} has {len(examples)} usable examples; shots=6 needs {SHOTS}.",
+                "Prepare the task with its train split, or give shots=auto or shots=0.",
+            )
     if not examples:
-        return f"Med-Flamingo answers {spec.name} without examples."
-    origin = "the authors'" if examples is authors else "of its train split"
+        return (), f"Med-Flamingo answers {spec.name} without examples."
     names = ", ".join(example.name for example in examples)
-    return f"Med-Flamingo is shown {len(examples)} examples for {spec.name}, {origin}: {names}"
+    return examples, f"Med-Flamingo is shown {len(examples)} examples for {spec.name}, {origin}: {names}"

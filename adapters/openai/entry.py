@@ -4,11 +4,12 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from functools import partial
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError
 
@@ -42,11 +43,6 @@ class Address:
     server: str
 
     @property
-    def url(self) -> str:
-        """Where questions go."""
-        return self.base + ENDPOINT
-
-    @property
     def encrypted(self) -> bool:
         """Whether it is spoken to by https."""
         return self.base.startswith("https:")
@@ -54,12 +50,9 @@ class Address:
     @property
     def on_this_machine(self) -> bool:
         """Whether it is a loopback address."""
-        if self.host == "localhost" or self.host.endswith(".localhost"):
-            return True
-        try:
+        with suppress(ValueError):
             return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return f".{self.host}".endswith(".localhost")
 
 
 def read_address(variant: str) -> Address:
@@ -70,17 +63,7 @@ def read_address(variant: str) -> Address:
     model, mark, rest = variant.partition("@http")
     if not mark or not model:
         raise UsageError("The model 'openai' needs a model's name and a server's base URL.", _EXAMPLE)
-    url = _split(f"http{rest}")
-    path = url.path.rstrip("/") or "/v1"
-    if path.endswith(ENDPOINT):
-        raise UsageError(f"The base URL ends with {ENDPOINT}, which is added to it.", f"Leave {ENDPOINT} out.")
-    host = url.hostname or ""
-    server = f"[{host}]" if ":" in host else host
-    server += "" if url.port is None else f":{url.port}"
-    return Address(model=model, base=f"{url.scheme}://{server}{path}", host=host, server=server)
-
-
-def _split(text: str) -> SplitResult:
+    text = f"http{rest}"
     try:
         url = urlsplit(text)
         # A name that cannot be looked up (an empty part, one of 64 letters) is a UnicodeError, which is a ValueError.
@@ -96,7 +79,11 @@ def _split(text: str) -> SplitResult:
         )
     if url.query or url.fragment:
         raise UsageError("The base URL has a query or a fragment.", f"Leave out what follows `?` or `#`. {_EXAMPLE}")
-    return url
+    path, host = url.path.rstrip("/") or "/v1", url.hostname or ""
+    if path.endswith(ENDPOINT):
+        raise UsageError(f"The base URL ends with {ENDPOINT}, which is added to it.", f"Leave {ENDPOINT} out.")
+    server = (f"[{host}]" if ":" in host else host) + ("" if url.port is None else f":{url.port}")
+    return Address(model=model, base=f"{url.scheme}://{server}{path}", host=host, server=server)
 
 
 def read_key(name: str, address: Address) -> SecretStr:
@@ -201,10 +188,8 @@ class Options(BaseModel, frozen=True):
     @property
     def retry_policy(self) -> RetryPolicy:
         """How hard the server is asked."""
-        return RetryPolicy(
-            concurrency=min(self.concurrency, self.max_concurrency), max_concurrency=self.max_concurrency,
-            attempts=self.attempts, deadline=self.deadline, timeout=self.timeout, backoff=self.backoff,
-        )  # fmt: skip
+        policy = self.model_dump(include=_PACE)
+        return RetryPolicy(**policy | {"concurrency": min(self.concurrency, self.max_concurrency)})
 
     def cost_of(self, usage: Usage) -> float | None:
         """Return what a reply cost; None where no prices were given."""
@@ -220,10 +205,8 @@ class Options(BaseModel, frozen=True):
         return self.model_dump(exclude={"profile", *_NO_ANSWER})
 
 
-_NO_ANSWER = frozenset({
-    "key_env", "ca_file", "credentialed", "price_in", "price_cached", "price_out", "concurrency", "max_concurrency",
-    "attempts", "timeout", "deadline", "backoff",
-})  # fmt: skip
+_PACE = {field.name for field in fields(RetryPolicy)}
+_NO_ANSWER = _PACE | {"key_env", "ca_file", "credentialed", "price_in", "price_cached", "price_out"}
 ARGUMENTS: Mapping[str, Argument] = {
     name: Argument(
         help=_TOLD["help"][name],
@@ -249,7 +232,14 @@ def read_options(given: Mapping[str, str], address: Address) -> Options:
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise _not_allowed(name, given[name], f"{first['msg']}.") from None
-    _refuse_unknown(options.extra_body, profile_of(options.profile, address))
+    profile, added = profile_of(options.profile, address), options.extra_body.keys() - {STREAM, "stream_options"}
+    unknown = sorted((profile.never & added) | (added - profile.only if profile.only else set()))
+    if unknown:
+        allowed = f" Allowed: {', '.join(sorted(profile.only))}." if profile.only else ""
+        raise UsageError(
+            f"A server of the profile {profile.name!r} does not take {', '.join(unknown)}.",
+            f"Leave them out of extra_body, or choose another --model-arg profile.{allowed}",
+        )
     if SPACES[options.boxes].units is None and options.max_pixels:
         raise UsageError(
             "Boxes in pixels mean those of the original picture, but max_pixels sends a smaller one.",
@@ -271,7 +261,6 @@ def json_or_none(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _texts(text: str) -> tuple[str, ...]:
-    """Return a JSON list of texts, or the one text that is meant as it stands."""
     found = json_or_none(text)
     if isinstance(found, list):
         if not all(isinstance(item, str) and item for item in found):
@@ -281,7 +270,6 @@ def _texts(text: str) -> tuple[str, ...]:
 
 
 def _fields(text: str) -> dict[str, Any]:
-    """Return the user's own fields of a request: none of ours, and no secrets."""
     fields = json_or_none(text)
     if not isinstance(fields, dict):
         raise _not_allowed("extra_body", text, """Give a JSON object, for example '{"top_k": 1}'.""")
@@ -299,17 +287,6 @@ def _fields(text: str) -> dict[str, Any]:
     if not isinstance(fields.get(STREAM), bool | None):
         raise _not_allowed("extra_body", text, "`stream` is true, false, or null to leave it out.")
     return fields
-
-
-def _refuse_unknown(fields: Mapping[str, Any], profile: Profile) -> None:
-    added = fields.keys() - {STREAM, "stream_options"}
-    unknown = sorted((profile.never & added) | (added - profile.only if profile.only else set()))
-    if unknown:
-        allowed = f" Allowed: {', '.join(sorted(profile.only))}." if profile.only else ""
-        raise UsageError(
-            f"A server of the profile {profile.name!r} does not take {', '.join(unknown)}.",
-            f"Leave them out of extra_body, or choose another --model-arg profile.{allowed}",
-        )
 
 
 ENTRY = AdapterEntry(

@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from html import unescape
 from http import HTTPStatus
+from http.client import responses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medbench.adapters.openai.entry import json_or_none
 from medbench.adapters.openai.reading import Reading, mapping
@@ -24,6 +25,7 @@ KEPT = "What was answered is on disk; the same command continues."
 UNKNOWN = 200
 """The status of a failure inside of a success that says nothing of its kind: whether it passes is not known."""
 _TOLD = read_yaml_table(Path(__file__).with_suffix(".yaml"))
+CERTIFICATE_HINT: str = _TOLD["certificate"]
 _TROUBLES: Mapping[int, Trouble] = _TOLD["troubles"]
 _HOPELESS: Mapping[int, str] = _TOLD["hopeless"]
 _STATUS_NAMES = {name: status for status, names in _TOLD["names"].items() for name in names}
@@ -50,7 +52,8 @@ def failure_of(
     document = json_or_none(response.content) if document is None else document
     status = response.status_code if within is None else within
     said = words_of(response, reading, document)
-    named = _named(status) if within is None else "with an error inside of a success"
+    named = f"HTTP {status} ({responses[status]})" if status in responses else f"HTTP {status}"
+    named = named if within is None else "with an error inside of a success"
     problem = f"{server} answers {named}{f': {said}' if said else ''}"
     if status not in {*_TROUBLES, 401, 402, 403} and (_cannot_see(said, request) or says("too long", said)):
         return SampleError(problem, hint_for(said, request))
@@ -77,26 +80,13 @@ def _final(status: int, problem: str, said: str, request: ChatRequest) -> Medben
     return SampleError(problem, hint_for(said, request))
 
 
-def _named(status: int) -> str:
-    try:
-        return f"HTTP {status} ({HTTPStatus(status).phrase})"
-    except ValueError:
-        return f"HTTP {status}"
-
-
 def words_of(response: "httpx2.Response", reading: Reading, document: object = None) -> str:
     """Return a server's words, on one line of bounded length: those of its JSON, of its plain text, or of its title."""
     document = json_or_none(response.content) if document is None else document
-    return reading.message(document) or reading.message(_plain_text(response))
-
-
-def _plain_text(response: "httpx2.Response") -> str:
-    """Return a body that is plain text, or the title of a page: the rest of it says no more than the status does."""
-    page = page_in(response)
-    if page:
-        return unescape(_title(page))
-    is_text = response.headers.get("content-type", "").startswith("text/plain")
-    return response.content.decode("utf-8", "replace") if is_text else ""
+    page, kind = page_in(response), response.headers.get("content-type", "")
+    # Of a page the title: the rest of it says no more than the status does.
+    text = response.content.decode("utf-8", "replace") if kind.startswith("text/plain") else ""
+    return reading.message(document) or reading.message(unescape(_title(page)) if page else text)
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -126,8 +116,6 @@ def _date(text: str) -> datetime | None:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
-
-# Web pages in the place of answers
 
 _PAGE = re.compile(r"<!doctype html|<html|<head[\s>]|<body[\s>]", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
@@ -161,9 +149,8 @@ def _title(page: str) -> str:
     return found.group(1) if found else ""
 
 
-# Failures that are reported inside of a success
-
 _CODE_FIELDS = ("code", "status", "status_code", "statusCode", "error_code", "type")
+_FAILURES = range(400, 600)
 _SHORT_NUMBER = re.compile(r"[0-9]{1,6}")
 
 
@@ -174,9 +161,9 @@ def status_within(document: object) -> int | None:
     """
     if not isinstance(document, dict):
         return None
-    error = document.get("error")
     # An error may stand beside choices of which none is an answer.
-    bare = isinstance(error, dict) and type(error.get("code")) is int and _is_failure(error["code"])
+    code = mapping(document.get("error")).get("code")
+    bare = type(code) is int and code in _FAILURES
     if document.get("choices") and not bare:
         return None
     said = Reading().message(document)
@@ -186,15 +173,12 @@ def status_within(document: object) -> int | None:
         return 404
     if says("wrong key", said):
         return 401
-    return next(_statuses(document), 503 if says("passes", said) else UNKNOWN)
-
-
-def _statuses(document: Mapping[str, Any]) -> Iterator[int]:
-    """Yield what the codes in an error say, the innermost first."""
+    # The innermost code says what it is.
     error = next((document[name] for name in ("error", "detail", "base_resp") if document.get(name)), None)
     places = [place for place in (error, document) if isinstance(place, dict)]
     found = (_status(place[name]) for place in places for name in _CODE_FIELDS if name in place)
-    yield from (status for status in found if status is not None)
+    unsaid = 503 if says("passes", said) else UNKNOWN
+    return next((status for status in found if status is not None), unsaid)
 
 
 def _status(code: object) -> int | None:
@@ -203,18 +187,11 @@ def _status(code: object) -> int | None:
     if isinstance(code, bool) or not isinstance(code, int | str):
         return None
     number = int(code)
-    if _is_failure(number):
+    if number in _FAILURES:
         return number
     # FastChat's five digits: 40303 is a prompt that is too long, so 403xx tells of one question, not of the key.
     longer = 400 if number // 100 == HTTPStatus.FORBIDDEN else number // 100
-    return longer if _is_failure(longer) else None
-
-
-def _is_failure(status: int) -> bool:
-    return status in range(400, 600)
-
-
-# What servers say when they refuse a question, and what can be done about it
+    return longer if longer in _FAILURES else None
 
 
 def says(meaning: str, said: str) -> bool:
@@ -223,7 +200,6 @@ def says(meaning: str, said: str) -> bool:
 
 
 def _cannot_see(said: str, request: ChatRequest) -> bool:
-    """Return whether a server says that its model takes no images."""
     return bool(request.images) and says("sees nothing", said) and not says("too many images", said)
 
 
@@ -242,21 +218,19 @@ def hint_for(said: str, request: ChatRequest) -> str:
         "streams only": says("streams only", said),
     }
     found = next((_TOLD["hints"][why] for why, does in applies.items() if does), "")
-    return found.format(limit=request.limit, smaller=smaller) or _about_fields(said, request)
-
-
-def _about_fields(said: str, request: ChatRequest) -> str:
-    """Return how not to send a field that a server does not take, if it names one that is sent."""
+    if found:
+        return found.format(limit=request.limit, smaller=smaller)
+    # How not to send a field that a server does not take, if it names one that is sent.
     ways_out: Mapping[str, str] = _TOLD["fields"]
-    if request.has_system and says("no system", said):
+    has_system = any(message["role"] == "system" for message in request.body["messages"])
+    if has_system and says("no system", said):
         return ways_out["system"]
     if not says("not taken", said):
         return ""
-    named = [name for name in sorted(request.user_fields) if _names(said, name)]
-    if named:
-        return f"Leave {', '.join(named)} out of --model-arg extra_body."
+    users = [name for name in sorted(request.user_fields) if _names(said, name)]
     first = (request.length_field, *(name for name in ways_out if "tokens" not in name))
-    return next((ways_out[name] for name in first if _names(said, name)), "")
+    ours = next((ways_out[name] for name in first if _names(said, name)), "")
+    return f"Leave {', '.join(users)} out of --model-arg extra_body." if users else ours
 
 
 def _names(said: str, name: str) -> bool:

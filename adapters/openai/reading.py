@@ -1,12 +1,8 @@
-"""What a server's answer means. Everything in it is hostile: its shape, its texts and its numbers.
-
-Servers say the same few things in many ways. Texts are bounded, without secrets and always encodable; nothing is
-thrown away for a word that nobody knows; what is no answer raises RetryableError.
-"""
+"""What a server's answer means. Everything in it is hostile; what is no answer raises RetryableError."""
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +21,7 @@ _DEEPEST_MESSAGE = 4
 _DEEPEST_THOUGHT = 5
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _NAMES = read_yaml_table(Path(__file__).with_suffix(".yaml"))
+TELLING: Sequence[str] = _NAMES["telling"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +70,6 @@ def parse_json(content: bytes, reading: Reading) -> Any:  # noqa: ANN401 - a ser
         raise RetryableError("malformed", f"The server's answer is not JSON, or was cut off{words}.") from error
 
 
-# Why an answer ended
-
 Ending = Literal["eos", "stop", "length", "filtered", "broken off", "tool", "unsaid"]
 """What a reason means. `filtered`: a filter, or the model itself, held the answer back. `broken off`: the server
 failed. `unsaid`: there is no reason, or one that nobody knows."""
@@ -92,9 +87,6 @@ def ending_of(reason: str) -> Ending:
     return next((ending for ending, pattern in _ENDINGS.items() if re.search(pattern, plain)), "unsaid")
 
 
-# What stands in a message
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Message:
     """A server's message taken apart: the answer, thoughts filed apart from it, words of a refusal, calls of tools."""
@@ -106,14 +98,13 @@ class _Message:
 
 
 def _read_message(message: Mapping[str, Any], reading: Reading) -> _Message:
-    """Return what stands in a message, whether it is filed in fields or in parts of the content."""
     content = message.get("content")
     if content is not None and not isinstance(content, str | list | dict):
         raise RetryableError("malformed", "The content of the server's message is no text.")
     parts = content if isinstance(content, list) else [] if content is None else [content]
     filed = next((found for name in _NAMES["reasoning"] if (found := _words_in(message.get(name))).strip()), "")
     thoughts = reading.words(filed or "".join(_words_in(part) for part in parts if _is_thought(part)))
-    refusals = [part.get("refusal") for part in parts if isinstance(part, dict)]
+    refusals = [mapping(part).get("refusal") for part in parts]
     return _Message(
         text=reading.words("".join(map(_text_of, parts))),
         reasoning=thoughts if len(thoughts) <= MOST_REASONING else f"{thoughts[:MOST_REASONING]}...",
@@ -123,21 +114,16 @@ def _read_message(message: Mapping[str, Any], reading: Reading) -> _Message:
 
 
 def _is_thought(part: object) -> bool:
-    if not isinstance(part, dict):
-        return False
-    kind = part.get("type")
-    return part.get("thought") is True or (isinstance(kind, str) and kind.partition(".")[0] in _NAMES["thought parts"])
+    kind, marked = mapping(part).get("type"), mapping(part).get("thought") is True
+    return marked or (isinstance(kind, str) and kind.partition(".")[0] in _NAMES["thought parts"])
 
 
 def _text_of(part: object) -> str:
-    """Return what a part of the content adds to the answer."""
     if isinstance(part, str):
         return part
-    if not isinstance(part, dict) or _is_thought(part):
-        return ""
-    text = part.get("text")
+    text = None if _is_thought(part) else mapping(part).get("text")
     # Some file a text as an object of its own: {"text": {"value": ...}}.
-    text = text.get("value") if isinstance(text, dict) else text
+    text = mapping(text).get("value", text)
     return text if isinstance(text, str) else ""
 
 
@@ -152,9 +138,6 @@ def _words_in(value: object, depth: int = _DEEPEST_THOUGHT) -> str:
     return ""
 
 
-# A whole reply
-
-
 def read_reply(document: object, request: ChatRequest, reading: Reading) -> Reply:
     """Return what the JSON of a successful answer says."""
     if not isinstance(document, dict):
@@ -165,7 +148,7 @@ def read_reply(document: object, request: ChatRequest, reading: Reading) -> Repl
         raise RetryableError("malformed", "The server's answer has no list of choices.")
     if not choices:
         return Reply(error="The server gave no answer: the list of choices is empty.", usage=usage)
-    choice = choices[0] if isinstance(choices[0], dict) else {}
+    choice = mapping(choices[0])
     reason = reading.name(choice.get("finish_reason"))
     if ending_of(reason) == "broken off":
         said = reading.message(choice.get("error")) or f"finish_reason {reason!r}"
@@ -175,6 +158,7 @@ def read_reply(document: object, request: ChatRequest, reading: Reading) -> Repl
     if not isinstance(message, dict):
         raise RetryableError("malformed", "The server's answer has no message.")
     served = Served(model=reading.name(document.get("model")), finish_reason=reason, scaled=request.scaled)
+    # vLLM names the text that ended an answer; a number is an end token.
     named_stop = isinstance(choice.get("stop_reason"), str)
     return _reply(_read_message(message, reading), served, usage, request, reading, named_stop=named_stop)
 
@@ -193,12 +177,18 @@ def _reply(
         if silent and not (message.reasoning or message.refusal or message.calls):
             raise RetryableError("malformed", "The server's answer has neither a text nor a reason for its end.")
         ending = "length" if 0 < request.limit <= usage.output_tokens else "eos"
-    withheld = _withheld(message, ending, silent=silent)
+    # What stands in the place of an answer; the model and its service decided so, and no machine failed.
+    withheld: Withheld = ""
+    if message.refusal and (silent or ending == "filtered"):
+        withheld = "refusal"
+    elif ending == "filtered":
+        withheld = "content filter"
+    elif silent and (message.calls or ending == "tool"):
+        withheld = "tool call"
     if silent and not withheld and message.reasoning and ending != "length":
         return Reply(error=_NAMES["misfiled"].format(length=len(message.reasoning)), usage=usage)
     text = message.refusal if silent and withheld == "refusal" else message.text
     found = [place for stop in reading.stop if (place := text.find(stop)) >= 0]
-    # vLLM names the text that ended an answer; a number is an end token.
     stopped = bool(found) or ending == "stop" or (ending == "eos" and named_stop)
     generation = ServedGeneration(
         text=text[: min(found)] if found else text,
@@ -207,15 +197,6 @@ def _reply(
         reasoning=message.reasoning, served=replace(served, withheld=withheld),
     )  # fmt: skip
     return Reply(generation=generation, usage=usage)
-
-
-def _withheld(message: _Message, ending: Ending, *, silent: bool) -> Withheld:
-    """Return what stands in the place of an answer; the model and its service decided so, and no machine failed."""
-    if ending == "filtered":
-        return "refusal" if message.refusal else "content filter"
-    if silent and message.refusal:
-        return "refusal"
-    return "tool call" if silent and (message.calls or ending == "tool") else ""
 
 
 def _read_usage(document: Mapping[str, Any], reading: Reading) -> Usage:
@@ -243,28 +224,23 @@ def _count(value: object) -> int:
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0
 
 
-# Streams, which some servers send though none was asked for
-
 _STREAM_FIELDS = ("data:", "event:", "id:", "retry:", ":")
 # Event streams end lines in any of three ways (HTML standard, section 9.2.6).
 _LINE_ENDS = re.compile("\r\n|\n|\r")
 _GROWING = ("content", "refusal", *_NAMES["reasoning"], "tool_calls", "function_call")
-_LASTING = ("model", "system_fingerprint", "usage")
 
 
 def is_stream(content: bytes, content_type: str = "") -> bool:
     """Return whether a body is a stream of events, by what the server calls it or by how it begins."""
-    if content_type.lower().startswith("text/event-stream"):
-        return True
-    return content[:200].decode("utf-8", "replace").lstrip("\ufeff\r\n\t ").startswith(_STREAM_FIELDS)
+    begins = content[:200].decode("utf-8", "replace").lstrip("\ufeff\r\n\t ")
+    return content_type.lower().startswith("text/event-stream") or begins.startswith(_STREAM_FIELDS)
 
 
 def assembled(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
     """Return the one document that a stream's events make up; an error among them is the document."""
-    whole = _Stream()
+    pieces, first, lasting = dict[str, list[Any]](), dict[str, Any](), dict[str, Any]()
     for data in _events(content):
         if data.strip() == "[DONE]":
-            whole.ended = True
             break
         try:
             chunk = json.loads(data)
@@ -273,13 +249,28 @@ def assembled(content: bytes) -> Any:  # noqa: ANN401 - a server may say anythin
         if not isinstance(chunk, dict):
             continue
         # An event that says nothing only keeps the connection open.
-        speechless = isinstance(chunk.get("choices"), list) or not Reading().message(chunk)
-        if chunk.get("error") or not speechless:
+        choices = chunk.get("choices")
+        if chunk.get("error") or not (isinstance(choices, list) or not Reading().message(chunk)):
             return {name: value for name, value in chunk.items() if name != "choices"}
-        whole.add(chunk)
-    if not whole.ended:
-        raise RetryableError("cut off", "The server's stream of events ended before the answer did.")
-    return whole.document()
+        lasting |= _said(chunk, "model", "system_fingerprint", "usage")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and choice.get("index") in (0, None):
+                first |= _said(choice, "finish_reason", "stop_reason", "error")
+                message = choice.get("message")
+                # A whole message in one event is the answer so far, not more of it.
+                pieces = {} if isinstance(message, dict) else pieces
+                grown = mapping(message if isinstance(message, dict) else choice.get("delta"))
+                for name, piece in _said(grown, *_GROWING).items():
+                    pieces.setdefault(name, []).append(piece)
+    else:
+        if "finish_reason" not in first:
+            raise RetryableError("cut off", "The server's stream of events ended before the answer did.")
+    whole = {name: _joined(some) for name, some in pieces.items()}
+    return {**lasting, "choices": [{**first, "message": {"content": None, **whole}}]}
+
+
+def _said(document: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: document[name] for name in names if document.get(name)}
 
 
 def _events(content: bytes) -> Iterator[str]:
@@ -292,40 +283,6 @@ def _events(content: bytes) -> Iterator[str]:
         elif not line and data:
             yield "\n".join(data)
             data = []
-
-
-class _Stream:
-    """The first choice of a stream, as it grows."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        self._pieces: dict[str, list[Any]] = {}
-        self._choice: dict[str, Any] = {}
-        self._lasting: dict[str, Any] = {}
-
-    def add(self, chunk: Mapping[str, Any]) -> None:
-        self._lasting |= {name: chunk[name] for name in _LASTING if chunk.get(name)}
-        choices = chunk.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and choice.get("index") in (0, None):
-                self._grow(choice)
-
-    def _grow(self, choice: Mapping[str, Any]) -> None:
-        self._choice |= {name: choice[name] for name in ("finish_reason", "stop_reason", "error") if choice.get(name)}
-        self.ended = self.ended or bool(choice.get("finish_reason"))
-        message = choice.get("message")
-        if isinstance(message, dict):
-            # A whole message in one event is the answer so far, not more of it.
-            self._pieces = {}
-        grown = mapping(message if isinstance(message, dict) else choice.get("delta"))
-        for name in _GROWING:
-            if grown.get(name):
-                self._pieces.setdefault(name, []).append(grown[name])
-
-    def document(self) -> dict[str, Any]:
-        """Return what one answer would have said."""
-        message = {name: _joined(pieces) for name, pieces in self._pieces.items()}
-        return {**self._lasting, "choices": [{**self._choice, "message": {"content": None, **message}}]}
 
 
 def _joined(pieces: list[Any]) -> Any:  # noqa: ANN401 - texts, or parts of whatever kind

@@ -46,11 +46,6 @@ class ChatRequest:
         parts = [part for content in contents if isinstance(content, list) for part in content]
         return sum(part.get("type") == "image_url" for part in parts)
 
-    @property
-    def has_system(self) -> bool:
-        """Whether there is a system prompt."""
-        return any(message["role"] == "system" for message in self.body["messages"])
-
     def readable(self) -> str:
         """Return the body for people: JSON, with the kind and size of an image in its place."""
         return json.dumps(_without_images(self.body), ensure_ascii=False, indent=2)
@@ -61,9 +56,9 @@ def make_request(
     length: int, seed: int,
 ) -> ChatRequest:  # fmt: skip
     """Return the request for one answer to the user's words of at most `length` tokens."""
+    numbers = {"temperature": options.temperature, "top_p": options.top_p}
     chosen: dict[str, Any] = {
-        "temperature": _plain(options.temperature),
-        "top_p": _plain(options.top_p),
+        **{name: int(one) if one is not None and one.is_integer() else one for name, one in numbers.items()},
         "seed": seed if options.send_seed == "yes" else None,
         "stop": (list(options.stop) or None) if profile.takes_stop else None,
     }
@@ -95,10 +90,6 @@ def messages_of(question: str, images: Sequence[str], system: str) -> list[dict[
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": content}]
 
 
-def _plain(number: float | None) -> float | None:
-    return int(number) if number is not None and number.is_integer() else number
-
-
 def _without_images(part: Any) -> Any:  # noqa: ANN401 - any JSON
     if isinstance(part, Mapping):
         return {name: _without_images(value) for name, value in part.items()}
@@ -118,9 +109,6 @@ class EncodedImage:
     scaled: Scaled | None = None
 
 
-_Key = tuple[Path, ImageRef]
-
-
 class ImageEncoder:
     """Encodes each image once, as long as there is room (in bytes of data URIs) to keep it; for many threads.
 
@@ -130,7 +118,7 @@ class ImageEncoder:
     def __init__(self, max_pixels: int | None = None, room: int = IMAGE_CACHE_BYTES) -> None:
         self._max_pixels = max_pixels
         self._room = room
-        self._kept: OrderedDict[_Key, EncodedImage] = OrderedDict()
+        self._kept: OrderedDict[tuple[Path, ImageRef], EncodedImage] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
         # The same image waits for itself, others do not: one lock for each would grow with the data.
@@ -145,17 +133,15 @@ class ImageEncoder:
                 if key in self._kept:
                     self._kept.move_to_end(key)
                     return self._kept[key]
-            return self._keep(key, self._encode(open_image(source, ref)))
-
-    def _keep(self, key: _Key, image: EncodedImage) -> EncodedImage:
-        with self._lock:
-            self.encoded += 1
-            self._kept[key] = image
-            self._size += len(image.uri)
-            while self._size > self._room:
-                _, dropped = self._kept.popitem(last=False)
-                self._size -= len(dropped.uri)
-        return image
+            image = self._encode(open_image(source, ref))
+            with self._lock:
+                self.encoded += 1
+                self._kept[key] = image
+                self._size += len(image.uri)
+                while self._size > self._room:
+                    _, dropped = self._kept.popitem(last=False)
+                    self._size -= len(dropped.uri)
+            return image
 
     def _encode(self, image: Image.Image) -> EncodedImage:
         sent = image.size if self._max_pixels is None else size_within(image.size, self._max_pixels)

@@ -1,84 +1,60 @@
 """XrayGPT as transformers' `Blip2ForConditionalGeneration`, from the authors' four files or from a converted folder.
 
-The four files, in one folder:
-
-    eva_vit_g.pth                    EVA ViT-g, as BLIP-2 and MiniGPT-4 ship it
-    blip2_pretrained_flant5xxl.pth   BLIP-2's query transformer and vision normalisation
-    xraygpt_pretrained1.pth          what XrayGPT trained: one linear layer
-    Vicuna_Radiology_fp16/           its language model, in the layout of transformers; the name does not matter
-
-Each `.pth` may also be a `.safetensors` with the same names. Models of other sizes than the published one say so in
-`xraygpt_sizes.json`: `{"vision_config": {...}, "qformer_config": {...}, "num_query_tokens": 32}`, with the fields of
-transformers' `Blip2VisionConfig` and `Blip2QFormerConfig`.
-
-The paper speaks of MedCLIP; the released code and weights have EVA-CLIP's ViT-g and BLIP-2's query transformer, as
-MiniGPT-4 does, and so has this.
+Which files, and how models of other sizes say so: docs/design/0006-the-models.md.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+import transformers
 from PIL import Image
-from transformers import (
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    Blip2QFormerConfig,
-    Blip2VisionConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-)
+from transformers import Blip2Config, Blip2ForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 
-from medbench.adapters.base import ImageSlot, LoadOptions, Pixels, Prompt, SizeOf, TextAdapter, TextSegment
+from medbench.adapters.base import LoadOptions, Pixels, Prompt, SizeOf
+from medbench.adapters.families import TextAdapter, new_folder, usable
 from medbench.adapters.wording import without_marks
-from medbench.adapters.xraygpt.entry import AUTHORS_DECODING, AUTHORS_TOKENS, CARD, IMAGE_MARKS, TURN_END, prompt_texts
+from medbench.adapters.xraygpt.entry import CARD, TURN_END, prompt_texts
 from medbench.tasks.foundation.errors import DataError, SampleError
 from medbench.tasks.foundation.files import read_json
 from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
 from medbench.tasks.sample import Sample
-from medbench.tasks.spec import Kind, TaskSpec
+from medbench.tasks.spec import TaskSpec
 from medbench.unimed import weights
 from medbench.unimed.processing import pixels_of
 from medbench.unimed.tokens import TextCodec, load_codec
 from medbench.unimed.vision import LN_VISION_EPSILON, from_eva
-from medbench.unimed.weight_files import read_tensors
+from medbench.unimed.weights import read_tensors
 
 VISION, QFORMER, TRAINED = "eva_vit_g", "blip2_pretrained_flant5xxl", "xraygpt_pretrained1"
 SIZES = "xraygpt_sizes.json"
+IMAGE_MARKS = ("<ImageHere>", "<image>")  # Stand for an image in the authors' prompts; taken out of dataset texts.
 _SIZES = {"vision_config", "qformer_config", "num_query_tokens"}
-_QUERY_TOKENS = 32
 _STRANGE_OBJECTS = (
     "Copy it again. If it holds objects of the authors' program beside the tensors, keep the tensors alone: load it "
     "where you trust it and write its `model` with safetensors, under the same name."
 )
-_LINEAR = ("weight", "bias")
-_OUTSIDE_LAYERS = {
-    "query_tokens": "query_tokens",
-    **{f"ln_vision.{end}": f"vision_model.post_layernorm.{end}" for end in _LINEAR},
-    **{f"Qformer.bert.embeddings.LayerNorm.{end}": f"qformer.layernorm.{end}" for end in _LINEAR},
+_POSITIONS = r"Qformer\.bert\.embeddings\.position_ids"
+# By file: how transformers' names begin of what it brings, and what it holds beside that: BLIP-2's own way into its
+# language model, and buffers, which follow from the configuration.
+_BROUGHT: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "qformer": (("query_tokens", "qformer.", "vision_model.post_layernorm."), rf"(t5_proj\.|{_POSITIONS}).*"),
+    "trained": (("language_projection.",), rf".*({_POSITIONS}|rotary_emb\.inv_freq)"),
 }
-_FEED_FORWARD = ("intermediate_query.dense", "output_query.dense", "output_query.LayerNorm")
-_ATTENTION = {
-    "self.query": "attention.query",
-    "self.key": "attention.key",
-    "self.value": "attention.value",
-    "output.dense": "output.dense",
-    "output.LayerNorm": "output.LayerNorm",
+# How the authors call what transformers names so.
+_THEIR_NAMES = {
+    r"\.attention\.(query|key|value)\.": r".self.\1.",
+    r"^qformer\.layernorm\.": "qformer.embeddings.LayerNorm.",
+    r"^qformer\.": "Qformer.bert.",
+    r"^vision_model\.post_layernorm\.": "ln_vision.",
+    r"^language_projection\.": "llama_proj.",
 }
-_POSITIONS = "Qformer.bert.embeddings.position_ids"
-_UNUSED = ("t5_proj.", _POSITIONS)
-"""BLIP-2's own way into its language model, and a buffer."""
-_TRAINED_NAMES = {f"llama_proj.{end}": f"language_projection.{end}" for end in _LINEAR}
 
 
 def find_files(folder: Path) -> dict[str, Path]:
-    """Return the authors' files in a folder: `vision`, `qformer`, `trained`, `language`, and `sizes` if it is there.
-
-    DataError if one is missing, or there are several language models.
-    """
+    """Return the authors' files by their part; DataError if one is missing, or there are several language models."""
     names = {"vision": VISION, "qformer": QFORMER, "trained": TRAINED}
     here = {
         part: file for part, name in names.items() for suffix in (".pth", ".safetensors")
@@ -97,11 +73,7 @@ def find_files(folder: Path) -> dict[str, Path]:
 
 
 def assemble(files: Mapping[str, Path], dtype: torch.dtype) -> Blip2ForConditionalGeneration:
-    """Return a model from the authors' files, as `find_files` returns them.
-
-    As in transformers' own BLIP-2, the query transformer stays in float32 whatever the type of the rest. DataError if a
-    weight is missing, unknown or of another shape, or a file is broken.
-    """
+    """Return a model from the authors' files; as in transformers, the query transformer stays in float32."""
     config = config_of(files)
     with torch.device("meta"):
         model = Blip2ForConditionalGeneration(config)
@@ -109,24 +81,9 @@ def assemble(files: Mapping[str, Path], dtype: torch.dtype) -> Blip2ForCondition
         LlamaForCausalLM, files["language"], harmless=weights.ROTARY, config=config.text_config, dtype=dtype
     )
     expected = {name: one for name, one in model.state_dict().items() if not name.startswith("language_model.")}
-    state = _read(files, config)
+    state = _read(files, config, expected)
     weights.refuse_misfits(str(files["trained"].parent), state, expected)
     model.load_state_dict(state, strict=False, assign=True)
-    return _finished(model, dtype)
-
-
-def load_converted(folder: Path, dtype: torch.dtype) -> Blip2ForConditionalGeneration:
-    """Return a model from a folder that `medbench convert xraygpt` wrote.
-
-    DataError if a weight is missing, unknown or of another shape, or a file is broken.
-    """
-    try:
-        config = Blip2Config.from_pretrained(folder, trust_remote_code=False)
-    except (StrictDataclassError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{folder / 'config.json'} cannot be used: {error}", "Convert it again.") from error
-    model = weights.strict_from_pretrained(
-        Blip2ForConditionalGeneration, folder, harmless=weights.ROTARY, config=config, dtype=dtype
-    )  # fmt: skip
     return _finished(model, dtype)
 
 
@@ -138,10 +95,7 @@ def _finished(model: Blip2ForConditionalGeneration, dtype: torch.dtype) -> Blip2
 
 
 def config_of(files: Mapping[str, Path]) -> Blip2Config:
-    """Return the configuration: the language model's from its folder, the rest as published unless sizes are given.
-
-    DataError if the language model is no LLaMA, or the sizes are unknown or impossible.
-    """
+    """Return the language model's configuration with the rest as published or given; DataError if it is impossible."""
     sizes: dict[str, Any] = read_json(files["sizes"]) if "sizes" in files else {}
     values = read_json(files["language"] / "config.json")
     if values.get("model_type") != "llama" or sizes.keys() - _SIZES:
@@ -150,101 +104,77 @@ def config_of(files: Mapping[str, Path]) -> Blip2Config:
             f"{files['language']} is of type {values.get('model_type')!r}, with sizes {given}.",
             f"XrayGPT's language model is a `llama`; sizes are {', '.join(sorted(_SIZES))}.",
         )
-    try:
+    with usable("The sizes of this XrayGPT cannot be used", "Copy its files again."):
         return Blip2Config(
-            vision_config=Blip2VisionConfig(**sizes.get("vision_config", {})),
-            qformer_config=Blip2QFormerConfig(**sizes.get("qformer_config", {})),
+            vision_config=transformers.Blip2VisionConfig(**sizes.get("vision_config", {})),
+            qformer_config=transformers.Blip2QFormerConfig(**sizes.get("qformer_config", {})),
             text_config=LlamaConfig.from_dict(values),
-            num_query_tokens=sizes.get("num_query_tokens", _QUERY_TOKENS),
+            num_query_tokens=sizes.get("num_query_tokens", 32),
             image_token_index=0,
         )
-    except (StrictDataclassError, ValueError, TypeError) as error:
-        raise DataError(f"The sizes of this XrayGPT cannot be used: {error}", "Copy its files again.") from error
 
 
-def _read(files: Mapping[str, Path], config: Blip2Config) -> dict[str, torch.Tensor]:
-    """Return the weights of all but the language model under transformers' names."""
-    vision, qformer, trained = (
-        read_tensors(files[part], _STRANGE_OBJECTS) for part in ("vision", "qformer", "trained")
-    )  # fmt: skip
-    tower = from_eva(vision, cast("Blip2VisionConfig", config.vision_config), str(files["vision"]))
-    names = _qformer_names(cast("Blip2QFormerConfig", config.qformer_config))
-    given = {name: one for name, one in qformer.items() if not name.startswith(_UNUSED)}
-    # The authors' saver also keeps buffers, which follow from the configuration.
-    kept = {name: one for name, one in trained.items() if not name.endswith((_POSITIONS, *weights.ROTARY))}
-    return {
-        **{f"vision_model.{name}": tensor for name, tensor in tower.items()},
-        **_renamed(given, names, str(files["qformer"])),
-        **_renamed(kept, _TRAINED_NAMES, str(files["trained"])),
-    }
+def _read(files: Mapping[str, Path], config: Blip2Config, expected: weights.State) -> dict[str, torch.Tensor]:
+    """Return all weights but the language model's; of the two feed-forward nets of a layer the queries' alone."""
+    vision, *others = (read_tensors(files[part], _STRANGE_OBJECTS) for part in ("vision", *_BROUGHT))
+    tower = from_eva(vision, cast("Any", config.vision_config), str(files["vision"]))
+    state = {f"vision_model.{name}": tensor for name, tensor in tower.items()}
+    for tensors, (part, (beginnings, unused)) in zip(others, _BROUGHT.items(), strict=True):
+        theirs = {_their_name(name): name for name in expected if name.startswith(beginnings)}
+        kept = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(unused, name)}
+        weights.refuse_other_names(str(files[part]), kept, theirs)
+        state |= {ours: kept[name] for name, ours in theirs.items()}
+    return state
 
 
-def _renamed(tensors: weights.State, names: Mapping[str, str], source: str) -> dict[str, torch.Tensor]:
-    weights.refuse_other_names(source, tensors, names)
-    return {ours: tensors[theirs] for theirs, ours in names.items()}
-
-
-def _qformer_names(config: Blip2QFormerConfig) -> dict[str, str]:
-    """Return our name of every tensor in BLIP-2's file that XrayGPT uses.
-
-    Layers 0, 2, 4, ... also read the image. Of the two feed-forward nets of a layer only that of the queries is used.
-    """
-    names = dict(_OUTSIDE_LAYERS)
-    for layer in range(int(config.num_hidden_layers)):
-        reads_image = layer % int(config.cross_attention_frequency) == 0
-        parts = {part: part for part in _FEED_FORWARD}
-        for block in ("attention", "crossattention") if reads_image else ("attention",):
-            parts |= {f"{block}.{theirs}": f"{block}.{ours}" for theirs, ours in _ATTENTION.items()}
-        names |= {
-            f"Qformer.bert.encoder.layer.{layer}.{theirs}.{end}": f"qformer.encoder.layer.{layer}.{ours}.{end}"
-            for theirs, ours in parts.items() for end in _LINEAR
-        }  # fmt: skip
-    return names
+def _their_name(name: str) -> str:
+    for pattern, theirs in _THEIR_NAMES.items():
+        name = re.sub(pattern, theirs, name)
+    return name
 
 
 def load_xraygpt(options: LoadOptions) -> "XrayGptAdapter":
-    """Load the authors' four files or a converted folder.
-
-    DataError if a file is missing or broken, or does not fit; UsageError if the checkpoint or the device is not there;
-    RunError if memory runs out.
-    """
+    """Load the authors' four files or a converted folder; see `families` for what it raises."""
     folder = options.folder_of(CARD)
     device, dtype = weights.device_and_dtype(options.device, options.dtype)
     with room_for(f"XrayGPT in {folder}"):
         converted = (folder / "config.json").is_file()
         files = {"checkpoint": folder} if converted else find_files(folder)
         refuse_stand_ins(*files.values())
-        model = load_converted(folder, dtype) if converted else assemble(files, dtype)
+        if converted:
+            with usable(f"{folder / 'config.json'} cannot be used", "Convert it again."):
+                config = Blip2Config.from_pretrained(folder, trust_remote_code=False)
+            model = weights.strict_from_pretrained(
+                Blip2ForConditionalGeneration, folder, harmless=weights.ROTARY, config=config, dtype=dtype
+            )
+            _finished(model, dtype)
+        else:
+            model = assemble(files, dtype)
         model = torch.nn.Module.to(model, device).eval()
         codec = load_codec(folder if converted else files["language"])
-    template, author = options.arguments["template"], options.arguments["preset"] == "author"
-    return XrayGptAdapter(model, codec, identity_of(files), template=template, author=author)
+    adapter = XrayGptAdapter(model, codec, identity_of(files), template=options.arguments["template"])
+    if options.arguments["preset"] == "author":
+        adapter.decoding, adapter.longest = {"temperature": 1.0, "top_p": 0.9}, 300
+    return adapter
 
 
 class XrayGptAdapter(TextAdapter[TextCodec]):
-    """XrayGPT: EVA's features through BLIP-2's queries and one linear layer, in place of the image in the prompt.
-
-    `template` names one of those in entry.yaml; with `author` it decodes as the authors do.
-    """
+    """XrayGPT: EVA's features through BLIP-2's queries and one linear layer, in place of the image in the prompt."""
 
     card = CARD
+    stops = (TURN_END,)  # The authors look for its token ids, and only in the first row of a batch.
 
     def __init__(
-        self, model: Blip2ForConditionalGeneration, codec: TextCodec, fingerprint: str, *, template: str,
-        author: bool = False,
-    ) -> None:  # fmt: skip
+        self, model: Blip2ForConditionalGeneration, codec: TextCodec, fingerprint: str, *, template: str
+    ) -> None:
         # The outer model insists on images, so the engine drives the language model inside.
-        super().__init__(cast("PreTrainedModel", model.language_model), codec, fingerprint)
+        language: Any = model.language_model
+        super().__init__(language, codec, fingerprint, connector=model.language_projection)
         self.model = model
         self._template = template
-        self._author = author
-        self.decoding = AUTHORS_DECODING if author else {}
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
-        """Return the authors' template around the task's instruction.
-
-        SampleError if there is not exactly one image, which is all that the model reads.
-        """
+        """Return the authors' template around the task's instruction; SampleError if there is not exactly one image."""
         del size_of
         return self.put(without_marks(spec.instruction(sample), IMAGE_MARKS), sample)
 
@@ -253,8 +183,8 @@ class XrayGptAdapter(TextAdapter[TextCodec]):
         if len(sample.images) != 1:
             raise SampleError(f"XrayGPT reads one image; {sample.sample_id!r} has {len(sample.images)}.")
         before, behind = (self.tokens.ids(text) for text in prompt_texts(question, self._template))
-        slot = ImageSlot(image=sample.images[0], tokens=int(self.model.config.num_query_tokens))
-        return Prompt(segments=(TextSegment(ids=self.tokens.begin + before), slot, TextSegment(ids=behind)))
+        queries = int(self.model.config.num_query_tokens)
+        return Prompt.between((self.tokens.begin + before, behind), sample.images, queries)
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Return normalised pixels [3, S, S]; the aspect ratio is not kept, as in Uni-Med, which has the same tower."""
@@ -269,16 +199,19 @@ class XrayGptAdapter(TextAdapter[TextCodec]):
         features = self.model.qformer(query_embeds=queries, encoder_hidden_states=seen).last_hidden_state
         return list(features.to(self.decoder.dtype))
 
-    def project(self, features: Sequence[torch.Tensor], kind: Kind) -> Sequence[torch.Tensor]:
-        """Return visual tokens [V, D] of features [V, C_q]; the kind of task does not matter."""
-        del kind
-        return list(self.model.language_projection(torch.stack(list(features))))
 
-    def max_new_tokens(self, spec: TaskSpec) -> int:
-        """Return the task's limit, or the authors' in their preset."""
-        return AUTHORS_TOKENS if self._author else spec.max_new_tokens
+def convert(source: Path, output: Path, *, dtype: torch.dtype | str = torch.float16) -> None:
+    """Write XrayGPT as a folder that `Blip2ForConditionalGeneration` and `--model xraygpt --checkpoint OUTPUT` load.
 
-    def stop_strings(self, spec: TaskSpec) -> tuple[str, ...]:
-        """Return what ends a turn; the authors look for its token ids, and only in the first row of a batch."""
-        del spec
-        return (TURN_END,)
+    `dtype` is that of all weights but the query transformer's. A visual token is one unknown token (id 0), and rows are
+    padded with the end token. transformers gives `ln_vision` the ViT's epsilon of 1e-6, not 1e-5, which moves features
+    in the seventh digit; this project's own loader sets the right one. It raises what `families` says.
+    """
+    with new_folder(output) as folder:
+        files = find_files(source)
+        codec = load_codec(files["language"])
+        model = assemble(files, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        [begin], end = codec.begin, codec.end
+        model.generation_config = transformers.GenerationConfig(eos_token_id=end, pad_token_id=end, bos_token_id=begin)
+        model.save_pretrained(folder)
+        codec.for_generation().save_pretrained(folder)

@@ -1,38 +1,145 @@
-"""What all ways of batching have in common: the requests that wait, and what follows when memory runs out."""
+"""What all ways of batching have in common: rows, their next tokens, requests that wait, memory that runs out."""
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from medbench.adapters.base import LocalAdapter
+from medbench.adapters.base import NO_TOKEN, Generation, LocalAdapter, StopReason
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.images import AHEAD, Embedder, ImageEncoder, ImageLoader
-from medbench.harness.engine.requests import Outcome, PrefixedRequest, SharedPrefix
-from medbench.harness.engine.sampling import Row, outcome_of
+from medbench.harness.engine.images import AHEAD, Images
+from medbench.harness.engine.requests import ImageKey, Outcome, PrefixedRequest, Request, SharedPrefix, failed
 from medbench.harness.phases import Phases
+from medbench.tasks.answers.thoughts import thought_end
+
+Detokenise = Callable[[Sequence[int]], str]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Row:
+    """An answer that is being written."""
+
+    request: Request
+    written: list[int] = field(default_factory=list)  # Token ids so far.
+    stop: StopReason | None = None  # Why it ended, None while it has not.
+    broken: bool = False  # Whether it ended because its logits were no numbers.
+    generator: torch.Generator | None = None  # Of sampling, made when first used.
+
+    @property
+    def length(self) -> int:
+        """Tokens whose keys are in the cache: the prompt and all of the answer but the last token."""
+        return self.request.length + len(self.written) - 1
+
+    def write(self, token: int, detokenise: Detokenise) -> None:
+        """Append a token and note whether the answer ends with it, or cannot go on."""
+        self.broken = token == NO_TOKEN
+        if self.broken:
+            self.stop = "length"
+            return
+        self.written.append(token)
+        decoding = self.request.decoding
+        if token in decoding.end_ids:
+            self.stop = "eos"
+        elif decoding.stop_strings and any(stop in detokenise(self.written) for stop in decoding.stop_strings):
+            self.stop = "stop"
+        elif len(self.written) >= decoding.max_new_tokens:
+            self.stop = "length"
+
+    def take(self, ids: Sequence[int], detokenise: Detokenise) -> None:
+        """Append what others wrote, up to where the row would have ended by itself."""
+        for token in ids:
+            if self.stop is None:
+                self.write(token, detokenise)
+
+
+def write_next(rows: Sequence[Row], logits: torch.Tensor, detokenise: Detokenise) -> None:
+    """Append a token to each row by its logits [R, V], and note which rows end with it."""
+    plain = all(row.request.decoding.greedy for row in rows)
+    tokens = likeliest(logits) if plain else [_choose(row, own) for row, own in zip(rows, logits, strict=True)]
+    for row, token in zip(rows, tokens, strict=True):
+        row.write(token, detokenise)
+
+
+def likeliest(logits: torch.Tensor) -> list[int]:
+    """Return the likeliest token of each row of logits [R, V]; `NO_TOKEN` where they are no numbers.
+
+    NaN is the largest of all to `argmax`, infinity the next, and minus infinity is the largest where nothing else is:
+    the logit that was chosen tells of all three, and costs no second look at the others.
+    """
+    tokens = logits.argmax(dim=-1, keepdim=True)
+    sound = logits.gather(-1, tokens).isfinite()
+    chosen: list[int] = torch.where(sound, tokens, NO_TOKEN)[:, 0].tolist()
+    return chosen
+
+
+def _choose(row: Row, logits: torch.Tensor) -> int:
+    decoding = row.request.decoding
+    scores = logits.float().cpu()
+    if likeliest(scores[None]) == [NO_TOKEN]:
+        return NO_TOKEN
+    if decoding.repetition_penalty != 1 and row.written:
+        seen = torch.tensor(sorted(set(row.written)))
+        own = scores[seen]
+        factor = decoding.repetition_penalty
+        scores = scores.index_put((seen,), torch.where(own < 0, own * factor, own / factor))
+    if decoding.temperature == 0:
+        return int(scores.argmax())
+    if row.generator is None:
+        # A seed of the sample's own, so that its draws do not depend on its neighbours.
+        name = f"{decoding.seed}/{row.request.spec.name}/{row.request.sample.sample_id}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+        row.generator = torch.Generator().manual_seed(seed)
+    ordered, tokens = ((scores - scores.max()) / decoding.temperature).sort(descending=True, stable=True)
+    if decoding.top_k:
+        ordered[decoding.top_k :] = float("-inf")
+    before = ordered.softmax(dim=0).cumsum(dim=0).roll(1)
+    before[0] = 0
+    ordered[before >= decoding.top_p] = float("-inf")
+    probabilities = torch.zeros_like(scores).index_put((tokens,), ordered.softmax(dim=0))
+    return int(torch.multinomial(probabilities, 1, generator=row.generator))
+
+
+def outcome_of(row: Row, adapter: LocalAdapter) -> Outcome:
+    """Return what a finished row says; an error if its logits were no numbers, since nobody said anything then."""
+    request, stop = row.request, row.stop or "length"
+    if row.broken:
+        weights_broken = adapter.dtype == "float32"
+        hint = "The weights are broken: download them again." if weights_broken else "Give --dtype float32 or bfloat16."
+        problem = f"The model's logits are not finite (NaN or infinite) in {adapter.dtype}, so it gave no answer."
+        return failed(request, f"{problem} {hint}")
+    ids = row.written[:-1] if stop == "eos" else row.written
+    text = adapter.detokenise(ids)
+    if stop == "stop":
+        text = text[: min(text.index(end) for end in request.decoding.stop_strings if end in text)]
+    thought, end = 0, thought_end(text)
+    if end:
+        # The tokens that pass until the thought is over: the fewest whose text is as long.
+        thought = bisect_left(range(len(ids)), end, key=lambda count: len(adapter.detokenise(ids[:count])))
+    generation = Generation(
+        text=text, stop=stop, prompt_tokens=request.length, output_tokens=len(row.written), thought_tokens=thought
+    )
+    return Outcome(task=request.spec.name, sample_id=request.sample.sample_id, generation=generation)
 
 
 class RequestQueue:
-    """Requests in their order; their images are read ahead, and who still needs a prefix is known."""
+    """Requests in their order; `expect` is told of their images ahead, and who still needs a prefix is known."""
 
-    def __init__(self, windows: Iterator[list[PrefixedRequest]], loader: ImageLoader | None) -> None:
+    def __init__(self, windows: Iterator[list[PrefixedRequest]], expect: Callable[[Sequence[ImageKey]], None]) -> None:
         self._windows = windows
-        self._loader = loader
+        self._expect = expect
         self._waiting: deque[PrefixedRequest] = deque()
-        self._users: dict[SharedPrefix, set[PrefixedRequest]] = {}
+        self._users: Counter[SharedPrefix] = Counter()
 
     def peek(self) -> PrefixedRequest | None:
         """Return the next request, or None if there is none left."""
-        while len(self._waiting) < AHEAD:
-            window = next(self._windows, None)
-            if window is None:
-                break
+        while len(self._waiting) < AHEAD and (window := next(self._windows, None)) is not None:
             self._waiting.extend(window)
-            if self._loader is not None:
-                self._loader.expect([key for one in window for key in one.request.images])
-            self._note_users(window)
+            self._expect([key for one in window for key in one.request.images])
+            self._users.update(one.prefix for one in window if one.prefix)
         return self._waiting[0] if self._waiting else None
 
     def take(self) -> PrefixedRequest:
@@ -42,42 +149,37 @@ class RequestQueue:
     def put_back(self, requests: Sequence[PrefixedRequest]) -> None:
         """Let requests come again, first of all."""
         self._waiting.extendleft(reversed(requests))
-        self._note_users(requests)
 
     def forget(self, requests: Sequence[PrefixedRequest]) -> list[SharedPrefix]:
         """Return the prefixes that nobody needs any more, now that these requests are answered or failed."""
-        idle: list[SharedPrefix] = []
-        for one in requests:
-            if one.prefix is not None:
-                users = self._users[one.prefix]
-                users.discard(one)
-                if not users:
-                    del self._users[one.prefix]
-                    idle.append(one.prefix)
-        return idle
-
-    def _note_users(self, requests: Sequence[PrefixedRequest]) -> None:
-        for one in requests:
-            if one.prefix is not None:
-                self._users.setdefault(one.prefix, set()).add(one)
+        prefixes = Counter(one.prefix for one in requests if one.prefix)
+        self._users -= prefixes
+        return [prefix for prefix in prefixes if prefix not in self._users]
 
 
 class Batching(ABC):
-    """Answers the requests of a queue within a budget, which becomes smaller when memory runs out."""
+    """Answers the requests of a queue within a budget, which becomes smaller when memory runs out.
+
+    Ways of batching differ in what enters when (`_next`) and in how it is answered (`_advance`).
+    """
+
+    # Whether memory is taken for as many rows as may be, however few there are.
+    _makes_room = False
 
     def __init__(
-        self, adapter: LocalAdapter, encoder: ImageEncoder, queue: RequestQueue, budget: Budget, phases: Phases
+        self, adapter: LocalAdapter, images: Images, queue: RequestQueue, budget: Budget, phases: Phases
     ) -> None:
         self._adapter = adapter
-        self._encoder = encoder
-        self._embedder = Embedder(adapter, encoder)
+        self._images = images
         self._queue = queue
         self._phases = phases
         self._first_budget = self.budget = budget
+        # The budget that holds again after a row that is tried alone.
+        self._suspended: Budget | None = None
 
     def run(self) -> Iterator[list[Outcome]]:
         """Yield outcomes as rows finish; their order is the engine's."""
-        while self._queue.peek() is not None or self._holds_rows:
+        while self._queue.peek() is not None or self._under_way():
             requests = self._next()
             try:
                 with torch.inference_mode():
@@ -87,10 +189,9 @@ class Batching(ABC):
             if outcomes:
                 yield outcomes
 
-    @property
-    def _holds_rows(self) -> bool:
-        """Whether rows are left that no request waits for."""
-        return False
+    def _under_way(self) -> list[PrefixedRequest]:
+        """Return the requests that are begun and not answered."""
+        return []
 
     @abstractmethod
     def _next(self) -> list[PrefixedRequest]:
@@ -100,12 +201,35 @@ class Batching(ABC):
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
         """Answer or begin requests; return what is finished."""
 
-    @abstractmethod
+    def _rows_of(self, requests: Sequence[PrefixedRequest]) -> int | None:
+        """Return the rows that requests take in one batch, or None if they cannot stand in one."""
+        return len(requests)
+
+    def _let_go(self) -> None:
+        """Forget what is under way, and what it holds; what comes next has the budget of now."""
+        torch.cuda.empty_cache()
+
     def _shrink(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
-        """Make the budget smaller after memory ran out, and give back what was not answered; return what failed."""
+        """Start again after memory ran out, half as many at a time; a row that was alone fails."""
+        asked = list(dict.fromkeys([*self._under_way(), *requests]))
+        self._phases.count("out of memory")
+        outcomes: list[Outcome] = []
+        if len(asked) > 1:
+            self.budget = self.budget.halved(self._rows_of(asked) or 1)
+        elif self._makes_room and self.budget.rows > 1:
+            # The last of many rows: their slots took the memory. Alone in fresh ones it may well fit.
+            self.budget, self._suspended = replace(self.budget, rows=1), self.budget
+        else:
+            # What was impossible alone is what took the memory: the others need no smaller budget for it.
+            self.budget, self._suspended = self._suspended or self._first_budget, None
+            self._queue.forget(asked)
+            request = asked.pop().request
+            outcomes = [failed(request, f"Memory ran out on this sample alone ({request.length} tokens).")]
+        self._queue.put_back(asked)
+        self._let_go()
+        return outcomes
 
     def _outcomes(self, rows: Sequence[Row]) -> list[Outcome]:
-        """Count finished rows and return what they say."""
         self._phases.count("prompt tokens", sum(row.request.length for row in rows))
         self._phases.count("output tokens", sum(len(row.written) for row in rows))
         self._phases.count("answers", len(rows))

@@ -1,15 +1,16 @@
 """The generation engine: requests in, outcomes out as they finish."""
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
-from medbench.adapters.base import LocalAdapter
+from medbench.adapters.base import Generation, LocalAdapter
 from medbench.adapters.plain_generation import forget_decoding
 from medbench.harness.engine.batching import Batching, RequestQueue
 from medbench.harness.engine.budget import Budget, text_config
 from medbench.harness.engine.continuous import ContinuousBatching
-from medbench.harness.engine.images import ImageEncoder, ImageLoader
+from medbench.harness.engine.images import Images
 from medbench.harness.engine.passes import why_not_packed
-from medbench.harness.engine.requests import Outcome, Request, failed, in_order, refuse_too_long
+from medbench.harness.engine.requests import Name, Outcome, Request, failed, in_order
 from medbench.harness.engine.static import StaticBatching, WholeBatching
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import UsageError
@@ -17,14 +18,31 @@ from medbench.tasks.foundation.errors import UsageError
 _SHARE_OF_PREFIXES = 4
 
 
-class Engine:
+class GenerationEngine(Protocol):
+    """What answers requests, whatever computes: all that a run needs of an engine."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[list[Outcome]]:
+        """Yield an outcome for every request, in lists as they come and in any order; read requests as they are needed.
+
+        A request that cannot be answered gets an outcome with an error and costs no other its answer. Which tokens are
+        chosen depends on the request alone: neither on its neighbours nor on the schedule. Raises UsageError or
+        RunError for what concerns all of them.
+        """
+
+
+def answers(engine: GenerationEngine, requests: Iterable[Request]) -> dict[Name, Generation]:
+    """Return what an engine answers; what got no answer is left out."""
+    outcomes = (outcome for some in engine.generate(requests) for outcome in some)
+    return {(one.task, one.sample_id): one.generation for one in outcomes if one.generation is not None}
+
+
+class Engine(GenerationEngine):
     """Drives a local adapter: images once, shared prefixes once, finished rows replaced at once.
 
-    A decoder that cannot be driven row by row is given static batches (`continuous=False`: any decoder); `why_static`
-    says why. A model may have to be answered by its own library as a `whole`; `why_whole` says why. The budget is made
-    smaller when memory runs out. With `fixed_steps` decode steps have a fixed shape, which a GPU captures in CUDA
-    graphs; not with cross-attention, where the shape is that of every row's image. Raises UsageError if the model can
-    be driven in no way.
+    `why_static` says why a decoder is given static batches (`continuous=False`: any is), `why_whole` why a model is
+    answered by its own library. The budget becomes smaller when memory runs out. With `fixed_steps` a GPU captures
+    decode steps in CUDA graphs, but for cross-attention, whose shapes differ. UsageError if a model can be driven in
+    no way.
     """
 
     def __init__(
@@ -56,21 +74,19 @@ class Engine:
         """Yield outcomes as they come; their order is the engine's."""
         refused: list[Outcome] = []
         searched: list[Request] = []
-        with ImageLoader(self._adapter, self._phases) as loader:
-            encoder = ImageEncoder(self._adapter, loader, self._phases)
-            yield from self._run(self._sorted_out(requests, refused, searched), loader, encoder)
+        with Images(self._adapter, self._phases) as images:
+            yield from self._run(self._sorted_out(requests, refused, searched), images)
             if searched:
-                yield from self._run(searched, loader, encoder, search=True)
+                yield from self._run(searched, images, search=True)
         if refused:
             yield refused
 
-    def _run(
-        self, requests: Iterable[Request], loader: ImageLoader, encoder: ImageEncoder, *, search: bool = False
-    ) -> Iterator[list[Outcome]]:
+    def _run(self, requests: Iterable[Request], images: Images, *, search: bool = False) -> Iterator[list[Outcome]]:
         tokens = 1 if self.why_whole else max(1, self.budget.tokens // _SHARE_OF_PREFIXES)
-        windows = in_order(requests, share=self.shares_prefixes and not search, window_tokens=tokens)
-        queue = RequestQueue(windows, None if self.why_whole else loader)
-        parts = (self._adapter, encoder, queue, self.budget, self._phases)
+        share = self.shares_prefixes and not search
+        windows = in_order(requests, share=share, window_tokens=tokens, attention=self._adapter.attention)
+        queue = RequestQueue(windows, (lambda _: None) if self.why_whole else images.expect)
+        parts = (self._adapter, images, queue, self.budget, self._phases)
         batching: Batching
         if self.why_whole:
             batching = WholeBatching(*parts)
@@ -86,11 +102,14 @@ class Engine:
         self, requests: Iterable[Request], refused: list[Outcome], searched: list[Request]
     ) -> Iterator[Request]:
         """Yield what can be answered row by row; note what is too long, and what needs a beam search."""
+        # The model never saw a position behind it; 0 where nothing is said.
         limit = int(getattr(text_config(self._adapter.decoder), "max_position_embeddings", 0) or 0)
         for request in requests:
-            error = refuse_too_long(request, limit)
-            if error is not None:
-                refused.append(error)
+            if 0 < limit < request.longest:
+                asked = (
+                    f"The prompt has {request.length} tokens and the answer may have {request.decoding.max_new_tokens}"
+                )
+                refused.append(failed(request, f"{asked}, but the model reads {limit}."))
             elif request.decoding.beams == 1:
                 yield request
             elif self.why_whole or self._adapter.attention != "causal" or request.shift:

@@ -1,32 +1,27 @@
-"""Packed forward passes of an unmodified decoder of transformers, and what of it `torch.compile` may fuse."""
+"""Forward passes of an unmodified decoder of transformers: packed, of a fixed shape, and what may be compiled."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from medbench.adapters.base import RowStates
-from medbench.harness.engine.attention import NAME, PackedPass
+from medbench.harness.engine.attention import NAME, KVSlots, PackedPass
 from medbench.harness.engine.budget import text_config
-from medbench.harness.engine.packing import CachedPrefix, NewTokens, PackedPlan, PassPlan
-from medbench.harness.engine.slots import KVSlots
+from medbench.harness.engine.packing import CHUNK, DecodeBlock, NewTokens, PassPlan, Target, packed_plan
+from medbench.harness.engine.requests import SharedPrefix
 from medbench.tasks.foundation.errors import UsageError
 
 COMPILED = ("input_layernorm", "post_attention_layernorm", "mlp")
-_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
-# Set for the time of a pass alone: `generate` on the same decoder keeps its own kernel.
 _KERNEL = "_attn_implementation"
+_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 _BACK_TO_THE_STREAM = ("self_attn.o_proj", "mlp")
 
 
 def why_not_packed(decoder: Any) -> str:  # noqa: ANN401 - any model of transformers
-    """Return why a decoder cannot answer row by row; empty if it can.
-
-    Not possible are layers with another memory than keys and values (linear attention, chunks), attention that takes
-    no other kernel, and weights of attention that no key has (sinks).
-    """
+    """Return why a decoder cannot answer row by row; empty if it can."""
     config, name = text_config(decoder), type(decoder).__name__
     if not getattr(decoder, "_supports_attention_backend", False):
         return f"{name} takes no attention but its own"
@@ -55,13 +50,9 @@ class Passes:
         self._last_layer = [named[name] for name in _BACK_TO_THE_STREAM if name in named]
 
     def run(
-        self,
-        tokens: Sequence[int],
-        steps: Sequence[NewTokens],
-        prompts: Sequence[tuple[NewTokens, torch.Tensor]],
-        prefixes: Sequence[tuple[CachedPrefix, torch.Tensor]],
-        states: Sequence[object] | None = None,
-    ) -> torch.Tensor:
+        self, tokens: Sequence[int], steps: Sequence[NewTokens], prompts: Sequence[tuple[NewTokens, torch.Tensor]],
+        prefixes: Sequence[tuple[SharedPrefix, torch.Tensor]], states: Sequence[object] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """Append tokens to rows and write prompts and prefixes into slots, all in one pass.
 
         `tokens` are the last ones of rows, which the decoder has not read yet; `steps` is where each goes. `prompts`
@@ -70,7 +61,7 @@ class Passes:
         every prompt.
         """
         device = self._decoder.device
-        plan = PackedPlan(steps, [part for part, _ in prompts], [prefix for prefix, _ in prefixes], device)
+        plan = packed_plan(steps, [part for part, _ in prompts], [prefix for prefix, _ in prefixes], device)
         embeddings = [own for _, own in [*prompts, *prefixes]]
         if tokens:
             embeddings.insert(0, self._decoder.get_input_embeddings()(torch.tensor(tokens, device=device)))
@@ -81,35 +72,24 @@ class Passes:
         self, plan: PassPlan, embeddings: torch.Tensor, more: Mapping[str, object] | None = None
     ) -> torch.Tensor:
         """Return the logits [R, V] of the tokens that a plan wants, from the embeddings [1, N, D] of all."""
-        self._slots.aim(plan)
+        config = text_config(self._decoder)
         with ExitStack() as stack:
-            stack.enter_context(_attention(self._decoder))
+            # For the time of a pass alone: `generate` on the same decoder keeps its own kernel.
+            stack.callback(setattr, config, _KERNEL, getattr(config, _KERNEL))
+            setattr(config, _KERNEL, NAME)
             if len(plan.read) < plan.count:
-                stack.enter_context(_only(self._decoder.get_output_embeddings(), plan.read))
+                _only(stack, self._decoder.get_output_embeddings(), plan.read)
                 for module in self._last_layer:
-                    stack.enter_context(_only(module, plan.read, spread=True))
+                    _only(stack, module, plan.read, spread=True)
             output = self._decoder(
-                inputs_embeds=embeddings, position_ids=plan.positions, past_key_values=self._slots, use_cache=True,
+                inputs_embeds=embeddings, position_ids=plan.positions, use_cache=False,
                 packed=PackedPass(plan, self._slots, self._together), **(more or {}),
             )  # fmt: skip
         logits: torch.Tensor = output.logits[0]
         return logits
 
 
-@contextmanager
-def _attention(decoder: Any) -> Iterator[None]:  # noqa: ANN401 - any model of transformers
-    """Let the decoder's layers read slots."""
-    config = text_config(decoder)
-    before = getattr(config, _KERNEL)
-    setattr(config, _KERNEL, NAME)
-    try:
-        yield
-    finally:
-        setattr(config, _KERNEL, before)
-
-
-@contextmanager
-def _only(module: torch.nn.Module, tokens: torch.Tensor, *, spread: bool = False) -> Iterator[None]:
+def _only(stack: ExitStack, module: torch.nn.Module, tokens: torch.Tensor, *, spread: bool = False) -> None:
     """Let a module that treats every token alike compute these alone; `spread` puts zeros in place of the others."""
 
     def choose(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -122,14 +102,75 @@ def _only(module: torch.nn.Module, tokens: torch.Tensor, *, spread: bool = False
         return whole
 
     counts: list[int] = []
-    handles = [module.register_forward_pre_hook(choose)]
+    stack.enter_context(module.register_forward_pre_hook(choose))
     if spread:
-        handles.append(module.register_forward_hook(put_back))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        stack.enter_context(module.register_forward_hook(put_back))
+
+
+class FixedSteps:
+    """Decode steps of a fixed shape over slots that hold whole prompts; nothing depends on what a tensor holds.
+
+    So a GPU captures them in CUDA graphs, which repeat the kernels they saw with the addresses they saw.
+    """
+
+    def __init__(self, decoder: PreTrainedModel, slots: KVSlots, passes: Passes, rows: int) -> None:
+        self._embeddings = decoder.get_input_embeddings()
+        self._device = decoder.device
+        self._slots = slots
+        self._passes = passes
+        self._rows = rows
+        # By rows and chunks: the last token of each row, where its keys go and its position [3, R].
+        self._inputs: dict[tuple[int, int], torch.Tensor] = {}
+        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self._pool: Any = None
+
+    def run(self, tokens: list[int], places: list[int], positions: list[int]) -> torch.Tensor:
+        """Append the last token of each row, at its place; return logits [R, V], which the next step overwrites."""
+        chunks = max(places) // CHUNK + 1
+        # A power of two, so that few graphs serve any number of rows.
+        rows = min(1 << (len(tokens) - 1).bit_length(), self._rows, self._slots.reach(chunks))
+        key, missing = (rows, chunks), [0] * (rows - len(tokens))
+        if key not in self._inputs:
+            self._inputs[key] = torch.zeros(3, rows, dtype=torch.long, device=self._device)
+        # Rows that are not there write to their first place, which a row that comes overwrites.
+        self._inputs[key].copy_(torch.tensor([values + missing for values in (tokens, places, positions)]))
+        if self._device.type != "cuda":
+            return self._compute(*key)[: len(tokens)]
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(*key)
+        graph, logits = self._graphs[key]
+        graph.replay()
+        return logits[: len(tokens)]
+
+    def _compute(self, rows: int, chunks: int) -> torch.Tensor:
+        tokens, places, positions = self._inputs[rows, chunks]
+        each = torch.arange(rows, device=self._device)
+        reaching, within = places // CHUNK, places % CHUNK
+        plan = PassPlan(
+            count=rows, positions=positions[None], row_of=each, read=each, sharers=each[:0],
+            targets=[
+                Target(chunk=chunk, tokens=slice(rows), slots=each, places=within, only=reaching == chunk)
+                for chunk in range(chunks)
+            ],
+            decoding=[
+                DecodeBlock(rows=slice(rows), chunk=chunk, reach=CHUNK, places=places, fixed=True)
+                for chunk in range(chunks)
+            ],
+        )  # fmt: skip
+        return self._passes.follow(plan, self._embeddings(tokens)[None])
+
+    def _capture(self, rows: int, chunks: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """Record a step, after one on a stream of its own in which libraries and compilers make themselves ready."""
+        beside = torch.cuda.Stream(self._device)
+        beside.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(beside):
+            self._compute(rows, chunks)
+        torch.cuda.current_stream(self._device).wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits = self._compute(rows, chunks)
+        self._pool = self._pool or graph.pool()
+        return graph, logits
 
 
 def compile_layers(decoder: Any) -> None:  # noqa: ANN401 - a decoder of transformers

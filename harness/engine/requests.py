@@ -17,6 +17,7 @@ from medbench.tasks.spec import Kind, TaskSpec
 Segments = tuple[TextSegment | ImageSlot, ...]
 Place = tuple[int, int, int]
 Name = tuple[str, str]
+Attention = Literal["causal", "images", "prompt"]
 ImageKey = tuple[Path, ImageRef]
 """An image and the folder that its reference starts from."""
 
@@ -116,22 +117,6 @@ def failed(request: Request, error: str) -> Outcome:
     return Outcome(task=request.spec.name, sample_id=request.sample.sample_id, error=error)
 
 
-def out_of_memory(request: Request) -> Outcome:
-    """Return the outcome of a request that was too much for the memory even alone."""
-    return failed(request, f"Memory ran out on this sample alone ({request.length} tokens).")
-
-
-def refuse_too_long(request: Request, limit: int) -> Outcome | None:
-    """Return an error if prompt and answer exceed `limit` tokens (0: none); the model never saw such positions."""
-    if not limit or request.longest <= limit:
-        return None
-    return failed(
-        request,
-        f"The prompt has {request.length} tokens and the answer may have {request.decoding.max_new_tokens}, but the "
-        f"model reads {limit}.",
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """What is not simply one token after the other."""
@@ -163,7 +148,7 @@ class Layout:
 PLAIN = Layout()
 
 
-def layout_of(segments: Sequence[TextSegment | ImageSlot], attention: Literal["causal", "images", "prompt"]) -> Layout:
+def layout_of(segments: Sequence[TextSegment | ImageSlot], attention: Attention) -> Layout:
     """Return the layout of segments under a model's attention."""
     grids, images, end = [], [], 0
     for segment in segments:
@@ -183,10 +168,10 @@ class SharedPrefix:
     Visual tokens, which its length counts, may depend on the kind of the tasks.
     """
 
-    source: Path
-    kind: Kind
+    place: tuple[Path, Kind]  # Where its images start from, and what they are made for.
     segments: Segments
     length: int
+    layout: Layout = PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -203,7 +188,9 @@ class PrefixedRequest:
         return self.request.length - (self.prefix.length if self.prefix else 0)
 
 
-def in_order(requests: Iterable[Request], *, share: bool, window_tokens: int) -> Iterator[list[PrefixedRequest]]:
+def in_order(
+    requests: Iterable[Request], *, share: bool, window_tokens: int, attention: Attention = "causal"
+) -> Iterator[list[PrefixedRequest]]:
     """Yield windows of requests: questions of one image meet, and within a window like lengths stand together.
 
     Long answers start early, so that short ones fill up what they leave. Requests are read a few thousand at a time,
@@ -211,22 +198,16 @@ def in_order(requests: Iterable[Request], *, share: bool, window_tokens: int) ->
     """
     stream = iter(requests)
     while pool := list(islice(stream, POOL)):
-        found: list[PrefixedRequest] = []
         pool.sort(key=lambda request: LONG_ANSWERS_FIRST.index(request.spec.kind))
-        for alike in _alike(pool):
-            found += _sharing(alike) if share and len(alike) > 1 else _alone(alike)
-        yield from _windows(found, window_tokens)
-
-
-def _alike(requests: Iterable[Request]) -> list[list[Request]]:
-    """Return requests whose prompts are equal up to their last image, in the order of their first."""
-    alike: dict[tuple[object, ...], list[Request]] = {}
-    for request in requests:
-        head = _up_to_last_image(request.prompt.segments)
-        # Without an image only the questions of one task begin alike.
-        key = (request.source, request.spec.kind, head) if head else (request.spec.name,)
-        alike.setdefault(key, []).append(request)
-    return list(alike.values())
+        # Prompts that are equal up to their last image, in the order of their first.
+        alike: dict[tuple[object, ...], list[Request]] = {}
+        for request in pool:
+            head = _up_to_last_image(request.prompt.segments)
+            # Without an image only the questions of one task begin alike.
+            key = (request.source, request.spec.kind, head) if head else (request.spec.name,)
+            alike.setdefault(key, []).append(request)
+        pieces = (one for some in alike.values() for one in _split(some, attention, share=share))
+        yield from _windows(pieces, window_tokens)
 
 
 def _up_to_last_image(segments: Segments) -> Segments:
@@ -234,13 +215,8 @@ def _up_to_last_image(segments: Segments) -> Segments:
     return segments[: places[-1] + 1] if places else ()
 
 
-def _alone(requests: Iterable[Request]) -> list[PrefixedRequest]:
-    return [PrefixedRequest(request=request, prefix=None, own=request.prompt.segments) for request in requests]
-
-
-def _sharing(requests: Sequence[Request]) -> list[PrefixedRequest]:
-    first = requests[0]
-    head = _up_to_last_image(first.prompt.segments)
+def _split(requests: Sequence[Request], attention: Attention, *, share: bool) -> Iterator[PrefixedRequest]:
+    first, head = requests[0], _up_to_last_image(requests[0].prompt.segments)
     tails = [
         tuple(token for text in request.prompt.segments[len(head) :] for token in getattr(text, "ids", ()))
         for request in requests
@@ -251,28 +227,23 @@ def _sharing(requests: Sequence[Request]) -> list[PrefixedRequest]:
     common = min(sum(1 for _ in alike), min(map(len, tails)) - 1)
     segments = (*head, TextSegment(ids=tails[0][:common])) if common > 0 else head
     length = sum(map(tokens_of, segments))
-    if length < LEAST_SHARED or common < 0:
-        return _alone(requests)
-    prefix = SharedPrefix(source=first.source, kind=first.spec.kind, segments=segments, length=length)
-    return [
-        PrefixedRequest(request=request, prefix=prefix, own=(TextSegment(ids=tail[common:]),))
-        for request, tail in zip(requests, tails, strict=True)
-    ]
+    shares = share and len(requests) > 1 and length >= LEAST_SHARED and common >= 0
+    place, layout = (first.source, first.spec.kind), layout_of(segments, attention)
+    prefix = SharedPrefix(place=place, segments=segments, length=length, layout=layout)
+    for request, tail in zip(requests, tails, strict=True):
+        own = (TextSegment(ids=tail[common:]),) if shares else request.prompt.segments
+        yield PrefixedRequest(request=request, prefix=prefix if shares else None, own=own)
 
 
 def _windows(requests: Iterable[PrefixedRequest], window_tokens: int) -> Iterator[list[PrefixedRequest]]:
     """Yield the requests window by window; text alone and images do not meet, since their lengths are unlike."""
     window: list[PrefixedRequest] = []
-    prefixes: set[SharedPrefix] = set()
-
-    def is_full(following: PrefixedRequest) -> bool:
-        unlike = bool(following.request.prompt.images()) != bool(window[0].request.prompt.images())
-        return len(window) == WINDOW or unlike or sum(prefix.length for prefix in prefixes) > window_tokens
-
-    for one in (*requests, None):
-        if window and (one is None or is_full(one)):
+    for one in requests:
+        shared = sum(prefix.length for prefix in {other.prefix for other in window} if prefix)
+        unlike = bool(window) and bool(one.request.images) != bool(window[0].request.images)
+        if len(window) == WINDOW or unlike or shared > window_tokens:
             yield sorted(window, key=lambda one: -one.own_length)
-            window, prefixes = [], set()
-        if one is not None:
-            window.append(one)
-            prefixes |= {one.prefix} if one.prefix else set()
+            window = []
+        window.append(one)
+    if window:
+        yield sorted(window, key=lambda one: -one.own_length)

@@ -1,59 +1,41 @@
-"""Static batches: for decoders that cannot be driven row by row, beam search, and models that are answered whole."""
+"""Static batches, and what transformers' own `generate` writes: what the engine has to equal."""
 
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
 
-from medbench.adapters.base import RowStates
-from medbench.adapters.plain_generation import Watch
-from medbench.harness.engine.batching import Batching
-from medbench.harness.engine.requests import Decoding, Outcome, PrefixedRequest, failed, layout_of, out_of_memory
-from medbench.harness.engine.sampling import Row, write_next
+from medbench.adapters.base import Generation, LocalAdapter, RowStates, TextSegment
+from medbench.adapters.guarding import one_sample
+from medbench.adapters.plain_generation import Watch, forget_decoding
+from medbench.harness.engine.batching import Batching, Row, outcome_of, write_next
+from medbench.harness.engine.requests import GREEDY, Decoding, Outcome, PrefixedRequest, Request, failed, layout_of
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.images import open_image
+from medbench.tasks.sample import ImageRef
 
 States = Sequence[object] | None
 
 
 class _BatchByBatch(Batching):
-    """Answers as many requests at a time as fit; after memory ran out half as many, and one alone fails."""
-
-    @abstractmethod
-    def _rows_of(self, requests: Sequence[PrefixedRequest]) -> int | None:
-        """Return the rows that requests take in one batch, or None if they cannot stand in one."""
+    """Answers as many requests at a time as fit."""
 
     def _next(self) -> list[PrefixedRequest]:
         batch: list[PrefixedRequest] = []
-        while (following := self._queue.peek()) is not None and self._fits([*batch, following]):
+        while (following := self._queue.peek()) is not None:
+            more = [*batch, following]
+            rows, longest = self._rows_of(more), max(one.request.longest for one in more)
+            if batch and (rows is None or rows > self.budget.rows or rows * longest > self.budget.tokens):
+                break
             batch.append(self._queue.take())
         return batch
 
-    def _fits(self, requests: Sequence[PrefixedRequest]) -> bool:
-        if len(requests) == 1:
-            return True
-        rows, longest = self._rows_of(requests), max(one.request.longest for one in requests)
-        return rows is not None and rows <= self.budget.rows and rows * longest <= self.budget.tokens
-
-    def _shrink(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
-        torch.cuda.empty_cache()
-        self._phases.count("out of memory")
-        if len(requests) == 1:
-            self.budget = self._first_budget
-            return [out_of_memory(one.request) for one in requests]
-        self.budget = self.budget.halved(self._rows_of(requests) or 1)
-        self._queue.put_back(requests)
-        return []
-
 
 class WholeBatching(_BatchByBatch):
-    """Answers batch by batch through `LocalAdapter.written_whole`, greedily."""
-
-    def _rows_of(self, requests: Sequence[PrefixedRequest]) -> int:
-        return len(requests)
+    """Answers models that must be answered whole, through `LocalAdapter.written_whole`, greedily."""
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -80,7 +62,7 @@ class WholeBatching(_BatchByBatch):
 
 
 class StaticBatching(_BatchByBatch):
-    """Answers batch by batch, by tokens; finished rows leave the batch, nobody enters it."""
+    """Answers decoders that cannot be driven row by row, and beam searches; finished rows leave, nobody enters."""
 
     def _rows_of(self, requests: Sequence[PrefixedRequest]) -> int | None:
         decodings = [one.request.decoding for one in requests]
@@ -89,66 +71,32 @@ class StaticBatching(_BatchByBatch):
         return sum(decoding.beams for decoding in decodings) if len(searches) == 1 else None
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
-        sound, outcomes = self._encoder.sound(requests)
+        sound, outcomes = self._images.sound(requests)
         if not sound:
             return outcomes
         rows = [Row(request=one.request) for one in sound]
-        embeddings = self._embedder.own(sound)
-        states = self._embedder.states(sound) if self._adapter.has_row_states else None
+        embeddings = self._images.own(sound)
+        states = self._images.states(sound) if self._adapter.has_row_states else None
+        decoding = rows[0].request.decoding
         with self._phases.share({}, Counter(row.request.spec.name for row in rows)):
-            write = self._search if rows[0].request.decoding.beams > 1 else self._write
-            write(rows, embeddings, states)
+            if decoding.beams > 1:
+                with self._phases.time("decode"):
+                    written = written_by_library(self._adapter.decoder, embeddings, decoding, states)
+                for row, ids in zip(rows, written, strict=True):
+                    row.take(ids, self._adapter.detokenise)
+            else:
+                with self._phases.time("prefill"):
+                    batch = _Batch(self._adapter.decoder, rows, embeddings, states)
+                    write_next(batch.rows, batch.logits, self._adapter.detokenise)
+                with self._phases.time("decode"):
+                    while batch.leave():
+                        self._phases.count("decode steps")
+                        self._phases.count("decode row steps", len(batch.rows))
+                        batch.step()
+                        write_next(batch.rows, batch.logits, self._adapter.detokenise)
         self._phases.count("prompt tokens computed", sum(row.request.length for row in rows))
         self._phases.count("prefill tokens run", len(rows) * max(row.request.length for row in rows))
         return [*outcomes, *self._outcomes(rows)]
-
-    def _write(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor], states: States) -> None:
-        with self._phases.time("prefill"):
-            batch = _Batch(self._adapter.decoder, rows, embeddings, states)
-            write_next(batch.rows, batch.logits, self._adapter.detokenise)
-        with self._phases.time("decode"):
-            while batch.leave():
-                self._phases.count("decode steps")
-                self._phases.count("decode row steps", len(batch.rows))
-                batch.step()
-                write_next(batch.rows, batch.logits, self._adapter.detokenise)
-
-    def _search(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor], states: States) -> None:
-        decoding = rows[0].request.decoding
-        padded, mask = _left_padded(embeddings)
-        with self._phases.time("decode"):
-            padded = padded.to(self._adapter.decoder.dtype)
-            written = written_by_library(self._adapter.decoder, padded, mask, decoding, states)
-        for row, ids in zip(rows, written, strict=True):
-            row.take(ids, self._adapter.detokenise)
-
-
-def written_by_library(
-    decoder: PreTrainedModel, embeddings: torch.Tensor, mask: torch.Tensor, decoding: Decoding, states: States
-) -> list[list[int]]:
-    """Return what transformers' `generate` writes to prompts [B, L, D]: the likeliest tokens, or by a beam search."""
-    watch = Watch(each=decoding.beams)
-    written = cast("Any", decoder).generate(
-        generation_config=GenerationConfig(),
-        logits_processor=LogitsProcessorList([watch]),
-        inputs_embeds=embeddings,
-        attention_mask=mask,
-        num_beams=decoding.beams,
-        do_sample=False,
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=sorted(decoding.end_ids) or None,
-        pad_token_id=min(decoding.end_ids, default=0),
-        repetition_penalty=decoding.repetition_penalty,
-        **_row_states(states, each=decoding.beams),
-    )
-    return watch.cut(written.tolist())
-
-
-def _row_states(states: States, each: int = 1) -> dict[str, RowStates]:
-    """Return the argument of a decoder with cross-attention; in a beam search a row stands there `each` times."""
-    if states is None:
-        return {}
-    return {"row_states": RowStates(states=tuple(state for state in states for _ in range(each)))}
 
 
 class _Batch:
@@ -161,11 +109,10 @@ class _Batch:
         self._states = states
         self._cache = DynamicCache(config=decoder.config)
         self.rows = list(rows)
-        padded, self._mask = _left_padded(embeddings)
+        padded, self._mask = _left_padded(embeddings, decoder.dtype)
         shifts = torch.tensor([row.request.shift for row in rows], device=self._mask.device)
         self._next_position = self._mask.sum(dim=1) + shifts
-        positions = _positions(rows, self._mask)
-        self.logits = self._forward(inputs_embeds=padded.to(decoder.dtype), position_ids=positions)
+        self.logits = self._forward(inputs_embeds=padded, position_ids=_positions(rows, self._mask))
 
     def leave(self) -> bool:
         """Drop finished rows; return whether any are left."""
@@ -209,12 +156,78 @@ def _positions(rows: Sequence[Row], mask: torch.Tensor) -> torch.Tensor:
     return positions
 
 
-def _left_padded(embeddings: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(map(len, embeddings))
-    first = embeddings[0]
-    padded = first.new_zeros(len(embeddings), longest, first.shape[1])
+def _left_padded(embeddings: Sequence[torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    longest, first = max(map(len, embeddings)), embeddings[0]
+    padded = torch.zeros(len(embeddings), longest, first.shape[1], dtype=dtype, device=first.device)
     mask = torch.zeros(len(embeddings), longest, dtype=torch.long, device=first.device)
     for row, own in enumerate(embeddings):
         padded[row, longest - len(own) :] = own
         mask[row, longest - len(own) :] = 1
     return padded, mask
+
+
+def _row_states(states: States, each: int = 1) -> dict[str, RowStates]:
+    """Return the argument of a decoder with cross-attention; in a beam search a row stands there `each` times."""
+    if states is None:
+        return {}
+    return {"row_states": RowStates(states=tuple(state for state in states for _ in range(each)))}
+
+
+def written_by_library(
+    decoder: PreTrainedModel, embeddings: Sequence[torch.Tensor], decoding: Decoding, states: States
+) -> list[list[int]]:
+    """Return what transformers' `generate` writes to prompts [L, D] each: the likeliest tokens, or by a beam search."""
+    watch = Watch(each=decoding.beams)
+    padded, mask = _left_padded(embeddings, decoder.dtype)
+    written = cast("Any", decoder).generate(
+        generation_config=GenerationConfig(), logits_processor=LogitsProcessorList([watch]), inputs_embeds=padded,
+        attention_mask=mask, num_beams=decoding.beams, do_sample=False, max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=sorted(decoding.end_ids) or None, pad_token_id=min(decoding.end_ids, default=0),
+        repetition_penalty=decoding.repetition_penalty, **_row_states(states, each=decoding.beams),
+    )  # fmt: skip
+    return watch.cut(written.tolist())
+
+
+class NoNumbersError(SampleError):
+    """The logits of a sample are no numbers, so there is no answer."""
+
+
+@torch.inference_mode()
+def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
+    """Return what transformers' `generate` makes of one request, greedily; of the model's own inputs, if it has some.
+
+    Raises SampleError if an image is missing or broken, or the logits are no numbers.
+    """
+    forget_decoding(adapter.decoder)
+    images = [open_image(request.source, image) for image in request.sample.images]
+    whole = adapter.written_whole([(request.sample, request.spec, images)], request.decoding.max_new_tokens)
+    row = Row(request=request)
+    row.take(_written_alone(adapter, request) if whole is None else whole[0], adapter.detokenise)
+    outcome = outcome_of(row, adapter)
+    if outcome.generation is None:
+        raise NoNumbersError(outcome.error)
+    return outcome.generation
+
+
+def _written_alone(adapter: LocalAdapter, request: Request) -> Sequence[int]:
+    """Return the ids that are written to a prompt, made without the engine's own sharing, batches and caches."""
+
+    def features(image: ImageRef) -> torch.Tensor:
+        picture = open_image(request.source, image)
+        with one_sample(adapter, f"pixels() of {image.path}"):
+            pixels = adapter.pixels(picture)
+        return adapter.encode_images([pixels])[0]
+
+    parts = []
+    for segment in request.prompt.segments:
+        if isinstance(segment, TextSegment):
+            parts.append(adapter.embed_tokens(torch.tensor(segment.ids, dtype=torch.long)))
+        elif segment.tokens:
+            [tokens] = adapter.project([features(segment.image)], request.spec.kind)
+            parts.append(tokens[segment.first : segment.first + segment.tokens])
+    states = None
+    if adapter.has_row_states:
+        seen = [features(image) for image in request.prompt.images()]
+        states = [adapter.row_state(seen, request.prompt, request.spec.kind)]
+    greedily = replace(request.decoding, **asdict(GREEDY))
+    return written_by_library(adapter.decoder, [torch.cat(parts)], greedily, states)[0]

@@ -1,18 +1,4 @@
-"""Predictions as JSON lines, the default form and the easiest to write; and how every JSON format is read.
-
-One object a line; blank lines and unknown fields are ignored::
-
-    {"prediction": "MRI", "reference": "CT", "answer_type": "OPEN", "group": "xmlab3"}
-    {"prediction": "The answer is (B).", "reference": "B", "choices": {"A": "aspirin", "B": "warfarin"}}
-    {"prediction": "[12, 40, 90, 120]", "box": [10.0, 38.5, 92.0, 121.0], "image_size": [512, 512]}
-    {"prediction": null, "reference": "No acute findings.", "sample_id": "s50000000"}
-
-`prediction` is what the model said, or null (or NaN) where it failed. `reference` is the right answer, a key of
-`choices` where the question showed some; a REC prediction has `box` (left, top, right, bottom) and `image_size` (width,
-height) instead, both in pixels of the original image. `answer_type` is OPEN or CLOSED, `group` is what ties predictions
-together (an image, a patient), `sample_id` is a name that occurs once. A number stands for its text, and null for an
-optional field that is left out.
-"""
+"""Predictions as JSON lines, as `formats.md` beside this file shows them; and how every JSON format is read."""
 
 import json
 import math
@@ -47,8 +33,7 @@ class Prediction:
     image_size: tuple[int, int] | None = None  # Width and height in pixels of the image that `box` refers to.
     answer_type: str = ""  # `OPEN` or `CLOSED` for VQA, otherwise empty.
     group: str = ""  # What ties predictions together (the image, the patient); a prediction of its own by default.
-    # The choices by key (`A`, `B`, ...) where the question showed some.
-    choices: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)  # By key (`A`, `B`, ...) where the question showed some.
     predicted_box: Box | None = None  # The model's box in pixels, where the format stores boxes that were read already.
 
 
@@ -58,18 +43,11 @@ def _text_of_number(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
-def _none_for_nan(value: object) -> object:
-    # pandas writes NaN for an answer that is not there.
-    return None if value != "" and empty_for_missing(value) == "" else value
-
-
 def _texts_by_key(value: object) -> object:
-    if value is None:
-        return {}
     # pydantic would name the key in its message, and a key is the file's text.
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+    if value is not None and not (isinstance(value, dict) and all(isinstance(text, str) for text in value.values())):
         raise ValueError("an object of texts by key is expected")
-    return value
+    return value or {}
 
 
 def _upright(edges: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
@@ -79,30 +57,19 @@ def _upright(edges: tuple[float, float, float, float]) -> tuple[float, float, fl
     return edges
 
 
+# A text (a number is taken as its text), and what a model said: null where it failed, or NaN, which pandas writes.
 Text = Annotated[str, BeforeValidator(_text_of_number)]
-"""A text; a number is taken as its text."""
-
-Answer = Annotated[Text | None, BeforeValidator(_none_for_nan)]
-"""What a model said; null or NaN where it failed."""
-
-AnswerType = Annotated[
-    Literal["OPEN", "CLOSED", ""],
-    BeforeValidator(lambda value: value.strip().upper() if isinstance(value, str) else value or ""),
-]
-"""Whether a question is open; empty where nobody says."""
-
+_NO_NAN = BeforeValidator(lambda said: None if said != "" and empty_for_missing(said) == "" else said)
+Answer = Annotated[Text | None, _NO_NAN]
+# Whether a question is open; empty where nobody says.
+_UPPER = BeforeValidator(lambda value: value.strip().upper() if isinstance(value, str) else value or "")
+AnswerType = Annotated[Literal["OPEN", "CLOSED", ""], _UPPER]
+# Left, top, right, bottom; of a right box in this order, a model's may be upside down.
 Edges = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
-"""The edges of a box: left, top, right, bottom."""
-
 RightEdges = Annotated[Edges, AfterValidator(_upright)]
-"""The edges of a right box; a model's box may be upside down."""
-
 # numpy and pandas write sizes as 640.0.
-_Length = Annotated[
-    int,
-    BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value),
-    Field(gt=0),
-]
+_WHOLE = BeforeValidator(lambda side: int(side) if isinstance(side, float) and side.is_integer() else side)
+_Length = Annotated[int, _WHOLE, Field(gt=0)]
 
 
 class _Row(NativeRow):
@@ -120,15 +87,8 @@ class _BoxRow(_Row):
     image_size: tuple[_Length, _Length]
 
 
-_ROW: TypeAdapter[_Row] = TypeAdapter(_Row)
-_BOX_ROW: TypeAdapter[_Row] = TypeAdapter(_BoxRow)
-
-
 def read_json_lines(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
-    """Yield the predictions of a JSON-lines file; see the module's docstring.
-
-    Raises DataError if a line is broken; the message names the line and the field, never a value.
-    """
+    """Yield the predictions of a file; raises DataError that names a broken line and its field, never a value."""
     return _predictions(parse_lines(path, _row_of(spec), _FORM))
 
 
@@ -137,27 +97,25 @@ def predictions_of(rows: Iterable[Mapping[str, Any]], spec: TaskSpec) -> Iterato
 
     NaN in an optional field, which is how pandas leaves one out, is left out; numbers of numpy are numbers.
     """
+    adapter = _row_of(spec)
 
     def parsed() -> Iterator[tuple[str, _Row]]:
         for number, row in enumerate(rows):
             where = f"prediction {number}"
             try:
-                given = {name: value for name, value in row.items() if name == "prediction" or not _is_nan(value)}
+                filled = {name for name, one in row.items() if not (isinstance(one, float) and math.isnan(one))}
+                given = {name: one for name, one in row.items() if name == "prediction" or name in filled}
                 line = json.dumps(given, default=lambda value: value.tolist()).encode()
             except (AttributeError, TypeError, ValueError) as error:
                 raise DataError(f"{where} is no object of plain values: {error}.", _FORM) from error
             with _expected(_FORM):
-                yield where, parse_json(_row_of(spec), line, where)
+                yield where, parse_json(adapter, line, where)
 
     return _predictions(parsed())
 
 
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
 def _row_of(spec: TaskSpec) -> TypeAdapter[_Row]:
-    return _BOX_ROW if spec.kind == "rec" else _ROW
+    return TypeAdapter(_BoxRow if spec.kind == "rec" else _Row)
 
 
 def _predictions(rows: Iterable[tuple[str, _Row]]) -> Iterator[Prediction]:
@@ -166,10 +124,8 @@ def _predictions(rows: Iterable[tuple[str, _Row]]) -> Iterator[Prediction]:
         if row.sample_id is not None and seen.setdefault(row.sample_id, where) != where:
             raise DataError(f"{where} has the sample_id of {seen[row.sample_id]}.", "Keep one of the two lines.")
         if row.choices and row.reference not in row.choices:
-            raise DataError(
-                f"{where}, field reference: it is no key of the field choices.",
-                "Give the key of the right choice as the reference, or leave out the choices.",
-            )
+            way_out = "Give the key of the right choice as the reference, or leave out the choices."
+            raise DataError(f"{where}, field reference: it is no key of the field choices.", way_out)
         box, size = (Box(*row.box), row.image_size) if isinstance(row, _BoxRow) else (None, None)
         yield Prediction(
             where=where, prediction=row.prediction, reference=row.reference, box=box, image_size=size,
@@ -178,10 +134,7 @@ def _predictions(rows: Iterable[tuple[str, _Row]]) -> Iterator[Prediction]:
 
 
 def parse_lines(path: Path, adapter: TypeAdapter[T], form: str) -> Iterator[tuple[str, T]]:
-    """Yield place and row of every line of a JSON-lines file that is not blank; `form` is what is expected.
-
-    Raises DataError if the file cannot be read or a line has another form.
-    """
+    """Yield place and row of every line that is not blank; DataError where one has not the `form` that is expected."""
     for number, line in enumerate(read_text_bytes(path).splitlines(), start=1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -191,10 +144,7 @@ def parse_lines(path: Path, adapter: TypeAdapter[T], form: str) -> Iterator[tupl
 
 
 def parse_list(path: Path, row_type: type[T], form: str) -> Iterator[tuple[str, T]]:
-    """Yield place and row of every entry of a JSON list; entries are counted from 0, as in the messages.
-
-    Raises DataError if the file cannot be read or has another form.
-    """
+    """Yield place and row of every entry of a JSON list, counted from 0; DataError if the file has another form."""
     with _expected(form):
         rows: list[T] = parse_json(TypeAdapter(list[row_type]), read_text_bytes(path), str(path))  # type: ignore[valid-type]
     yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows))

@@ -1,4 +1,4 @@
-"""Asks a server all questions, each until it is answered, refused or given up."""
+"""Asks a server all questions, each until it is answered, refused or given up, so many at once as make it faster."""
 
 import asyncio
 import random
@@ -6,19 +6,26 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medbench.adapters.guarding import one_sample
 from medbench.adapters.remote import Complete, RemoteAdapter, Reply, RetryableError
 from medbench.harness.engine.requests import Outcome
-from medbench.harness.remote.pacing import RequestGate, RequestWindow
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
+Sign = Literal["answered", "strained", "neutral"]
+# Answers come in bursts: rounds that are long enough that one burst more or less matters little.
+_ROUND = 2
+_SMALLEST_ROUND = 8
+# Of the gain that more requests could bring at best, the part that they must bring to stay.
+_LEAST_GAIN = 0.25
+_LONGEST_REST = 16
 _STRAIN = frozenset({"rate limit", "overloaded", "timeout", "unreachable"})
 _LONGEST_WAIT = 60.0
 _MOST_AHEAD = 32
@@ -40,10 +47,9 @@ class Question:
 
 
 def in_order(loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]]) -> list[Question]:
-    """Return the missing samples: reports first, and all questions about the same images one after another.
+    """Return the missing samples: reports, which take longest, first; all about the same images one after another.
 
-    They begin alike, so a server that remembers beginnings reads the images once, also across tasks. Reports take the
-    longest; begun early, they do not keep the others waiting at the end.
+    They begin alike, so a server that remembers beginnings reads the images once, also across tasks.
     """
     together: dict[tuple[object, ...], list[Question]] = {}
     for load in sorted(loads, key=lambda load: load.spec.kind != "report"):
@@ -71,17 +77,71 @@ class Finished:
         return Outcome(task=task, sample_id=name, generation=self.reply.generation, error=self.reply.error)
 
 
-class Backoff:
-    """Seconds to wait before asking again: `first`, doubled each time up to a minute, drawn from their upper half."""
+def backoff(first: float, draw: Callable[[], float], failures: int) -> float:
+    """Return the seconds to wait after so many failures in a row: `first`, doubled each time up to a minute.
 
-    def __init__(self, first: float, draw: Callable[[], float] = random.random) -> None:
-        self._first = first
-        self._draw = draw
+    They are drawn from their upper half.
+    """
+    longest = min(_LONGEST_WAIT, first * 2.0 ** min(failures - 1, 30))
+    return longest * (1 + draw()) / 2
 
-    def __call__(self, failures: int) -> float:
-        """Return the seconds after so many failures in a row."""
-        longest = min(_LONGEST_WAIT, self._first * 2.0 ** min(failures - 1, 30))
-        return longest * (1 + self._draw()) / 2
+
+class RequestWindow:
+    """The number of requests that may be under way, up to a ceiling: additive increase, multiplicative decrease.
+
+    It grows after each round of answers, and takes back what made the server no faster. A strained server halves it,
+    once for all that were sent before (in an earlier `epoch`). docs/design/0006 tells more.
+    """
+
+    def __init__(self, start: int, ceiling: int) -> None:
+        self.limit = min(start, ceiling)
+        self.epoch = 0
+        self.highest = self.limit
+        self._ceiling = ceiling
+        self._step = self.limit
+        self._doubling = True
+        self._lower: tuple[int, float] | None = None
+        self._rest = 0
+        self._next_rest = 1
+        self._count = 0
+        self._since: float | None = None
+
+    def answered(self, now: float, *, busy: bool) -> None:
+        """Count an answer at `now` seconds; `busy`: as many requests as may be were under way, fewer show nothing."""
+        if self._since is None or not busy:
+            self._since, self._count = now, 0
+            return
+        self._count += 1
+        if self._count >= max(_ROUND * self.limit, _SMALLEST_ROUND) and now > self._since:
+            self._end_round(self._count / (now - self._since))
+            self._since, self._count = now, 0
+
+    def strained(self, epoch: int) -> bool:
+        """Halve the number, unless the request belongs to an earlier `epoch`; return whether it was halved."""
+        if epoch != self.epoch:
+            return False
+        self.epoch += 1
+        self.limit = max(1, self.limit // 2)
+        self._doubling, self._lower, self._since, self._rest = False, None, None, 1
+        return True
+
+    def _end_round(self, rate: float) -> None:
+        if self._lower is not None:
+            lower, rate_before = self._lower
+            if rate < rate_before * (1 + _LEAST_GAIN * (self.limit / lower - 1)):
+                self.limit = lower
+                self._doubling, self._lower, self._rest = False, None, self._next_rest
+                self._next_rest = min(2 * self._next_rest, _LONGEST_REST)
+                return
+        if self._rest:
+            self._rest -= 1
+            return
+        if self._lower is not None:
+            self._next_rest = 1
+        higher = min(self._ceiling, self.limit * 2 if self._doubling else self.limit + self._step)
+        self._lower = (self.limit, rate) if higher > self.limit else None
+        self.limit = higher
+        self.highest = max(self.highest, higher)
 
 
 class Asking:
@@ -99,8 +159,11 @@ class Asking:
         self._adapter = adapter
         self._report = report
         self._policy = policy
-        self._backoff = Backoff(policy.backoff, draw)
-        self.gate = RequestGate(RequestWindow(policy.concurrency, policy.max_concurrency), self._backoff)
+        self._backoff = partial(backoff, policy.backoff, draw)
+        self.window = RequestWindow(policy.concurrency, policy.max_concurrency)
+        self._under_way = self._strained = self._waiting = self._returning = 0
+        self._closed_until = 0.0
+        self._news: asyncio.Future[None] | None = None
         # Samples that wait to be asked again keep their images; so many may, beside those under way.
         self._begun = asyncio.Semaphore(2 * policy.max_concurrency)
         self._reached = False
@@ -123,7 +186,11 @@ class Asking:
                 async with asyncio.TaskGroup() as group:
                     await self._begin_all(questions, complete, group)
             except ExceptionGroup as errors:
-                raise _first_of(errors) from errors
+                # The error that a person should read: one of ours, if there is one.
+                first: BaseException = errors
+                while isinstance(first, BaseExceptionGroup):
+                    first = (first.subgroup(MedbenchError) or first).exceptions[0]
+                raise first from errors
 
     async def _begin_all(self, questions: Iterable[Question], complete: Complete, group: asyncio.TaskGroup) -> None:
         """Prepare questions some way ahead, and send them in their order."""
@@ -136,19 +203,18 @@ class Asking:
                 self._report(Finished(question, Reply(error=str(prepared))))
                 return
             await self._begun.acquire()
-            asking = self._see_through(question, prepared, complete, await self.gate.enter())
+            asking = self._see_through(question, prepared, complete, await self._enter())
             group.create_task(asking).add_done_callback(lambda _: self._begun.release())
 
         for question in questions:
             ahead.append((question, group.create_task(self._prepare(question))))
-            if len(ahead) > min(_MOST_AHEAD, self.gate.window.limit):
+            if len(ahead) > min(_MOST_AHEAD, self.window.limit):
                 await begin_next()
         while ahead:
             await begin_next()
         self._all_begun = True
 
     async def _prepare(self, question: Question) -> object:
-        """Return a question ready to be sent, or the SampleError that says why it is not."""
         try:
             with one_sample(self._adapter, "prepare()", question.sample):
                 return await asyncio.to_thread(self._adapter.prepare, question.sample, question.spec, question.source)
@@ -156,64 +222,55 @@ class Asking:
             return error
 
     async def _see_through(self, question: Question, prepared: object, complete: Complete, epoch: int) -> None:
-        """Ask one question until it is answered, refused or given up."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._policy.deadline
         for attempt in count(1):
             sent = loop.time()
             try:
                 reply = await self._attempt(question, prepared, complete, epoch, deadline)
-            except SampleError as error:
-                self._done(Finished(question, Reply(error=str(error)), attempt, loop.time() - sent))
-                self._refuse(question, error)
-                return
             except RetryableError as error:
-                seconds = loop.time() - sent
-                again = await self._wait(error, attempt, deadline)
+                seconds, again = loop.time() - sent, await self._wait(error, attempt, deadline)
                 if again is None:
                     times = f"{attempt} {'attempt' if attempt == 1 else 'attempts'}"
                     reply = Reply(error=f"No answer after {times}. The last time: {error}")
                     self._give_up(Finished(question, reply, attempt, seconds), error)
                     return
                 epoch = again
-            else:
-                self._done(Finished(question, reply, attempt, loop.time() - sent))
-                if reply.generation is None:
-                    problem, _, hint = reply.error.partition("\n")
-                    self._refuse(question, SampleError(problem, hint))
-                elif not reply.generation.served.withheld:
-                    self._answered.add(bool(question.sample.images))
-                return
+                continue
+            self._reached, self._given_up, self._last_word = True, 0, loop.time()
+            self._report(Finished(question, reply, attempt, loop.time() - sent))
+            if reply.generation is None:
+                self._refuse(question, *reply.error.split("\n", 1))
+            elif not reply.generation.served.withheld:
+                self._answered.add(bool(question.sample.images))
+            return
 
     async def _attempt(
         self, question: Question, prepared: object, complete: Complete, epoch: int, deadline: float
     ) -> Reply:
+        """Ask once; raises RetryableError, or RunError if no question would be answered."""
         now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(min(now + self._policy.timeout, deadline)):
                 with one_sample(self._adapter, "its reply", question.sample):
                     reply = await complete(prepared)
-        except TimeoutError:
-            error = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
-            self._note(error, epoch)
-            raise error from None
-        except RetryableError as error:
-            self._note(error, epoch)
-            raise
-        except SampleError:
-            self.gate.leave(epoch, "neutral")
-            raise
-        self.gate.leave(epoch, "answered")
+        except (RetryableError, TimeoutError) as raised:
+            late = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
+            error = raised if isinstance(raised, RetryableError) else late
+            self.troubles[error.trouble] += 1
+            strained = error.trouble in _STRAIN
+            self._leave(epoch, "strained" if strained else "neutral", wait=error.retry_after or 0.0)
+            self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
+            never = error.trouble == "unreachable" and not self._reached
+            # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
+            if never and self.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
+                raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}") from raised
+            raise error from raised.__cause__
+        except SampleError as error:
+            self._leave(epoch, "neutral")
+            return Reply(error=str(error))
+        self._leave(epoch, "answered")
         return reply
-
-    def _note(self, error: RetryableError, epoch: int) -> None:
-        self.troubles[error.trouble] += 1
-        self.gate.leave(epoch, "strained" if error.trouble in _STRAIN else "neutral", wait=error.retry_after or 0.0)
-        self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
-        never = error.trouble == "unreachable" and not self._reached
-        # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
-        if never and self.gate.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
-            raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}")
 
     async def _wait(self, error: RetryableError, attempt: int, deadline: float) -> int | None:
         """Return the epoch of leave to ask once more, or None if attempts or time are used up."""
@@ -225,18 +282,13 @@ class Asking:
         await asyncio.sleep(wait)
         try:
             async with asyncio.timeout_at(deadline):
-                return await self.gate.enter(again=True)
+                return await self._enter(again=True)
         except TimeoutError:
             return None
 
-    def _done(self, finished: Finished) -> None:
-        self._reached, self._given_up = True, 0
-        self._last_word = asyncio.get_running_loop().time()
-        self._report(finished)
-
-    def _refuse(self, question: Question, error: SampleError) -> None:
+    def _refuse(self, question: Question, problem: str, hint: str = "") -> None:
         """End the run if the server refuses every question with images, or every one without, in the same words."""
-        has_images, words = bool(question.sample.images), _NUMBERS.sub("#", error.problem)
+        has_images, words = bool(question.sample.images), _NUMBERS.sub("#", problem)
         before, times = self._refused.get(has_images, ("", 0))
         times = times + 1 if words == before else 1
         self._refused[has_images] = (words, times)
@@ -244,8 +296,8 @@ class Asking:
             what = "with pictures" if has_images else "without pictures"
             raise RunError(
                 f"{self._adapter.host} refuses every question {what}, the first {_SAME_REFUSALS} in the same words: "
-                f"{error.problem}",
-                f"{error.hint} {_KEPT}".strip(),
+                f"{problem}",
+                f"{hint} {_KEPT}".strip(),
             )
 
     def _give_up(self, finished: Finished, error: RetryableError) -> None:
@@ -264,9 +316,41 @@ class Asking:
                 f"It seems to be down or too slow. {_KEPT}",
             )
 
+    async def _enter(self, *, again: bool = False) -> int:
+        """Wait for leave to send; questions that are asked `again` go first. Return the epoch of the window."""
+        self._waiting += 1
+        self._returning += again
+        try:
+            while (
+                asyncio.get_running_loop().time() < self._closed_until
+                or self._under_way >= self.window.limit
+                or (self._returning and not again)
+            ):
+                self._news = self._news or asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._news)
+        finally:
+            self._waiting -= 1
+            self._returning -= again
+        self._under_way += 1
+        self._tell()
+        return self.window.epoch
 
-def _first_of(errors: BaseException) -> BaseException:
-    """Return the error that a person should read: one of ours, if there is one."""
-    while isinstance(errors, BaseExceptionGroup):
-        errors = (errors.subgroup(MedbenchError) or errors).exceptions[0]
-    return errors
+    def _leave(self, epoch: int, sign: Sign, *, wait: float = 0.0) -> None:
+        """Say how a request ended that entered in an epoch; `wait`: seconds that the server asks everybody to wait."""
+        loop = asyncio.get_running_loop()
+        if sign == "answered":
+            self._strained = 0
+            self.window.answered(loop.time(), busy=self._waiting > 0 or self._under_way >= self.window.limit)
+        elif sign == "strained" and self.window.strained(epoch):
+            self._strained += 1
+            wait = max(wait, self._backoff(self._strained))
+        self._under_way -= 1
+        if wait > 0 and loop.time() + wait > self._closed_until:
+            self._closed_until = loop.time() + wait
+            loop.call_at(self._closed_until, self._tell)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+        self._news = None

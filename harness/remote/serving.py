@@ -1,10 +1,4 @@
-"""A served model in a run: what may be sent to it, its outcomes as they come, and what they took.
-
-`calls.jsonl` has one line for every question, in the order in which they came. These are measurements, which no other
-run will find again (seconds, attempts, what the server remembered), so they stay out of the generation records: those
-of a finished run are the same bytes whether it was interrupted or not. The file only grows, and holds what all parts of
-an interrupted run took, failed questions included.
-"""
+"""A served model in a run: what may be sent to it, its outcomes as they come, and what they took (`calls.jsonl`)."""
 
 import asyncio
 import math
@@ -12,18 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.phases import Phases
-from medbench.harness.records import append_lines, open_whole_lines
 from medbench.harness.remote.asking import Asking, Finished, in_order
+from medbench.harness.rundir import append_lines, open_whole_lines
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import RunError, UsageError
@@ -33,14 +27,10 @@ from medbench.tasks.terms import is_under_agreement, terms_of_prepared
 
 T = TypeVar("T")
 LOG_FILE = "calls.jsonl"
-_END = object()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedRequest:
+class LoggedRequest(BaseModel, frozen=True, extra="forbid"):
     """What one question took: a line of `calls.jsonl`; `Finished` and `Usage` say what is in it."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     task: str
     sample_id: str
@@ -55,31 +45,33 @@ class LoggedRequest:
     model: str = ""  # The model that answered, in the server's words.
     fingerprint: str = ""
 
-    @classmethod
-    def of(cls, finished: Finished) -> "LoggedRequest":
-        """Return what a question took."""
-        outcome, said = finished.outcome, finished.reply.generation
-        state = "failed" if outcome.generation is None else "answered"
-        return cls(
-            task=outcome.task, sample_id=outcome.sample_id, state=state, attempts=finished.attempts,
-            seconds=round(finished.seconds, 3), model=said.served.model if said else "", **asdict(finished.reply.usage),
-        )  # fmt: skip
-
-
-_LINE = TypeAdapter(LoggedRequest)
-
 
 class RequestLog:
     """What all questions of a run took, those of its earlier parts included; raises RunError for a foreign line."""
 
     def __init__(self, path: Path) -> None:
-        self._logged = list(_read_log(path)) if path.exists() else []
+        self._logged: list[LoggedRequest] = []
+        for number, line in read_numbered_json_lines(path, torn_tail="drop") if path.exists() else ():
+            try:
+                self._logged.append(LoggedRequest.model_validate(line))
+            except ValidationError as error:
+                raise RunError(
+                    f"{path}, line {number} is no record of a call: {error.errors()[0]['msg']}.",
+                    "Delete the file: it only counts what the answers took.",
+                ) from error
         self._stream = open_whole_lines(path)
 
     def append(self, finished: Iterable[Finished]) -> None:
         """Write what questions took."""
-        new = [LoggedRequest.of(one) for one in finished]
-        append_lines(self._stream, (asdict(one) for one in new))
+        new = [
+            LoggedRequest(
+                task=one.question.spec.name, sample_id=one.question.sample.sample_id, attempts=one.attempts,
+                state="answered" if said else "failed", seconds=round(one.seconds, 3),
+                model=said.served.model if said else "", **asdict(one.reply.usage),
+            )
+            for one, said in ((one, one.reply.generation) for one in finished)
+        ]  # fmt: skip
+        append_lines(self._stream, (one.model_dump() for one in new))
         self._logged += new
 
     def close(self) -> None:
@@ -93,62 +85,39 @@ class RequestLog:
         answered = [one for one in last.values() if one.state == "answered"]
         latency, most = sorted(one.seconds for one in answered), len(answered)
         places = {"median": most // 2, "p95": math.ceil(0.95 * most) - 1, "longest": most - 1}
-        sums = {"requests": sum(one.attempts for one in self._logged)}
-        for name in ("prompt_tokens", "output_tokens", "thought_tokens", "cached_tokens"):
-            sums[name] = sum(getattr(one, name) for one in self._logged)
+        counted = ("prompt_tokens", "output_tokens", "thought_tokens", "cached_tokens")
+        marks = {
+            name: Counter(filter(None, (getattr(one, name) for one in answered))) for name in ("model", "fingerprint")
+        }
         return {
             "answered": len(answered),
             "failed": len(last) - len(answered),
-            **sums,
+            "requests": sum(one.attempts for one in self._logged),
+            **{name: sum(getattr(one, name) for one in self._logged) for name in counted},
             **({"cost": round(math.fsum(costs), 6)} if costs else {}),
             "latency_seconds": {name: latency[place] for name, place in places.items()} if answered else {},
-            "models": _counted(one.model for one in answered),
-            "fingerprints": _counted(one.fingerprint for one in answered),
+            **{f"{name}s": dict(sorted(counted.items())) for name, counted in marks.items()},
         }
 
 
-def _counted(marks: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(filter(None, marks)).items()))
-
-
-def _read_log(path: Path) -> Iterator[LoggedRequest]:
-    for number, line in read_numbered_json_lines(path, torn_tail="drop"):
-        try:
-            yield _LINE.validate_python(line)
-        except ValidationError as error:
-            raise RunError(
-                f"{path}, line {number} is no record of a call: {error.errors()[0]['msg']}.",
-                "Delete the file: it only counts what the answers took.",
-            ) from error
-
-
 def answer_remotely(
-    adapter: RemoteAdapter,
-    loads: Sequence[TaskLoad],
-    missing: Mapping[str, Sequence[Sample]],
-    folder: Path,
+    adapter: RemoteAdapter, loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]], folder: Path,
     phases: Phases,
-) -> Iterator[list[Outcome]]:
-    """Answer the missing samples of each task; yield outcomes as they come.
+) -> Iterator[list[Outcome]]:  # fmt: skip
+    """Answer the missing samples of each task; yield outcomes as they come; what they took goes to `LOG_FILE`.
 
-    What they took goes to `calls.jsonl` in the run's folder, and its sums to `phases`. Raises UsageError if a task's
-    data must not be sent to the server; RunError if the server refuses everything, cannot be reached, or answers no
-    more.
+    Raises UsageError if a task's data must not be sent to the server; RunError if the server refuses everything, cannot
+    be reached, or answers no more.
     """
     to_send = [load for load in loads if missing[load.spec.name]]
     refuse_to_send(adapter, to_send)
     warn_of_sending(adapter, to_send)
     still = {(name, sample.sample_id) for name, samples in missing.items() for sample in samples}
-    answered_before = {
-        bool(sample.images)
-        for load in loads
-        for sample in load.samples
-        if (load.spec.name, sample.sample_id) not in still
-    }
+    before = [sample for load in loads for sample in load.samples if (load.spec.name, sample.sample_id) not in still]
     begun: list[Asking] = []
 
     async def work(put: Callable[[Finished], None]) -> None:
-        begun.append(Asking(adapter, put, answered=answered_before))
+        begun.append(Asking(adapter, put, answered={bool(sample.images) for sample in before}))
         await begun[0].ask(in_order(loads, missing))
 
     with closing(RequestLog(folder / LOG_FILE)) as log:
@@ -160,7 +129,7 @@ def answer_remotely(
                     break
                 log.append(finished)
                 yield [one.outcome for one in finished]
-        window = begun[0].gate.window
+        window = begun[0].window
         notes = {
             "host": adapter.host,
             "concurrency": {
@@ -173,7 +142,15 @@ def answer_remotely(
     phases.notes["server"] = notes
     # They stand beside the numbers as well, not only in the log.
     adapter.notices = (*adapter.notices, *changes)
-    _tell(notes, changes)
+    thought = f" ({notes['thought_tokens']:,} of them thoughts)" if notes["thought_tokens"] else ""
+    cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
+    say(
+        f"Server: {notes['answered']:,} answered, {notes['failed']:,} failed, {notes['requests']:,} requests, "
+        f"{notes['prompt_tokens']:,} tokens read ({notes['cached_tokens']:,} remembered), "
+        f"{notes['output_tokens']:,} written{thought}{cost}; up to {notes['concurrency']['highest']} at once."
+    )
+    for change in changes:
+        warn(change)
 
 
 def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
@@ -208,45 +185,28 @@ def changes_in(notes: Mapping[str, Any]) -> list[str]:
         "models": "THE MODEL CHANGED: several answered under one name",
         "fingerprints": "THE SERVER CHANGED: its software or settings had several marks (system_fingerprint)",
     }
-    counted = {
-        name: ", ".join(f"{mark} ({count:,})" for mark, count in notes[name].items())
-        for name in said
-        if len(notes[name]) > 1
-    }
-    return [f"{said[name]}: {marks}. Their answers need not be comparable." for name, marks in counted.items()]
-
-
-def _tell(notes: Mapping[str, Any], changes: Sequence[str]) -> None:
-    thought = f" ({notes['thought_tokens']:,} of them thoughts)" if notes["thought_tokens"] else ""
-    cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
-    say(
-        f"Server: {notes['answered']:,} answered, {notes['failed']:,} failed, {notes['requests']:,} requests, "
-        f"{notes['prompt_tokens']:,} tokens read ({notes['cached_tokens']:,} remembered), "
-        f"{notes['output_tokens']:,} written{thought}{cost}; up to {notes['concurrency']['highest']} at once."
-    )
-    for change in changes:
-        warn(change)
+    changes = []
+    for name, words in said.items():
+        if len(notes[name]) > 1:
+            marks = ", ".join(f"{mark} ({count:,})" for mark, count in notes[name].items())
+            changes.append(f"{words}: {marks}. Their answers need not be comparable.")
+    return changes
 
 
 def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]) -> Generator[list[T], None, None]:
     """Yield what a coroutine puts, in lists of whatever came since the last one; raise what it raises.
 
-    It runs in an event loop of a thread of its own: it goes on while the caller writes, an interrupt never hits the
-    inside of the loop, and a caller that has a loop of its own (a notebook) may use it. If the caller is interrupted
-    while it waits, the work is cancelled, what was put until then is yielded, and only then the interrupt goes on. A
-    caller that leaves early must close the generator.
+    It runs in an event loop of a thread of its own, so a notebook may call it. A caller that is interrupted while it
+    waits still gets what was put until then; one that leaves early must close the generator.
     """
-    box: SimpleQueue[object] = SimpleQueue()
+    box: SimpleQueue[T | None] = SimpleQueue()
     runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
     loop = runner.get_loop()
-    task = loop.create_task(work(cast("Callable[[T], None]", box.put)))
-
-    async def to_its_end() -> None:
-        await task
+    task = loop.create_task(work(box.put))
 
     def run() -> None:
         with runner:
-            runner.run(to_its_end())
+            loop.run_until_complete(task)
 
     def cancel() -> None:
         # A loop that is closed by now has nothing left to cancel.
@@ -255,19 +215,18 @@ def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="asking") as pool:
         done = pool.submit(run)
-        done.add_done_callback(lambda _: box.put(_END))
+        # None comes last.
+        done.add_done_callback(lambda _: box.put(None))
+        found: list[T | None] = []
         try:
-            while found := _batch(box):
-                items = [cast("T", item) for item in found if item is not _END]
-                if items:
+            while None not in found:
+                found = _batch(box)
+                if items := [item for item in found if item is not None]:
                     yield items
-                if found[-1] is _END:
-                    break
         except KeyboardInterrupt:
             cancel()
             wait([done])
-            rest = [cast("T", item) for item in _there(box) if item is not _END]
-            if rest:
+            if rest := [item for item in _there(box) if item is not None]:
                 yield rest
             raise
         finally:
@@ -275,11 +234,11 @@ def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None
     done.result()
 
 
-def _batch(box: "SimpleQueue[object]") -> list[object]:
+def _batch(box: "SimpleQueue[T]") -> list[T]:
     """Wait for something, and return it with all else that is there."""
     return [box.get(), *_there(box)]
 
 
-def _there(box: "SimpleQueue[object]") -> Iterator[object]:
+def _there(box: "SimpleQueue[T]") -> Iterator[T]:
     while not box.empty():
         yield box.get()

@@ -1,27 +1,22 @@
 """The command group `medbench audit`: five questions, one set of options for what is shown and written."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 
+from medbench.leaderboard.audit.document import EXIT_CODES, show
 from medbench.tasks.foundation.errors import RunError, UsageError, unknown_name
 from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.spec import Kind
 
-if TYPE_CHECKING:
-    from medbench.leaderboard.audit.document import Audit
-
 Command = Callable[..., Any]
 _path = click.Path(path_type=Path)
-_AUDITS = {
-    "model": "Did a model's outputs repeat test references?",
-    "selftest": "Is a planted leak found in your own predictions, and a shuffled control not?",
-    "data": "Do test and training data overlap?",
-    "probe": "What do answers rest on? A run beside one that asked in another way.",
-    "provenance": "Do a model's declared training data contain test items?",
-}
+_file = partial(click.option, type=_path)
+_reveal = click.option("--reveal", is_flag=True, help="Show texts of credentialed datasets too.")
+_data_now = _file("--data-dir", help="Where the prepared tasks of RUN are now.")
 
 
 class _Questions(click.Group):
@@ -29,7 +24,7 @@ class _Questions(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return list(_AUDITS)
+        return list(self.commands)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.commands:
@@ -49,53 +44,41 @@ def audit_group() -> None:
     """
 
 
-def _audit(name: str) -> Callable[[Command], click.Command]:
-    return audit_group.command(name, short_help=_AUDITS[name])
-
-
 def _shown(default: str, *, folder: str = "") -> Callable[[Command], Command]:
     """Add the options that say how an audit is shown."""
 
     def add(command: Command) -> Command:
-        where = f"Folder for JSON, markdown and HTML, or one such file.{folder}"
         forms = click.Choice(["table", "markdown", "json", "html"])
         printed = click.option("--format", "form", type=forms, default=default, show_default=True)
-        return click.option("--output", type=_path, help=where)(printed(command))
+        return _file("--output", help=f"Folder for JSON, markdown and HTML, or one such file.{folder}")(
+            printed(command)
+        )
 
     return add
 
 
 def _prepared(command: Command) -> Command:
     """Add the options that choose prepared tasks."""
-    folder = click.option("--data-dir", type=_path, help="Folder of prepared tasks.  [default: the mini suite]")
+    folder = _file("--data-dir", help="Folder of prepared tasks.  [default: the mini suite]")
     what = "Names, kinds or globs, comma-separated.  [default: all prepared]"
     return click.option("-t", "--task", "--tasks", "tasks", help=what)(folder(command))
 
 
-def _show(audit: "Audit", form: str, output: Path | None, *, name: str) -> int:
-    from medbench.leaderboard.audit.document import show
-
-    show(audit, form, output, name=name)
-    return audit.code
-
-
-@_audit("model")
+@audit_group.command("model", short_help="Did a model's outputs repeat test references?")
 @click.argument("run", required=False, type=_path)
-@click.option(
-    "--predictions", type=_path, help="Instead of a run: JSON lines with sample_id, group, prediction, reference."
-)
+@_file("--predictions", help="Instead of a run: JSON lines with sample_id, group, prediction, reference.")
 @click.option("--kind", type=click.Choice(get_args(Kind)), help="What --predictions answer.  [default: report]")
-@click.option(
-    "--train-references", type=_path,
+@_file(
+    "--train-references",
     help="Known training references, JSON lines with reference; of a run beside those of its prepared tasks.",
-)  # fmt: skip
-@click.option(
-    "--peers", multiple=True, type=_path,
+)
+@_file(
+    "--peers", multiple=True,
     help="Another run (or file) that answered the same items; further ones may follow as plain words.",
 )  # fmt: skip
 @click.argument("more_peers", nargs=-1, type=_path)
-@click.option("--data-dir", type=_path, help="Where the prepared tasks of RUN are now.")
-@click.option("--reveal", is_flag=True, help="Show texts of credentialed datasets too.")
+@_data_now
+@_reveal
 @_shown("table", folder="  [default: RUN/audit]")
 def model_command(
     run: Path | None, *, predictions: Path | None, kind: Kind | None, peers: tuple[Path, ...],
@@ -120,7 +103,7 @@ def model_command(
         others = (*peers, *((run,) if run is not None else ()), *more_peers)
         train = options["train_references"]
         audit = audit_predictions(predictions, kind or "report", train_references=train, peers=others)
-        return _show(audit, form, output, name=AUDIT_FILE.stem)
+        return show(audit, form, output, name=AUDIT_FILE.stem)
     if run is None:
         raise UsageError("Nothing to audit was given.", "Give the folder of a run, or --predictions FILE.")
     if more_peers and not peers:
@@ -131,12 +114,14 @@ def model_command(
     if kind is not None:
         raise UsageError("--kind goes with --predictions.", "A run knows the kinds of its tasks: leave it out.")
     audit = audit_run(run, peers=(*peers, *more_peers), **options)
-    return _show(audit, form, output or run / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
+    return show(audit, form, output or run / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
 
 
-@_audit("selftest")
+@audit_group.command(
+    "selftest", short_help="Is a planted leak found in your own predictions, and a shuffled control not?"
+)
 @click.argument("run", type=_path)
-@click.option("--data-dir", type=_path, help="Where the prepared tasks of RUN are now.")
+@_data_now
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which cases are drawn.")
 @_shown("table")
 def selftest_command(run: Path, *, data_dir: Path | None, seed: int, output: Path | None, form: str) -> int:
@@ -150,12 +135,11 @@ def selftest_command(run: Path, *, data_dir: Path | None, seed: int, output: Pat
     \b
     Example:  medbench audit selftest runs/uni-med-mini-0123456789ab
     """
-    from medbench.leaderboard.audit.document import EXIT_CODES
     from medbench.leaderboard.audit.outputs.audit import selftest
     from medbench.tasks.foundation.console import say
 
     audit = selftest(run, data_dir, seed=seed)
-    _show(audit, form, output, name="audit-selftest")
+    show(audit, form, output, name="audit-selftest")
     outcomes = {one.title: one.facts["outcome"] for one in audit.tasks.values()}
     failed = [title for title, outcome in outcomes.items() if outcome == "missed"]
     if failed:
@@ -169,17 +153,14 @@ def selftest_command(run: Path, *, data_dir: Path | None, seed: int, output: Pat
     return EXIT_CODES["not_testable"]
 
 
-@_audit("data")
+@audit_group.command("data", short_help="Do test and training data overlap?")
 @_prepared
-@click.option("--train", multiple=True, type=_path, help="Your own training data, JSON lines; repeat.")
-@click.option("--images", type=_path, help="Where images of --train start.  [default: its folder]")
-@click.option(
-    "--ids", multiple=True, type=_path,
-    help="Ids that the native files lack: JSON lines with task, sample_id and, say, lesion.",
-)  # fmt: skip
+@_file("--train", multiple=True, help="Your own training data, JSON lines; repeat.")
+@_file("--images", help="Where images of --train start.  [default: its folder]")
+@_file("--ids", multiple=True, help="Ids that the native files lack: JSON lines with task, sample_id and, say, lesion.")
 @click.option("--no-images", is_flag=True, help="Leave images unread; checks that need them are then unknown.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the null re-split.")
-@click.option("--reveal", is_flag=True, help="Show texts of credentialed datasets too.")
+@_reveal
 @_shown("markdown")
 def data_command(output: Path | None, form: str, *, no_images: bool, **options: Any) -> int:
     """Do test and training data overlap?
@@ -195,14 +176,14 @@ def data_command(output: Path | None, form: str, *, no_images: bool, **options: 
     """
     from medbench.leaderboard.audit.data.audit import audit_data
 
-    return _show(audit_data(read_images=not no_images, **options), form, output, name="audit-data")
+    return show(audit_data(read_images=not no_images, **options), form, output, name="audit-data")
 
 
-@_audit("probe")
+@audit_group.command("probe", short_help="What do answers rest on? A run beside one that asked in another way.")
 @click.argument("run", type=_path)
 @click.argument("probed", type=_path, required=False)
 @click.option("--peer", "peers", type=(_path, _path), multiple=True, metavar="RUN PROBED", help="Another model's pair.")
-@click.option("--wrong-gold", type=_path, help="JSON lines {task, sample_id} of items whose key is known to be wrong.")
+@_file("--wrong-gold", help="JSON lines {task, sample_id} of items whose key is known to be wrong.")
 @click.option(
     "--protocol", type=click.Choice(PROTOCOLS), default="strict", show_default=True, help="Whose definitions."
 )
@@ -218,13 +199,13 @@ def probe_command(run: Path, *, output: Path | None, form: str, **options: Any) 
     """
     from medbench.leaderboard.audit.probes import audit_probe
 
-    return _show(audit_probe(run, **options), form, output, name="audit-probe")
+    return show(audit_probe(run, **options), form, output, name="audit-probe")
 
 
-@_audit("provenance")
+@audit_group.command("provenance", short_help="Do a model's declared training data contain test items?")
 @click.option("-m", "--model", required=True, help="A model of the catalogue, or of --manifest.")
 @_prepared
-@click.option("--manifest", type=_path, help="YAML of your own declarations; comes before ours.")
+@_file("--manifest", help="YAML of your own declarations; comes before ours.")
 @_shown("markdown")
 def provenance_command(output: Path | None, form: str, **options: Any) -> int:
     """Do a model's declared training data contain test items?
@@ -240,4 +221,4 @@ def provenance_command(output: Path | None, form: str, **options: Any) -> int:
     """
     from medbench.leaderboard.audit.data.declared import audit_provenance
 
-    return _show(audit_provenance(**options), form, output, name="audit-provenance")
+    return show(audit_provenance(**options), form, output, name="audit-provenance")

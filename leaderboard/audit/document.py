@@ -1,36 +1,37 @@
-"""What every audit comes to: one document, and the forms in which it is shown.
+"""What every audit comes to: one document, shown as a table on the terminal, JSON, markdown or HTML.
 
-An audit answers a question for some tasks, each with a verdict and the numbers behind it. `Audit` holds that together
-with tables, examples, limits and settings; `show` gives it as a table on the terminal, JSON, markdown or HTML. The same
-audit gives the same bytes.
+The page is made by the templates from what JSON has. The same audit gives the same bytes.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.files import canonical_json, read_yaml_table, write_atomically
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 Verdict = Literal["not_testable", "no_evidence", "suspicious", "strong"]
 """`not_testable` is not `no_evidence`: nothing could have been found."""
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 EXIT_CODES: dict[Verdict, int] = {"no_evidence": 0, "suspicious": 3, "strong": 4, "not_testable": 5}
 FOUND: tuple[Verdict, ...] = ("strong", "suspicious")
 WORDS: dict[Verdict, str] = {verdict: verdict.replace("_", " ") for verdict in VERDICTS}
+_HERE = Path(__file__).parent
 _SCHEMA = 2
 _DIGITS = 6
 
 
 @cache
-def wording(audit: str) -> Mapping[str, Any]:
+def wording(audit: str) -> dict[str, Any]:
     """Return the long texts of an audit, from `wording.yaml`."""
-    found: Mapping[str, Any] = read_yaml_table(Path(__file__).with_name("wording.yaml"))[audit]
-    return found
+    return dict(read_yaml_table(_HERE / "wording.yaml")[audit])
 
 
 def strongest(verdicts: Iterable[Verdict], *, incomplete: bool | None = None) -> Verdict:
@@ -52,29 +53,10 @@ class TaskVerdict:
     title: str  # name of the task for people
     verdict: Verdict
     text: str = ""  # what it rests on, in a sentence or two
+    cells: Sequence[object] = ()  # its row of the audit's table; none to have no row
     facts: Mapping[str, Any] = field(default_factory=dict)  # the most telling numbers, by name
     details: Mapping[str, Any] = field(default_factory=dict)  # all numbers, as JSON has them
     silent: bool = False  # whether a terminal, which has the table, need not say the text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A part of a page: heading, text, table and list, any of which may be missing."""
-
-    title: str = ""
-    text: str = ""
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    right: int = 0
-    bullets: Sequence[str] = ()
-
-
-def table_of(
-    items: Iterable[T], columns: Mapping[str, Callable[[T], object]], *, title: str = "", text: str = "", right: int = 0
-) -> Table:
-    """Return a table with a row for each item; each column says what it shows of one."""
-    rows = [[str(cell(item)) for cell in columns.values()] for item in items]
-    return Table(title=title, text=text, columns=tuple(columns), rows=rows, right=right)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +72,12 @@ class Example:
 class Audit:
     """The answer to a question about leaks."""
 
-    kind: str  # which audit: `model`, `selftest`, `data`, `probe` or `provenance`
+    kind: str  # which audit: `model`, `selftest`, `data`, `probe` or `provenance`; names the template of its tables
     title: str  # heading of the page
     question: str  # what was asked, in a sentence or two
     tasks: Mapping[str, TaskVerdict]  # what was found, by task
-    tables: Sequence[Table]  # the numbers; the first has a row for each task, and is what a terminal shows
+    columns: Sequence[str]  # of the table with a row for each task, which is what a terminal shows
+    right: int = 0  # how many of them, at the end, are aligned to the right
     run: str = ""  # identity of the run; empty where there is none
     incomplete: bool = False  # whether something needed could not be seen, so that nothing found is no answer
     notes: Sequence[str] = ()  # what must be said beside the verdicts
@@ -121,10 +104,15 @@ class Audit:
         """The exit code of a command: 0 nothing found, 3 suspicious, 4 strong, 5 could not check."""
         return EXIT_CODES[self.verdict]
 
+    @property
+    def rows(self) -> list[list[str]]:
+        """The rows of the table."""
+        return [[str(cell) for cell in one.cells] for one in self.tasks.values() if one.cells]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as plain values, floats with six digits: libraries differ in the last ones."""
         told = {task: {"verdict": one.verdict, "text": one.text} for task, one in self.tasks.items()}
-        found: dict[str, Any] = _plain({
+        found: dict[str, Any] = plain({
             "schema": _SCHEMA, "question": self.kind, "title": self.title, "run": self.run, "verdict": self.verdict,
             "verdicts": self.verdicts, "marks": self.marks,
             "findings": [{"task": task, **told[task], **one.facts} for task, one in self.tasks.items()],
@@ -132,7 +120,7 @@ class Audit:
             "examples": [{"task": one.task, **one.facts, "texts": one.texts} for one in self.examples],
             "notes": self.notes, "limits": self.limits, "alternative_explanations": self.alternatives,
             "rebuttal": None, "settings": self.settings, "revealed": self.revealed,
-        })  # fmt: skip
+        }, digits=_DIGITS)  # fmt: skip
         return found
 
     def to_json(self) -> str:
@@ -141,7 +129,7 @@ class Audit:
 
     def to_markdown(self) -> str:
         """Return the audit as a page; what comes from data stays text."""
-        return "\n\n".join(part for part in _page(self) if part) + "\n"
+        return re.sub(r"\n{3,}", "\n\n", rendered("page.md", audit=self)).strip("\n") + "\n"
 
     def to_html(self) -> str:
         """Return the page as an HTML document that loads nothing and runs nothing."""
@@ -149,18 +137,17 @@ class Audit:
 
         return html_document(self.title, self.to_markdown())
 
-    def _repr_markdown_(self) -> str:
-        return self.to_markdown()
+    _repr_markdown_ = to_markdown
 
 
-def show(audit: Audit, form: str, output: Path | None, *, name: str) -> None:
-    """Print an audit as `table`, `markdown`, `json` or `html`, and where asked write it to files, or a RunError."""
+def show(audit: Audit, form: str, output: Path | None, *, name: str) -> int:
+    """Print an audit as `table`, `markdown`, `json` or `html`, write it where asked, or a RunError; return its code."""
     written = write_audit(audit, output, name=name) if output is not None else []
     if form != "json":
         for note in audit.notes:
             warn(note)
     if form == "table":
-        emit_table(audit.tables[0].columns, audit.tables[0].rows, title=audit.title)
+        emit_table(audit.columns, audit.rows, title=audit.title)
         for one in audit.tasks.values():
             if one.text and not one.silent:
                 say(f"{one.title}: {one.text}")
@@ -170,6 +157,7 @@ def show(audit: Audit, form: str, output: Path | None, *, name: str) -> None:
         say(f"Wrote {', '.join(map(str, written))}.")
     if audit.revealed:
         warn("This report holds texts of credentialed datasets. Do not pass it on.")
+    return audit.code
 
 
 def write_audit(audit: Audit, output: Path, *, name: str) -> list[Path]:
@@ -196,44 +184,26 @@ def p_text(p: float | None, least: float = 1e-300) -> str:
     return f"< {least:g}" if p < least else f"{p:.2g}"
 
 
-def _page(audit: Audit) -> Iterator[str]:
-    from medbench.leaderboard.render import markdown_text, notes
-
-    matrix, *tables = audit.tables
-    yield f"# {markdown_text(audit.title)}"
-    yield from notes(audit.notes)
-    yield markdown_text(audit.question)
-    texts = [f"**{one.title}**: {one.text}" for one in audit.tasks.values() if one.text]
-    settings = [[name, value] for name, value in _flat(_plain(audit.settings))]
-    last = "To repeat this" if audit.command else "Settings"
-    for part in (
-        matrix, Table(bullets=texts), *tables, *_examples(audit.examples),
-        Table(title="What was not checked", bullets=audit.limits),
-        Table(title="Alternative explanations", bullets=audit.alternatives),
-        Table(title=last, text=audit.command, columns=("", "value"), rows=settings),
-    ):  # fmt: skip
-        yield from _part(part)
+def rendered(template: str, **content: object) -> str:
+    """Return the text of a template; whatever comes from data must go through its filter `md`."""
+    return _templates().get_template(template).render(content)
 
 
-def _part(part: Table) -> Iterator[str]:
-    from medbench.leaderboard.render import markdown_table, markdown_text
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-    if part.title and (part.text or part.rows or part.bullets):
-        yield f"## {markdown_text(part.title)}"
-    yield markdown_text(part.text)
-    if part.rows:
-        rows = [[markdown_text(cell) for cell in row] for row in part.rows]
-        yield markdown_table(part.columns, rows, right=part.right)
-    yield "\n".join(f"- {markdown_text(line)}" for line in part.bullets)
+    from medbench.leaderboard.render import markdown_text
 
-
-def _examples(examples: Sequence[Example]) -> Iterator[Table]:
-    task = None
-    for one in examples:
-        title = "" if one.task == task else f"Examples of {one.task}"
-        task = one.task
-        facts = ", ".join(f"{name} {value}" for name, value in _flat(_plain(one.facts)) if value)
-        yield Table(title=title, text=facts, columns=("", "text"), rows=list(one.texts.items()))
+    found = Environment(
+        loader=FileSystemLoader(_HERE / "templates"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=select_autoescape(),
+    )  # fmt: skip
+    found.filters |= {
+        "flat": lambda values: list(_flat(plain(values, digits=_DIGITS))), "md": lambda cell: markdown_text(str(cell)),
+        "p": p_text, "percent": percent, "wording": wording, "words": WORDS.__getitem__,
+    }  # fmt: skip
+    return found
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -244,9 +214,15 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(map(str, value)) if isinstance(value, list) else f"{value}"
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+def plain(value: Any, *, digits: int | None = None) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """Return records, mappings and sequences as JSON has them; with `digits` floats are rounded, None if not finite.
+
+    Fields of a record that it does not show in its `repr` are left out.
+    """
+    if isinstance(value, float) and digits:
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    if is_dataclass(value):
+        value = {one.name: getattr(value, one.name) for one in fields(value) if one.repr}
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {str(name): plain(one, digits=digits) for name, one in value.items()}
+    return [plain(one, digits=digits) for one in value] if isinstance(value, list | tuple) else value

@@ -1,11 +1,6 @@
 """The form in which an audit compares texts: versioned, and the same for a text wherever it stands.
 
-Compatibility forms (full-width letters, ligatures) and upper case go, dashes inside a word are deleted (`bi-lateral` is
-`bilateral`), all other marks become spaces, runs of spaces one. Digits, negations and articles stay. A dash between two
-digits is a mark like others, so that `3-5` is not `35`. What a character becomes depends on its neighbours alone, never
-on what else the text has: the official normaliser of answers deletes all marks where one of them touches a space.
-
-A missing text is None and equals nothing, the text `None` least of all.
+The rules and their reasons: docs/design/0008-the-audit.md. A missing text is None and equals nothing.
 """
 
 import math
@@ -26,15 +21,9 @@ class _Marks(dict[int, str | None]):
     """What each character becomes: itself, a space, or nothing; filled as characters come."""
 
     def __missing__(self, code: int) -> str | None:
-        character = chr(code)
-        category = unicodedata.category(character)
-        found: str | None = " "
-        if category[0] in "LNM":
-            found = character
-        elif category == "Cf":
-            found = None
-        self[code] = found
-        return found
+        category = unicodedata.category(chr(code))
+        self[code] = chr(code) if category[0] in "LNM" else None if category == "Cf" else " "
+        return self[code]
 
 
 _MARKS = _Marks()
@@ -49,22 +38,16 @@ def norm_v1(text: object) -> str | None:
     """
     if text is None or (isinstance(text, float) and math.isnan(text)):
         return None
-    found = _normalised(text if isinstance(text, str) else str(text))
-    return None if found in {"", _NOT_A_NUMBER} else found
-
-
-def _normalised(text: str) -> str:
-    if text.isascii():
-        plain = text.lower()
+    plain = str(text)
+    ascii_alone = plain.isascii()
+    if ascii_alone:
+        plain = plain.lower()
     else:
-        visible = _INVISIBLE.sub("", text)
-        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
-        plain = folded.translate(_PLAIN_DASHES)
-    joined = _DASH_IN_WORD.sub("", plain) if "-" in plain else plain
-    spaced = joined.translate(_MARKS)
-    if not text.isascii():
-        spaced = unicodedata.normalize("NFKC", spaced)
-    return " ".join(spaced.split())
+        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", _INVISIBLE.sub("", plain)).casefold())
+        plain = plain.translate(_PLAIN_DASHES)
+    spaced = (_DASH_IN_WORD.sub("", plain) if "-" in plain else plain).translate(_MARKS)
+    found = " ".join((spaced if ascii_alone else unicodedata.normalize("NFKC", spaced)).split())
+    return None if found in {"", _NOT_A_NUMBER} else found
 
 
 def word_count(text: str | None) -> int:

@@ -1,13 +1,8 @@
-"""A run beside one that asked in another way: what its answers rest on, and whether it falls further than its peers.
+"""A run beside one that asked in another way: what its answers rest on, and whether it falls further than its peers."""
 
-A drop alone shows nothing: reordered options or another instruction may be harder for everybody. What counts is the
-gap between a model's drop and that of at least three peers on the same samples, tested by exchanging clusters. Images
-taken away or swapped show question priors, which are no leak: there the drop is told, and no verdict is given. A key
-that is known to be wrong is another matter: honest models disagree with it, one that knows it by heart agrees.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from medbench.harness.results import Results, read_results
-from medbench.leaderboard.audit.document import WORDS, Audit, Table, TaskVerdict, Verdict, p_text
+from medbench.leaderboard.audit.document import WORDS, Audit, TaskVerdict, Verdict, p_text, plain, wording
 from medbench.leaderboard.runs import primary_metric
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -33,6 +28,7 @@ WITH_VERDICT = frozenset({"options-shuffled", "paraphrase"})
 """Probes that a model can only fall in more than its peers by knowing the questions as they stand."""
 WRONG_KEYS = "wrong keys"
 _SMALLEST_P = 0.0001
+_COLUMNS = ("task", "metric", "as it is", "probed", "drop [95 %]", "peers' drop", "gap [95 %]", "p (Holm)", "verdict")
 _MEAN = Metric(
     metric_id="value", signature="mean of per-sample values", statistics=lambda _: np.zeros((0, 2)),
     compute=mean_of_scores,
@@ -67,11 +63,9 @@ def read_probe(
     protocol: Protocol, *, seed: int,
 ) -> list[ProbeFinding]:  # fmt: skip
     """Return what a probe, by its name, shows on every task that all have; the seed is that of the exchanges."""
-    found = []
-    for task, pair in model.items():
-        others = [peer[task] for peer in peers if task in peer]
-        if finding := _finding(task, kinds[task], pair, others, protocol, seed):
-            found.append(finding)
+    pairs = ((task, pair, [peer[task] for peer in peers if task in peer]) for task, pair in model.items())
+    all_found = (_finding(task, kinds[task], pair, others, protocol, seed) for task, pair, others in pairs)
+    found = [finding for finding in all_found if finding is not None]
     adjusted = iter(holm([finding.p for finding in found if finding.p is not None]))
     for place, finding in enumerate(found):
         p = None if finding.p is None else next(adjusted)
@@ -90,27 +84,25 @@ def _finding(
         return None
     groups = {record.sample_id: record.group for record in pair.plain.records}
 
-    def drops(one: Pair) -> dict[str, float]:
-        plain, probed = _values(one.plain, protocol, metric), _values(one.probed, protocol, metric)
-        return {name: plain[name] - probed[name] for name in plain if name in probed}
+    def both(one: Pair) -> dict[str, tuple[float, float]]:
+        plain, probed = (_values(table, protocol, metric) for table in one)
+        return {name: (plain[name], probed[name]) for name in plain if name in probed}
 
-    def compared(first: Sequence[float], second: Sequence[float], names: Sequence[str]) -> Difference | None:
+    def compared(first: Sequence[float], second: Sequence[float], names: Iterable[str]) -> Difference | None:
         clusters = [groups[name] for name in names]
         return difference(_MEAN, score_statistics(first), score_statistics(second), clusters, seed=seed)
 
-    plain, probed = _values(pair.plain, protocol, metric), _values(pair.probed, protocol, metric)
-    both = [name for name in plain if name in probed]
-    drop = compared([plain[name] for name in both], [probed[name] for name in both], both)
+    ours, others = both(pair), [both(peer) for peer in peers]
+    plain, probed = [one for one, _ in ours.values()], [one for _, one in ours.values()]
+    drop = compared(plain, probed, ours)
     if drop is None:
         return None
-    others = [drops(peer) for peer in peers]
-    names = [name for name in both if others and all(name in other for other in others)]
-    theirs = [float(np.mean([other[name] for other in others])) for name in names]
-    gap = compared([plain[name] - probed[name] for name in names], theirs, names) if others else None
+    names = [name for name in ours if others and all(name in other for other in others)]
+    theirs = [float(np.mean([other[name][0] - other[name][1] for other in others])) for name in names]
+    gap = compared([ours[name][0] - ours[name][1] for name in names], theirs, names) if others else None
     return ProbeFinding(
-        task=task, metric=metric, plain=float(np.mean([plain[name] for name in both])),
-        probed=float(np.mean([probed[name] for name in both])), drop=drop, peers=len(peers),
-        peer_drop=float(np.mean(theirs)) if names else None, gap=gap,
+        task=task, metric=metric, plain=float(np.mean(plain)), probed=float(np.mean(probed)), drop=drop,
+        peers=len(peers), peer_drop=float(np.mean(theirs)) if names else None, gap=gap,
         p=None if gap is None else gap.p / 2 if gap.value > 0 else 1 - gap.p / 2, verdict="not_testable",
     )  # fmt: skip
 
@@ -126,15 +118,12 @@ def _values(table: ScoreTable, protocol: Protocol, metric: str) -> dict[str, flo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongKeys:
-    """With how many keys that are known to be wrong a model agrees, and the p of as many did it with every second.
-
-    `strong` if that is below 0.001, `not_testable` if no number of agreements could be.
-    """
+    """With how many keys that are known to be wrong a model agrees."""
 
     items: int
     agreed: int
-    p: float
-    verdict: Verdict
+    p: float  # of as many or more, were every second agreement chance
+    verdict: Verdict  # `strong` if that is below 0.001, `not_testable` if no number of agreements could be
 
 
 def read_wrong_keys(answers: Sequence[float]) -> WrongKeys:
@@ -164,47 +153,37 @@ def audit_probe(
         kinds = {task: results.tasks[task].kind for task in pairs}
         findings = read_probe(name, kinds, pairs, others, protocol, seed=results.seed)
     tasks = {
-        one.task: TaskVerdict(title=one.task, verdict=one.verdict, text="", details=asdict(one)) for one in findings
+        one.task: TaskVerdict(title=one.task, verdict=one.verdict, cells=_row(one), details=plain(one))
+        for one in findings
     }
     if wrong_gold is not None:
         wrong = read_wrong_keys(_answers_to(run, results, wrong_gold, protocol))
-        text = f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)} "
-        text += "were every second agreement chance"
-        tasks[WRONG_KEYS] = TaskVerdict(title=WRONG_KEYS, verdict=wrong.verdict, text=text, details=asdict(wrong))
-    columns = (
-        "task", "metric", "as it is", "probed", "drop [95 %]", "peers' drop", "gap [95 %]", "p (Holm)", "verdict",
-    )  # fmt: skip
+        said = f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)}"
+        text = f"{said} were every second agreement chance"
+        tasks[WRONG_KEYS] = TaskVerdict(title=WRONG_KEYS, verdict=wrong.verdict, text=text, details=plain(wrong))
     return Audit(
-        kind="probe",
-        title=f"Probe of {results.model.title}, protocol {protocol}",
+        kind="probe", title=f"Probe of {results.model.title}, protocol {protocol}",
         question=_reading(name) if name else "Does the model agree with keys that are known to be wrong?",
-        run=results.run, tasks=tasks, tables=[Table(columns=columns, rows=[_row(one) for one in findings])],
-        notes=results.notices, settings={"run": results.run, "probe": name, "protocol": protocol, "seed": results.seed},
+        run=results.run, tasks=tasks, columns=_COLUMNS, notes=results.notices,
+        settings={"run": results.run, "probe": name, "protocol": protocol, "seed": results.seed},
     )  # fmt: skip
 
 
 def _reading(name: str) -> str:
     told = f"Probe {name}: {PROBES[name].meaning}. Values are means over samples scored both ways."
-    if name in WITH_VERDICT:
-        return (
-            f"{told} A drop alone may only mean a harder question; the verdict is by the gap to at least {LEAST_PEERS} "
-            "peers."
-        )
-    return (
-        f"{told} What stays right shows priors of the questions, which is no leak, so there is no verdict. Whole "
-        "references repeated without their image would be one: medbench audit model on the probed run."
-    )
+    with_verdict, without = wording("probe")["with_verdict"].format(LEAST_PEERS), wording("probe")["without_verdict"]
+    return f"{told} {with_verdict if name in WITH_VERDICT else without}"
 
 
 def _row(one: ProbeFinding) -> list[str]:
-    def spread(found: Difference) -> str:
+    def spread(found: Difference | None) -> str:
+        if found is None:
+            return "-"
         return f"{100 * found.value:+.2f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
 
-    return [
-        one.task, one.metric, f"{100 * one.plain:.2f}", f"{100 * one.probed:.2f}", spread(one.drop),
-        "-" if one.peer_drop is None else f"{100 * one.peer_drop:+.2f}", "-" if one.gap is None else spread(one.gap),
-        p_text(one.p, _SMALLEST_P), WORDS[one.verdict],
-    ]  # fmt: skip
+    peers = "-" if one.peer_drop is None else f"{100 * one.peer_drop:+.2f}"
+    values = (f"{100 * one.plain:.2f}", f"{100 * one.probed:.2f}", spread(one.drop), peers, spread(one.gap))
+    return [one.task, one.metric, *values, p_text(one.p, _SMALLEST_P), WORDS[one.verdict]]
 
 
 def _pairs(run: Path, probed: Path, *, expected: str = "") -> tuple[str, dict[str, Pair]]:
@@ -230,17 +209,17 @@ def _pairs(run: Path, probed: Path, *, expected: str = "") -> tuple[str, dict[st
 
 def _answers_to(run: Path, results: Results, file: Path, protocol: Protocol) -> list[float]:
     """Return the values of the primary metric on the items that a file names."""
-    wanted: dict[str, set[str]] = {}
+    wanted: dict[str, set[str]] = defaultdict(set)
     for number, line in read_numbered_json_lines(file):
         task, sample_id = line.get("task"), line.get("sample_id")
         if not isinstance(task, str) or not isinstance(sample_id, str):
             raise DataError(f"{file}, line {number} names no item.", 'Write {"task": "...", "sample_id": "..."}.')
-        wanted.setdefault(task, set()).add(sample_id)
-    if not any(task in results.tasks for task in wanted):
+        wanted[task].add(sample_id)
+    tables = {task: read_score_table(run, results, task) for task in sorted(wanted.keys() & results.tasks.keys())}
+    if not tables:
         raise UsageError(f"{file} names no task of {run}.", f"The run has {', '.join(results.tasks)}.")
     answers: list[float] = []
-    for task in sorted(set(wanted) & set(results.tasks)):
-        table = read_score_table(run, results, task)
+    for task, table in tables.items():
         metric = primary_metric(results.tasks[task].kind, table.columns[protocol])
         values = _values(table, protocol, metric or "")
         answers += [values[name] for name in values if name in wanted[task]]

@@ -16,9 +16,8 @@ from uuid import UUID
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
 
-from medbench.harness.records import GenerationRecord
 from medbench.harness.results import MetricResult, Results, TaskResult
-from medbench.harness.rundir import RunDirectory
+from medbench.harness.rundir import GenerationRecord, RunDirectory
 from medbench.leaderboard.export.public import PublicRun, as_public, replaced_when_whole
 from medbench.leaderboard.render import WORDING, beside, metric_title
 from medbench.leaderboard.runs import NOT_OK, picked

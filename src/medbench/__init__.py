@@ -17,19 +17,9 @@ if TYPE_CHECKING:
     from medbench.tasks.prepared import Prepared
 
 __all__ = [
-    "Audit",
-    "Comparison",
-    "MedbenchError",
-    "Prepared",
-    "Run",
-    "Scores",
-    "audit",
-    "compare",
-    "load_run",
-    "run",
-    "score",
+    "Audit", "Comparison", "MedbenchError", "Prepared", "Run", "Scores", "audit", "compare", "load_run", "run", "score",
     "task",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,7 @@ from medbench.adapters.base import Adapter
 from medbench.adapters.function import name_of
 from medbench.harness.predictions.scoring import PredictionScores
 from medbench.harness.predictions.scoring import score as score_given
-from medbench.harness.results import Results, percent, read_results
+from medbench.harness.results import MetricResult, Results, percent, read_results
 from medbench.harness.run import REPORT
 from medbench.harness.run import run as run_settings
 from medbench.harness.settings import Settings
@@ -18,7 +18,7 @@ from medbench.leaderboard.audit.document import Audit
 from medbench.leaderboard.audit.outputs.audit import audit_answers
 from medbench.tasks.foundation.console import Listener, Logged, Terminal
 from medbench.tasks.prepared import Prepared
-from medbench.tasks.protocols import Protocol
+from medbench.tasks.protocols import PROTOCOLS, Protocol
 from medbench.tasks.spec import Kind
 from medbench.tasks.suite import open_task
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logging.getLogger("medbench").addHandler(logging.NullHandler())
 
 Predictions: TypeAlias = "str | Path | Iterable[Mapping[str, Any]] | pd.DataFrame"
+_COUNTED = ("n", "errors", "unparsed", "refused", "truncated", "empty", "signature")
 _SHOWN = ["protocol", "task", "metric", "value, % [95 %]", "n"]
 
 
@@ -48,15 +49,10 @@ class _Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Run(_Shown):
-    """A finished run, as its folder holds it.
+    """A finished run, as its folder holds it."""
 
-    Attributes:
-        path: The folder: `results.json`, `leaderboard.md`, `report.html`, `scores/`, `generations/`, `audit/`.
-        results: The numbers, with everything that is needed to read them.
-    """
-
-    path: Path
-    results: Results
+    path: Path  # With `results.json`, `leaderboard.md`, `report.html`, `scores/`, `generations/`, `audit/`.
+    results: Results  # The numbers, with everything that is needed to read them.
 
     @property
     def model(self) -> str:
@@ -84,17 +80,9 @@ class Run(_Shown):
         return samples.read(self.path) if table == "samples" else numbers.read([self.path])
 
     def _repr_markdown_(self) -> str:
-        rows = [
-            [protocol, task.title, metric, percent(found), str(found.n)]
-            for protocol in ("paper", "strict")
-            for task in self.results.tasks.values()
-            for metric, found in task.metrics(protocol).items()
-        ]
-        return _page(
-            f"{self.model} on {', '.join(task.title for task in self.results.tasks.values())}",
-            rows,
-            self.results.notices,
-        )
+        tasks = self.results.tasks.values()
+        found = ((protocol, task.title, task.metrics(protocol)) for protocol in PROTOCOLS for task in tasks)
+        return _page(f"{self.model} on {', '.join(task.title for task in tasks)}", found, self.results.notices)
 
     def __repr__(self) -> str:
         return f"<Run of {self.model} on {', '.join(self.results.tasks)}, in {self.path}>"
@@ -102,13 +90,9 @@ class Run(_Shown):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Scores(_Shown):
-    """What both protocols make of somebody's predictions.
+    """What both protocols make of somebody's predictions."""
 
-    Attributes:
-        found: The numbers by protocol and metric, and how many predictions are in which state.
-    """
-
-    found: PredictionScores
+    found: PredictionScores  # The numbers by protocol and metric, and how many predictions are in which state.
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return a row for each protocol and metric: `value` and its 95 % interval from `low` to `high`, fractions."""
@@ -117,22 +101,17 @@ class Scores(_Shown):
         rows = [
             {
                 "task": self.found.task, "protocol": protocol, "metric": metric, "value": one.value,
-                "low": one.ci and one.ci[0], "high": one.ci and one.ci[1], "n": one.n, "errors": one.errors,
-                "unparsed": one.unparsed, "refused": one.refused, "truncated": one.truncated, "empty": one.empty,
-                "signature": one.signature,
+                "low": one.ci and one.ci[0], "high": one.ci and one.ci[1],
+                **{name: getattr(one, name) for name in _COUNTED},
             }
             for protocol, metrics in self.found.protocols.items() for metric, one in metrics.items()
         ]  # fmt: skip
         return pd.DataFrame(rows)
 
     def _repr_markdown_(self) -> str:
-        rows = [
-            [protocol, self.found.task, metric, percent(one), str(one.n)]
-            for protocol, metrics in self.found.protocols.items()
-            for metric, one in metrics.items()
-        ]
+        found = ((protocol, self.found.task, metrics) for protocol, metrics in self.found.protocols.items())
         states = ", ".join(f"{count} {state}" for state, count in self.found.states.items() if count)
-        return _page(f"{self.found.samples} predictions of {self.found.task}", rows, [f"States: {states}."])
+        return _page(f"{self.found.samples} predictions of {self.found.task}", found, [f"States: {states}."])
 
     def __repr__(self) -> str:
         return f"<Scores of {self.found.samples} predictions of {self.found.task}>"
@@ -140,13 +119,9 @@ class Scores(_Shown):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Comparison(_Shown):
-    """What separates two runs, sample by sample.
+    """What separates two runs, sample by sample."""
 
-    Attributes:
-        found: All of it: names, what changed, what could not be compared.
-    """
-
-    found: "Compared"
+    found: "Compared"  # All of it: names, what changed, what could not be compared.
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return a row for each metric of each task.
@@ -198,10 +173,9 @@ def run(
         "tasks": (chosen,) if isinstance(chosen, str) else tuple(chosen),
         "limit": limit, "data_dir": data_dir, "output_dir": output_dir, **settings,
     }  # fmt: skip
-    outcome = run_settings(
-        Settings(**given), adapter=own, boxes=boxes, overwrite="always" if overwrite else "never",
-        listener=_listener(progress),
-    )  # fmt: skip
+    listener = (Terminal() if progress else Logged()) if isinstance(progress, bool) else progress
+    again = "always" if overwrite else "never"
+    outcome = run_settings(Settings(**given), adapter=own, boxes=boxes, overwrite=again, listener=listener)
     return Run(path=outcome.path, results=outcome.results)
 
 
@@ -283,12 +257,6 @@ def task(name: str, data_dir: str | Path | None = None) -> Prepared:
     return open_task(name, None if data_dir is None else Path(data_dir))
 
 
-def _listener(progress: bool | Listener) -> Listener:
-    if isinstance(progress, bool):
-        return Terminal() if progress else Logged()
-    return progress
-
-
 def _folder(run: Run | str | Path) -> Path:
     return run.path if isinstance(run, Run) else Path(run)
 
@@ -306,8 +274,12 @@ def _rows(given: "Iterable[Mapping[str, Any]] | pd.DataFrame") -> list[Mapping[s
     ]
 
 
-def _page(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str]) -> str:
+def _page(title: str, found: Iterable[tuple[str, str, Mapping[str, MetricResult]]], notes: Iterable[str]) -> str:
     from medbench.leaderboard.render import markdown_table, markdown_text
 
-    table = markdown_table(_SHOWN, [[markdown_text(cell) for cell in row] for row in rows])
-    return "\n\n".join([f"**{markdown_text(title)}**", table, *map(markdown_text, notes)]) + "\n"
+    rows = [
+        [markdown_text(cell) for cell in (protocol, task, metric, percent(one), str(one.n))]
+        for protocol, task, metrics in found
+        for metric, one in metrics.items()
+    ]
+    return "\n\n".join([f"**{markdown_text(title)}**", markdown_table(_SHOWN, rows), *map(markdown_text, notes)]) + "\n"

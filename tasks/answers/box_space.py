@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Literal
 
-from medbench.tasks.answers.box_names import Numbers
 from medbench.tasks.answers.box_text import find_box
+from medbench.tasks.answers.box_tokens import Numbers
 from medbench.tasks.sample import Box
 
 Order = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
-Notation = Literal["any", "official"]
-Rounding = Literal["truncate", "nearest"]
 _IN_WORDS: Mapping[Order, tuple[str, str, str, str]] = {
     "xyxy": ("left", "top", "right", "bottom"),
     "yxyx": ("top", "left", "bottom", "right"),
@@ -33,30 +31,19 @@ _OFFICIAL = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxSpace:
-    """How one model family writes a box.
+    """How one model family writes a box."""
 
-    Attributes:
-        name: Name on the command line and in files.
-        units: The number that means the whole width or height, e.g. 100; None for pixels of the original image.
-        order: What the four numbers are; `x` runs to the right, `y` down, `c` is a centre.
-        template: How a box is written, with four places.
-        digits: Decimals that are written.
-        rounding: What happens to further decimals.
-        highest: The largest number that can be written, where that is less than `units`.
-        multiple: Pixels are those of the image scaled to sides of multiples of this number (Qwen2.5-VL: 28), with at
-            least 4 and at most 16,384 such squares; 0 for pixels of the original.
-        notation: `any` reads every notation of this module; `official` only what the official Uni-Med evaluation reads.
-    """
-
-    name: str
-    units: float | None
-    order: Order = "xyxy"
+    name: str  # On the command line and in files.
+    units: float | None  # The number that means the whole width or height, e.g. 100; None for pixels of the image.
+    order: Order = "xyxy"  # What the four numbers are; `x` runs to the right, `y` down, `c` is a centre.
     template: str = "[{}, {}, {}, {}]"
-    digits: int = 0
-    rounding: Rounding = "nearest"
-    highest: float | None = None
+    digits: int = 0  # Decimals that are written, and what happens to further ones.
+    rounding: Literal["truncate", "nearest"] = "nearest"
+    highest: float | None = None  # The largest number that can be written, where that is less than `units`.
+    # Pixels are those of the image scaled to sides of multiples of this number (Qwen2.5-VL: 28), with at least 4 and at
+    # most 16,384 such squares; 0 for pixels of the original.
     multiple: int = 0
-    notation: Notation = "any"
+    notation: Literal["any", "official"] = "any"  # `official` reads only what the official Uni-Med evaluation reads.
 
     @property
     def scaled_pixels(self) -> tuple[int, int] | None:
@@ -75,31 +62,25 @@ class BoxSpace:
         Numbers outside the space (1.5 where 1 is the whole width) are no box. An inverted box is one.
         """
         if self.notation == "official":
-            box = _official_box(text)
-            return None if box is None else self.in_pixels(box, image_size)
+            # As `eval_ref.py` reads it: without `<unk>` and spaces, at the very start; what follows is ignored.
+            match = _OFFICIAL.match(text.strip().replace("<unk>", "").replace(" ", ""))
+            return self.in_pixels(Box(*map(float, match.groups())), image_size) if match else None
         told = find_box(text, y_first=self.order == "yxyx")
         if told is None or told.unit == "?" or (told.unit == "px" and self.units is not None):
             return None
-        order = told.order
-        if order == "space":
-            order = self.order
-        elif order == "points":
-            order = "yxyx" if self.order == "yxyx" else "xyxy"
-        space = _PERCENTS if told.unit == "%" else self
-        corners = _corners_of(told.numbers, order)
-        most = math.inf if space.units is None else space.units
-        least = -math.inf if space.units is None else 0
-        if not all(math.isfinite(number) and least <= number <= most for number in corners):
-            return None
-        return space.in_pixels(Box(*corners), image_size)
+        points: Order = "yxyx" if self.order == "yxyx" else "xyxy"
+        order = self.order if told.order == "space" else points if told.order == "points" else told.order
+        corners, space = _corners_of(told.numbers, order), _PERCENTS if told.unit == "%" else self
+        inside = all(math.isfinite(edge) and (not space.units or 0 <= edge <= space.units) for edge in corners)
+        return space.in_pixels(Box(*corners), image_size) if inside else None
 
     def in_words(self, image_size: tuple[int, int] | None = None) -> str:
         """Return how a box is written, as a model is told that may know many ways; pixels are those of `image_size`."""
         form = "".join(_written_out(self.template, _IN_WORDS[self.order]))
         if self.units is None:
             # Scaled to whole squares, the image has a size that only such a model knows.
-            known = image_size is not None and not self.multiple
-            size = f", which is {image_size[0]} wide and {image_size[1]} high" if known and image_size else ""
+            wide, high = image_size or (0, 0)
+            size = f", which is {wide} wide and {high} high" if image_size and not self.multiple else ""
             return f"{form} in pixels of the image{size}, counted from its top left corner"
         numbers = "numbers" if self.digits else "whole numbers"
         return (
@@ -129,7 +110,6 @@ class BoxSpace:
         return Box(*(edge / self.units * side for edge, side in zip(box, image_size * 2, strict=True)))
 
     def _scale(self, image_size: tuple[int, int]) -> tuple[float, float]:
-        """Return by how much width and height are scaled to whole squares."""
         # The order of operations is the library's: the other way round some sides come out a square smaller.
         width, height = image_size
         columns, rows = (round(side / self.multiple) for side in image_size)
@@ -158,84 +138,60 @@ def _written_out(template: str, words: Sequence[str]) -> Iterator[str]:
             yield f"{{{next(left)}, {int(digits.rstrip('d'))} digits}}" if digits else next(left)
 
 
-def _official_box(text: str) -> Box | None:
-    """Return the box that an answer starts with, as `eval_ref.py` reads it.
-
-    It removes `<unk>` and every space and demands the box at the very start; what follows is ignored, and numbers up
-    to 999 pass.
-    """
-    match = _OFFICIAL.match(text.strip().replace("<unk>", "").replace(" ", ""))
-    return Box(*map(float, match.groups())) if match else None
-
-
 def _ordered(box: Box, order: Order) -> Numbers:
     left, top, right, bottom = box
-    if order == "yxyx":
-        return top, left, bottom, right
-    if order == "xywh":
-        return left, top, right - left, bottom - top
-    if order == "cxcywh":
-        return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
-    return left, top, right, bottom
+    if order in {"xyxy", "yxyx"}:
+        return (left, top, right, bottom) if order == "xyxy" else (top, left, bottom, right)
+    first, second = (left, top) if order == "xywh" else ((left + right) / 2, (top + bottom) / 2)
+    return first, second, right - left, bottom - top
 
 
 def _corners_of(numbers: Numbers, order: Order) -> Numbers:
     first, second, third, fourth = numbers
-    if order == "yxyx":
-        return second, first, fourth, third
+    if order in {"xyxy", "yxyx"}:
+        return (first, second, third, fourth) if order == "xyxy" else (second, first, fourth, third)
     if order == "xywh":
         return first, second, first + third, second + fourth
-    if order == "cxcywh":
-        return first - third / 2, second - fourth / 2, first + third / 2, second + fourth / 2
-    return first, second, third, fourth
+    return first - third / 2, second - fourth / 2, first + third / 2, second + fourth / 2
 
 
 _PERCENTS = BoxSpace(name="percent", units=100)
 UNI_MED = BoxSpace(name="uni-med", units=100, template="{{<{}><{}><{}><{}>}}", rounding="truncate", notation="official")
 """Whole hundredths of the image's size, truncated, in braces (official code; the paper shows no braces)."""
 
-BOX_SPACES: Mapping[str, BoxSpace] = {
-    space.name: space
-    for space in (
-        UNI_MED,
-        BoxSpace(name="fraction", units=1, digits=3),
-        _PERCENTS,
-        BoxSpace(name="permille", units=1000),
-        BoxSpace(name="permille-yxyx", units=1000, order="yxyx"),
-        BoxSpace(name="pixels", units=None),
-        BoxSpace(name="pixels-28", units=None, multiple=28),
-        BoxSpace(name="pixels-xywh", units=None, order="xywh"),
-        BoxSpace(name="loc1024", units=1024, order="yxyx", template="<loc{:04d}>" * 4, highest=1023),
-    )
-}
+_SPACES = [
+    UNI_MED,
+    BoxSpace(name="fraction", units=1, digits=3),
+    _PERCENTS,
+    BoxSpace(name="permille", units=1000),
+    BoxSpace(name="permille-yxyx", units=1000, order="yxyx"),
+    BoxSpace(name="pixels", units=None),
+    BoxSpace(name="pixels-28", units=None, multiple=28),
+    BoxSpace(name="pixels-xywh", units=None, order="xywh"),
+    BoxSpace(name="loc1024", units=1024, order="yxyx", template="<loc{:04d}>" * 4, highest=1023),
+]
+BOX_SPACES: Mapping[str, BoxSpace] = {space.name: space for space in _SPACES}
 """Spaces by name: LLaVA and Shikra write fractions, Qwen2-VL, InternVL and CogVLM thousandths, Qwen2.5-VL pixels of the
 image as it was scaled to whole squares of 28, Gemini and Gemma thousandths with y first, PaliGemma location tokens out
 of 1024 with y first."""
 
 
 def degenerate_share(boxes: Sequence[tuple[Box, tuple[int, int]]]) -> float:
-    """Return the share of boxes that cover (nearly) nothing of their image; 0 of no boxes.
+    """Return the share of boxes (in pixels, each with its image's size) that cover (nearly) nothing of it; 0 of none.
 
     Most of them without area are a sign of the wrong space. Fractions read as thousandths give boxes of a thousandth of
-    the image at most, thousandths read as pixels give some that lie outside. Boxes are in pixels, each with width and
-    height of its image.
+    the image at most, thousandths read as pixels give some that lie outside.
     """
-    return sum(_is_degenerate(box, size) for box, size in boxes) / len(boxes) if boxes else 0.0
+    return sum(_is_degenerate(box, *size) for box, size in boxes) / len(boxes) if boxes else 0.0
 
 
-def _is_degenerate(box: Box, image_size: tuple[int, int]) -> bool:
-    sides = (
-        (min(box.right, image_size[0]) - max(box.left, 0), image_size[0]),
-        (min(box.bottom, image_size[1]) - max(box.top, 0), image_size[1]),
-    )
-    return any(length <= 0 for length, _ in sides) or all(length <= max(1.0, 0.01 * whole) for length, whole in sides)
+def _is_degenerate(box: Box, width: int, height: int) -> bool:
+    across, down = min(box.right, width) - max(box.left, 0), min(box.bottom, height) - max(box.top, 0)
+    return across <= 0 or down <= 0 or (across <= max(1.0, 0.01 * width) and down <= max(1.0, 0.01 * height))
 
 
 def doubt_about_boxes(task: str, boxes: Sequence[tuple[Box, tuple[int, int]]], *, space: str, declared_by: str) -> str:
-    """Return a warning if most boxes of a task, read in a space, cover nothing of their image; else nothing.
-
-    The boxes are in pixels, each with width and height of its image; a space is declared by, e.g., a `--model-arg`.
-    """
+    """Return a warning if most boxes of a task (in pixels, with the image's size) cover nothing of it; else nothing."""
     share = degenerate_share(boxes)
     if 2 * share <= 1:
         return ""

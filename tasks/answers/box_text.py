@@ -9,14 +9,13 @@ tells one box:
 - two with `or` between them are no answer, and what is denied (`not at [...]`) or an example is no box.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from medbench.tasks.answers.box_names import HIGH, LOW, Name, Numbers, box_of, names_in
-from medbench.tasks.answers.box_tokens import TO, Item, Unit, common_unit, items_of, plain_text
-from medbench.tasks.answers.phrases import word_lists, word_set
+from medbench.tasks.answers import box_tokens
+from medbench.tasks.answers.box_tokens import HIGH, LOW, TO, Item, Name, Numbers, Unit, box_of, names_in
+from medbench.tasks.answers.wording import exactly, word_lists, word_set
 
 NumberOrder = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
 
@@ -24,61 +23,29 @@ _IMAGE, _BEFORE_A_SIZE = word_set("image_words"), word_set("words_before_a_size"
 _LINKS, _FROM = word_set("link_words"), word_set("from_words")
 _ORDERS: Mapping[str, NumberOrder] = word_lists()["number_orders"]
 _RANGES: Mapping[str, tuple[str, str]] = {"x": ("left", "right"), "y": ("top", "bottom")}
-_ACROSS = frozenset({"left", "right"})
-_SIZES = frozenset({"width", "height"})
-_FOUR, _TWO = 4, 2
-
-_DENIED = re.compile(
-    r"(?:\b(?:not|never|cannot)\b|n't\b):?(?: [a-z]+){0,4} ?$|\bno(?: [a-z]+){1,3} (?:in|at|within|inside)[ :]*$"
-    r"|\b(?:e\.?g\.?|for example|for instance|such as|an example|example:)[ ,:]*$"
-    r"|\b(?:whole|entire|full) (?:image|picture|scan|slice|frame)\b[^.;\n]*$"
-)
-_DENIED_BEHIND = re.compile(
-    r"\W{0,3}(?:is|was|would be) (?:not|wrong|incorrect|false|the (?:whole|entire|full) image)\b"
-)
-_RETRACTED = re.compile(
-    r"\b(?:wait|sorry|actually|correction|rather|mistake|mistaken|wrong|incorrect|scratch that|hmm|on second thoughts?"
-    r"|i mean|i meant)\b|\bno\b ?[,.!:;]"
-    r"|\b(?:correct(?:ed|ing)|revis(?:ed|ing)|refin(?:ed|ing)|adjust(?:ed|ing)|final(?:ly)?)\b[^.;\n]*$"
-)
-_TAKEN_BACK = re.compile(
-    r"\b(?:no,? wait|wait,? (?:no|that)|scratch that|that(?:'s| is| was) (?:wrong|incorrect|not)"
-    r"|take (?:it|that) back)\b"
-)
-_OR = re.compile(r"\W*(?:or|oder|或)\b[^\d]{0,40}$")
-_UNIT_SAID = re.compile(
-    r"(?<!\d )(?<!\d)\b(percent(?:age)?s?|pixels?)\b(?: (?:coordinates|values))?[ :()\n]*[a-z_ \"'{]{0,20}[=: ]*$"
-)
-_REACH = 160
+_ACROSS, _SIZES = frozenset({"left", "right"}), frozenset({"width", "height"})
+_FOUR, _TWO, _REACH = 4, 2, 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundBox:
-    """Four numbers that an answer tells as a box, as they stand, from `start` to `end` of the plain text.
-
-    The order `space` is that of the model's space, `points` two corners each written as in that space, any other what
-    the answer itself says. The unit is what the answer gives to all of them; `?` if it gives several.
-    """
+    """Four numbers that an answer tells as a box, as they stand, from `start` to `end` of the plain text."""
 
     numbers: Numbers
+    # `space` is that of the model's space, `points` two corners each written as in it, any other what the answer says.
     order: NumberOrder
-    unit: Unit
+    unit: Unit  # What the answer gives to all of them; `?` if it gives several.
     start: int
     end: int
 
 
 def find_box(text: str, *, y_first: bool = False) -> FoundBox | None:
-    """Return the box that an answer tells, or None if it tells none or leaves it open.
-
-    Points are written with y before x if `y_first`, where nothing else is said.
-    """
-    plain = plain_text(text)
-    return _chosen(_BoxFinder(items_of(plain), y_first=y_first).boxes(), plain)
+    """Return the box that an answer tells, None if none or open; points have y first if `y_first` says so."""
+    plain = box_tokens.plain_text(text)
+    return _chosen(_BoxFinder(box_tokens.items_of(plain), y_first=y_first).boxes(), plain)
 
 
 class _BoxFinder:
-    """Goes through the pieces of an answer and collects the boxes that it tells."""
-
     def __init__(self, items: Sequence[Item], *, y_first: bool) -> None:
         self._items = items
         self._y_first = y_first
@@ -132,8 +99,7 @@ class _BoxFinder:
     def _four(self, item: Item) -> None:
         edges = self._pending()
         if len(edges) >= _FOUR:
-            numbers = _by_names(edges[-_FOUR:], item.numbers)
-            if numbers is not None:
+            if (numbers := _by_names(edges[-_FOUR:], item.numbers)) is not None:
                 self._boxes.append(_told(numbers, "xyxy", [item]))
         elif not {"cx", "width"} & set(edges):
             order: NumberOrder = "points" if item.text == "to" else "space"
@@ -246,18 +212,14 @@ class _BoxFinder:
         self._image = self._image if text in _BEFORE_A_SIZE else ""
         if text in _FROM:
             self._between = text == "between"
-            self._begin_corner(LOW)
+            self._names, self._corner = (self._names, self._corner) if self._names else ([LOW], LOW)
         elif text in TO or (text == "and" and self._between):
-            if self._corner == LOW or {"left", "top", "x", "y"} & set(self._edges):
-                self._begin_corner(HIGH)
+            if not self._names and (self._corner == LOW or {"left", "top", "x", "y"} & set(self._edges)):
+                self._names, self._corner = [HIGH], HIGH
         elif text not in _LINKS and text != "and" and item.kind != "tag":
             self._forget_names()
             self._corner = None
         self._loosely = bool(self._names)
-
-    def _begin_corner(self, corner: Name) -> None:
-        if not self._names:
-            self._names, self._corner = [corner], corner
 
     def _pending(self) -> list[str]:
         return [edge for name in self._names for edge in name.edges(y_first=self._y_first)]
@@ -296,7 +258,6 @@ class _BoxFinder:
         self._edges, self._tellers = {}, []
 
     def _close(self) -> bool:
-        """Take the edges told so far for a box if they make one."""
         if self._loose_centre and {"x", "y"} & set(self._edges):
             return False
         # Sizes in a sentence of their own may be those of the image.
@@ -310,45 +271,39 @@ class _BoxFinder:
         return True
 
     def _bare(self) -> list[FoundBox]:
-        """Return the box of four bare numbers, if there are no others."""
-        run = [item for run in self._runs for item in run]
+        run = self._runs[0] if len(self._runs) == 1 else []
         numbers = [item.numbers[0] for item in run]
         # `1. 100 200 300` is an item of a list, `5, 6, 7, 8` counts something.
         counted = [number - numbers[0] for number in numbers] == [0, 1, 2, 3]
-        if len(self._runs) != 1 or len(run) != _FOUR or counted or any(item.text.endswith(".") for item in run):
+        if len(run) != _FOUR or counted or any(item.text.endswith(".") for item in run):
             return []
         return [_told(numbers, "space", run)]
 
 
 def _by_names(edges: Sequence[str], numbers: Sequence[float]) -> Numbers | None:
-    """Return the box of numbers whose names are told elsewhere."""
     return box_of(dict(zip(edges, numbers, strict=True))) if len(set(edges)) == _FOUR else None
 
 
 def _told(numbers: Sequence[float], order: NumberOrder, tellers: Sequence[Item]) -> FoundBox:
     first, second, third, fourth = numbers
-    return FoundBox(
-        numbers=(first, second, third, fourth), order=order, unit=common_unit(tellers), start=tellers[0].start,
-        end=tellers[-1].end,
-    )  # fmt: skip
+    four, unit = (first, second, third, fourth), box_tokens.common_unit(tellers)
+    return FoundBox(numbers=four, order=order, unit=unit, start=tellers[0].start, end=tellers[-1].end)
 
 
 def _chosen(boxes: Sequence[FoundBox], plain: str) -> FoundBox | None:
     """Return the box that the answer stands by; the head of this module says which."""
     ends = [0, *(box.end for box in boxes)]
     told = [(box, plain[max(end, box.start - _REACH) : box.start]) for end, box in zip(ends[:-1], boxes, strict=True)]
-    told = [
-        (box, before)
-        for box, before in told
-        if not _DENIED.search(before) and not _DENIED_BEHIND.match(plain[box.end : box.end + _REACH])
-    ]
-    retracted = [place for place, (_, before) in enumerate(told) if place and _RETRACTED.search(before)]
+    told = [(box, before) for box, before in told if not exactly("box_denied").search(before)]
+    denied_behind = exactly("box_denied_behind")
+    told = [(box, before) for box, before in told if not denied_behind.match(plain[box.end : box.end + _REACH])]
+    retracted = [place for place, (_, before) in enumerate(told) if place and exactly("box_retracted").search(before)]
     told = told[retracted[-1] if retracted else 0 :]
-    if not told or _TAKEN_BACK.search(plain, told[-1][0].end):
+    if not told or exactly("box_taken_back").search(plain, told[-1][0].end):
         return None
     chosen, before = told[0]
-    if any(_OR.match(between) and box.numbers != chosen.numbers for box, between in told[1:]):
+    if any(exactly("box_or").match(between) and box.numbers != chosen.numbers for box, between in told[1:]):
         return None
     # `in percent: [10, 20, 30, 40]`
-    said = None if chosen.unit else _UNIT_SAID.search(before)
+    said = None if chosen.unit else exactly("box_unit_said").search(before)
     return chosen if said is None else replace(chosen, unit="%" if said[1].startswith("percent") else "px")

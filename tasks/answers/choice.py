@@ -10,22 +10,19 @@ refusal scores. Here an answer takes a choice only if it says so in one of these
 4. it begins with it: `C) warfarin`, `Option C: warfarin`; or its last line is a key alone;
 5. it points to one option only: `warfarin (option C)`.
 
-Whatever is declared twice in different ways, or with an alternative (`B or C`), is denied, asked, supposed (`one might
-say that`) or made up of a letter and the text of another option, is unread. Of an answer that takes itself back (`A.
-Wait, no: B`) the last version counts. A letter that is an article, an initial or a part of a name (`A lesion`,
-`E. coli`, `D-dimer`) is no letter. Classes, which are words themselves, are read by `tasks.answers.classes`; yes, no
-and maybe by `medbench.tasks.answers.polar`.
+What stays unread (`B or C`, what is denied, asked or supposed, a letter that is an article), and that the last version
+of an answer counts, stands in `docs/scoring.md`.
 """
 
 from collections.abc import Mapping
 
-from medbench.tasks.answers.classes import read_class
-from medbench.tasks.answers.fields import answer_fields
-from medbench.tasks.answers.letters import Claims, common, letters_reader
-from medbench.tasks.answers.options import Keys
-from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
-from medbench.tasks.answers.texts import standing_text
-from medbench.tasks.answers.thoughts import final_answer
+from medbench.tasks.answers.closed import POLAR_WORDS, read_class, read_polar
+from medbench.tasks.answers.letters import Keys, common, letters_reader
+from medbench.tasks.answers.texts import plain_characters, standing_text
+from medbench.tasks.answers.thoughts import answer_fields, final_answer
+from medbench.tasks.answers.wording import phrase
+
+_LOOKED_AT = 400
 
 
 def read_choice(text: str, choices: Mapping[str, str]) -> str | None:
@@ -56,13 +53,17 @@ def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
     fields = answer_fields(said)
     if fields is None:
         return _taken(standing_text(said), choices)
-    read = [_taken(standing_text(value), choices, in_field=True) for value in fields.values if value]
-    beside = _declared_beside(standing_text(fields.beside), choices)
-    return common([keys for keys in (*read, *beside) if keys])
+    claims = [_taken(standing_text(value), choices, in_field=True) for value in fields[0] if value]
+    # Where the text around JSON declares something else, nothing is taken.
+    beside = standing_text(fields[1])
+    if {key.lower() for key in choices} <= POLAR_WORDS:
+        claims.append(_taken(beside, choices))
+    elif all(len(key) == 1 for key in choices):
+        claims += letters_reader(tuple(choices.items())).declared(beside)
+    return common([keys for keys in claims if keys])
 
 
 def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> Keys:
-    """Return what a plain text takes, read by the reader of its kind of choices."""
     keys = {key.lower() for key in choices}
     words = all(key.lower() == text.lower() or not text.strip() for key, text in choices.items())
     if words and keys <= POLAR_WORDS:
@@ -74,13 +75,14 @@ def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> 
     return letters_reader(tuple(choices.items()), in_field=in_field).taken_by(text)
 
 
-def _declared_beside(text: str, choices: Mapping[str, str]) -> Claims:
-    """Return what the text around JSON declares: where it declares something else, nothing is taken."""
-    if not text.strip():
-        return ()
-    if {key.lower() for key in choices} <= POLAR_WORDS:
-        polar = _taken(text, choices)
-        return (polar,) if polar else ()
-    if not all(len(key) == 1 for key in choices):
-        return ()
-    return letters_reader(tuple(choices.items())).declared(text)
+def is_refusal(text: str) -> bool:
+    """Return whether an answer declines: it refuses, excuses itself, or says no more than that it does not know.
+
+    Under `strict` a refusal counts as wrong like any other answer that is not right; the state only says why. So one
+    that is not recognised costs nothing but a count, while a proper answer taken for one would cost its score: what is
+    not plainly a refusal is none.
+    """
+    text = text.strip()
+    opening = plain_characters(text[:_LOOKED_AT])
+    whole = len(text) <= _LOOKED_AT and phrase("refuses_whole").match(opening) is not None
+    return whole or phrase("refuses").match(opening) is not None

@@ -10,24 +10,19 @@ since they were made by somebody from the authors' file, nobody knows how, e.g.:
 
     dermamnist_224.npz   test_images [2005, 224, 224, 3], test_labels [2005, 1] with values 0-6
 
-Samples: row 12 of the test arrays is `test/12`; its image is read from the array when it is asked for. The
-question lists all classes, in the official wording for the paper's two sets and analogous wording for the
-stand-ins. `-left` and `-right` at the end of a class name move to the front, as in the official code.
-
-Split: the authors' train and test (7007 / 2005 and 13932 / 8827); the validation part is not used, as in the
-paper. Neither the lesion of a DermaMNIST picture nor the scan of an OrganSMNIST slice is in the npz, so the
-only group is the image: intervals on these tasks are narrower than they should be.
+Samples (`test/12` for row 12 of the test arrays), questions, split and groups: docs/data.md.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from medbench.tasks.datasets.native import collect, relative, wrong_layout
+from medbench.tasks.datasets.native import Found, Native, collect
 from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.images import array_form, read_array, refuse_other_stacks
 from medbench.tasks.sample import SPLITS, ImageRef, Sample, Split
 from medbench.tasks.spec import Reading
@@ -57,30 +52,8 @@ class LabelSet:
 
 
 LABEL_SETS: Mapping[str, LabelSet] = {
-    "dermamnist": LabelSet(
-        "multi-source dermatoscopic image of common pigmented skin lesions",
-        (
-            *("actinic keratoses and intraepithelial carcinoma", "basal cell carcinoma"),
-            *("benign keratosis-like lesions", "dermatofibroma", "melanoma", "melanocytic nevi", "vascular lesions"),
-        ),
-    ),
-    "organsmnist": LabelSet(
-        "CT image",
-        (
-            *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right"),
-            *("liver", "lung-left", "lung-right", "pancreas", "spleen"),
-        ),
-    ),
-    # The file has the grades 0-4; the words are those of the international severity scale.
-    "retinamnist": LabelSet(
-        "retina fundus image",
-        (
-            "no diabetic retinopathy",
-            *(f"{grade} non-proliferative diabetic retinopathy" for grade in ("mild", "moderate", "severe")),
-            "proliferative diabetic retinopathy",
-        ),
-    ),
-    "breastmnist": LabelSet("breast ultrasound image", ("malignant", "normal or benign")),
+    flag: LabelSet(subject, tuple(names))
+    for flag, (subject, *names) in read_yaml_table(Path(__file__).with_name("medmnist.yaml")).items()
 }
 
 
@@ -90,22 +63,19 @@ def spoken_name(name: str) -> str:
     return f"{side} {organ}" if side in {"left", "right"} else name
 
 
-def read_labels(source: Path, options: Mapping[str, str], *, task: str, layout: str) -> Reading:
-    """Read a MedMNIST file, labels only; see the module's docstring.
+def read_labels(native: Native) -> Reading:
+    """Read a MedMNIST file, labels only.
 
-    Raises:
-        DataError: If the file is missing or its arrays do not fit together.
-        UsageError: If the option `flag` names no known set.
+    Raises DataError if it is missing or its arrays do not fit together, UsageError if `flag` names no known set.
     """
-    flag = options.get("flag", task)
+    flag = native.options.get("flag", native.task)
     if flag not in LABEL_SETS:
         raise UsageError(f"The option flag={flag} names no known MedMNIST set.", f"Allowed: {', '.join(LABEL_SETS)}.")
     names = tuple(f"{flag}{size}.npz" for size in _SIZES)
-    path = next((source / name for name in names if (source / name).is_file()), None)
+    path = next((native.source / name for name in names if (native.source / name).is_file()), None)
     if path is None:
-        raise wrong_layout(source, names, layout.replace(task, flag))
-    image = relative(source, path)
-    found = chain.from_iterable(_split_samples(path, image, split, task, LABEL_SETS[flag]) for split in SPLITS)
+        raise replace(native, layout=native.layout.replace(native.task, flag)).other_layout(*names)
+    found = chain.from_iterable(_split_samples(path, split, native.task, LABEL_SETS[flag]) for split in SPLITS)
     return collect(found, f"the dataset's own train and test arrays of {path.name}", _other_sizes(path))
 
 
@@ -113,28 +83,19 @@ def _other_sizes(path: Path) -> Iterator[str]:
     """Yield a warning where images have another size than the paper's; both splits have one file and one size."""
     sizes = {array_form(path, f"{split}_images")[0][1:3] for split in SPLITS}
     for height, width in sorted(sizes - {(_PAPER_SIZE, _PAPER_SIZE)}):
-        yield (
-            f"the pictures of {path.name} have {width} x {height} pixels, the paper's {_PAPER_SIZE} x {_PAPER_SIZE}: "
-            "numbers on them are another benchmark's and not comparable"
-        )
+        found, other = f"{width} x {height} pixels", "numbers on them are another benchmark's and not comparable"
+        yield f"the pictures of {path.name} have {found}, the paper's {_PAPER_SIZE} x {_PAPER_SIZE}: {other}"
 
 
-def _split_samples(path: Path, image: str, split: Split, task: str, label_set: LabelSet) -> Iterator[Sample]:
-    inputs = {"subject": label_set.subject, "classes": label_set.listing}
-    spoken = label_set.spoken
+def _split_samples(path: Path, split: Split, task: str, label_set: LabelSet) -> Found:
+    inputs, spoken = {"subject": label_set.subject, "classes": label_set.listing}, label_set.spoken
     choices = {name: name for name in spoken}
     for index, label in enumerate(_labels(path, split, len(spoken))):
+        item, image = f"{split}/{index}", ImageRef(path=path.name, member=f"{split}_images", index=index)
         yield Sample(
-            sample_id=f"{split}/{index}",
-            task=task,
-            split=split,
-            images=(ImageRef(path=image, member=f"{split}_images", index=index),),
-            inputs=inputs,
-            reference=spoken[label],
-            choices=choices,
-            labels={"label": spoken[label]},
-            groups={"image": f"{split}/{index}"},
-        )
+            sample_id=item, task=task, split=split, images=(image,), inputs=inputs, reference=spoken[label],
+            choices=choices, labels={"label": spoken[label]}, groups={"image": item},
+        )  # fmt: skip
 
 
 def _labels(path: Path, split: Split, classes: int) -> list[int]:

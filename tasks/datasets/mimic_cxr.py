@@ -22,29 +22,7 @@ and the raw files, as PhysioNet ships them: the official split file, one text pe
         IMPRESSION: Normal.
     files/p10/p10000000/s50000000/<dicom id>.jpg
 
-Samples: `s50000000/<dicom id>`. Of the annotation one per row, with the first picture only, as in the official code;
-the report is the reference, whole (the official cut at 50 words belongs to the paper's scoring protocol). Of the raw
-files one per picture, since each view of a study is its own sample (paper, appendix B); the reference is a part of the
-report, white space made single, and at most 800 characters long, as in the paper. Which part makes three tasks, since
-their numbers are not comparable:
-
-- `mimic-cxr`, the default: the findings.
-- `mimic-cxr-impression`: the impression. Raw files only: the annotation holds one text per report.
-- `mimic-cxr-both`: the findings, a space, the impression, where a report has both. Raw files only.
-
-Split: the annotation's train and test (9997 / 3858 in the paper; its 9997 training rows are those of
-`annotation_small.json`, and without that file all rows of "train" are read). Of the raw files the official test rows;
-validation rows are not used, and 9997 training pictures are drawn by a seeded hash. Which ones the authors drew is
-known from their subset only.
-
-The split file has 377,110 rows. Pictures are looked for and reports are read only where a row may become a sample:
-for the test rows, and for the training rows in the order of their ranks until the draw is full.
-
-A report is free text. A section starts at a line that begins with its name and a colon (`FINDINGS:`, ` Findings :`) and
-ends at the next such line. Only the names listed here count, since findings may have lines of that look of their own
-(`LUNGS: clear.`). Of several sections of one name the last that is not empty counts, as in the parser that MIMIC-CXR's
-authors published. A preliminary reading may stand before the report: where a line says `FINAL REPORT` and no more, only
-what follows it is read.
+Samples (`s50000000/<dicom id>`), the three tasks, the split, the draw and how a report is taken apart: docs/data.md.
 """
 
 import gzip
@@ -52,22 +30,14 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import BeforeValidator
 
-from medbench.tasks.datasets.native import (
-    MISSING,
-    collect,
-    lacking,
-    prefix,
-    rank,
-    refuse_options,
-    seed_option,
-    wrong_layout,
-)
+from medbench.tasks.datasets.native import MISSING, Found, Native, collect, lacking, left_out, rank, sorted_out
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.text import decoded, named_rows
 from medbench.tasks.sample import ImageRef, Sample, Split
@@ -76,10 +46,10 @@ from medbench.tasks.validation import MaybeText, NativeRow, empty_for_missing, p
 
 SectionName = Literal["findings", "impression", "both"]
 
+_SECTIONS: Mapping[str, SectionName] = {"mimic-cxr-impression": "impression", "mimic-cxr-both": "both"}
 _SPLIT_FILES = ("mimic-cxr-2.0.0-split.csv", "mimic-cxr-2.0.0-split.csv.gz")
 _DEFAULT_MAX_TRAIN = 9997
 _MAX_CHARACTERS = 800
-
 _IMAGES = "files"
 _REPORTS = ("files", "mimic-cxr-reports/files", "reports/files")
 _COLUMNS = ("dicom_id", "study_id", "subject_id", "split")
@@ -98,8 +68,6 @@ _NAMES = {
         r"|REFERENCE EXAM|TECHNIQUE|TYPE OF EXAMINATION|WET READ"
     ),
 }
-
-
 _ANY = "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _NAMES.items()).replace(" ", r"[ \t]+")
 # A name in small letters is the middle of a wrapped sentence.
 _HEADER = re.compile(rf"^[ \t]*(?=[A-Z])(?i:{_ANY})[ \t]*:", re.MULTILINE)
@@ -130,79 +98,59 @@ class _Annotation(NativeRow):
     test: tuple[_Row, ...] = ()
 
 
-_ANNOTATION = TypeAdapter(_Annotation)
+def read_reports(native: Native) -> Reading:
+    """Read MIMIC-CXR.
 
-
-def read_reports(source: Path, options: Mapping[str, str], *, task: str, layout: str, section: SectionName) -> Reading:
-    """Read MIMIC-CXR; see the module's docstring.
-
-    Raises:
-        DataError: If the layout is another one, does not hold the section, or a file is broken.
-        UsageError: If an option is malformed or has no effect on the layout found.
+    Raises DataError if the layout is another one, does not hold the task's section, or a file is broken; UsageError if
+    an option is malformed or has no effect on the layout found.
     """
+    source, section = native.source, _SECTIONS.get(native.task, "findings")
     annotation = source / _ANNOTATION_FILE
     split_file = next((source / name for name in _SPLIT_FILES if (source / name).is_file()), None)
     if annotation.is_file() and section == "findings":
-        refuse_options(options, options, "the annotation is already split and drawn")
-        return _read_annotation(source, annotation, task)
+        native.refuse_options(native.options, "the annotation is already split and drawn")
+        return _read_annotation(native, annotation)
     if split_file is not None:
-        return _read_raw(source, split_file, options, task, section)
+        return _read_raw(native, split_file, section)
     if annotation.is_file():
         raise DataError(
-            f"{annotation} holds one text per report, which {task} cannot be made of.",
-            f"The raw layout is needed: {layout}",
+            f"{annotation} holds one text per report, which {native.task} cannot be made of.",
+            f"The raw layout is needed: {native.layout}",
         )
-    raise wrong_layout(source, [_ANNOTATION_FILE, _SPLIT_FILES[0]], layout)
+    raise native.other_layout(_ANNOTATION_FILE, _SPLIT_FILES[0])
 
 
-def _read_annotation(source: Path, path: Path, task: str) -> Reading:
-    annotation = parse_json_file(_ANNOTATION, path)
-    small = source / "annotation_small.json"
-    train = parse_json_file(_ANNOTATION, small).train if small.is_file() else annotation.train
+def _read_annotation(native: Native, path: Path) -> Reading:
+    annotation = parse_json_file(_Annotation, path)
+    small, files = path.with_name("annotation_small.json"), native.source / "files"
+    train = parse_json_file(_Annotation, small).train if small.is_file() else annotation.train
     method = f"train of {small.name if small.is_file() else path.name}, test of {path.name}"
-    folder = source / "files" if (source / "files").is_dir() else source
-    start = prefix(source, folder)
-    found = chain(_samples(train, "train", start, task), _samples(annotation.test, "test", start, task))
-    return collect(found, method)
+    start = native.prefix(files if files.is_dir() else native.source)
+
+    def samples(rows: Sequence[_Row], split: Split) -> Found:
+        for row in rows:
+            item, image = f"s{row.study_id}/{row.id}", next(iter(row.image_path), None)
+            if image is None:
+                yield Skipped(item=item, reason="row names no image")
+                continue
+            yield lacking(item, report=row.report) or Sample(
+                sample_id=item, task=native.task, split=split, images=(ImageRef(path=f"{start}{image}"),),
+                reference=row.report,
+                groups={"image": image, "study": str(row.study_id), "patient": str(row.subject_id)},
+            )  # fmt: skip
+
+    return collect(chain(samples(train, "train"), samples(annotation.test, "test")), method)
 
 
-def _samples(rows: Sequence[_Row], split: Split, start: str, task: str) -> Iterator[Sample | Skipped]:
-    for row in rows:
-        sample_id = f"s{row.study_id}/{row.id}"
-        reason = lacking(report=row.report) if row.image_path else "row names no image"
-        if reason:
-            yield Skipped(item=sample_id, reason=reason)
-            continue
-        yield Sample(
-            sample_id=sample_id,
-            task=task,
-            split=split,
-            images=(ImageRef(path=f"{start}{row.image_path[0]}"),),
-            reference=row.report,
-            groups={"image": row.image_path[0], "study": str(row.study_id), "patient": str(row.subject_id)},
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
+class _View(NamedTuple):
     """One picture of a study."""
 
+    sample_id: str
     split: Split
     patient: str
     study: str
-    dicom: str
-
-    @property
-    def sample_id(self) -> str:
-        return f"s{self.study}/{self.dicom}"
-
-    @property
-    def study_path(self) -> str:
-        return f"p{self.patient[:2]}/p{self.patient}/s{self.study}"
-
-    @property
-    def image_path(self) -> str:
-        return f"{self.study_path}/{self.dicom}.jpg"
+    report: str  # Path of the report without its suffix, below the folder of reports.
+    image: str  # Path of the picture, below `files`.
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,19 +195,39 @@ def split_report(report: str) -> ReportSections:
     )
 
 
-def _read_raw(source: Path, split_file: Path, options: Mapping[str, str], task: str, section: SectionName) -> Reading:
-    limit = _max_train_option(options)
+def _read_raw(native: Native, split_file: Path, section: SectionName) -> Reading:
+    limit = _max_train_option(native.options)
     if limit is None:
-        refuse_options(options, ["seed"], "max_train=all draws nothing")
-    seed = seed_option(options)
+        native.refuse_options(["seed"], "max_train=all draws nothing")
+    seed, folders = native.seed(), [native.source / name for name in _REPORTS if (native.source / name).is_dir()]
+
+    @cache
+    def reference(report: str) -> tuple[str, str]:
+        return _reference([folder / f"{report}.txt" for folder in folders], section)
+
+    def sample(view: _View) -> Sample | Skipped:
+        image = f"{_IMAGES}/{view.image}"
+        if not (native.source / image).is_file():
+            return Skipped(item=view.sample_id, reason=MISSING, looked_for=image)
+        text, problem = reference(view.report)
+        return left_out(view.sample_id, problem) or Sample(
+            sample_id=view.sample_id, task=native.task, split=view.split, images=(ImageRef(path=image),),
+            reference=text, groups={"image": view.image, "study": view.study, "patient": view.patient},
+        )  # fmt: skip
+
     listed = list(_listed(split_file))
     views = [item for item in listed if isinstance(item, _View)]
-    studies = _Studies(source, task, section)
-    train = _train(views, studies, seed, limit)
-    tests = (studies.sample(view) for view in views if view.split == "test")
+    # What is drawn comes in the order of the split file, after what was skipped on the way to a full draw.
+    train = [view for view in views if view.split == "train"]
+    order = {view.sample_id: place for place, view in enumerate(train)}
+    ranked = sorted(train, key=lambda view: (rank(seed, view.sample_id), view.sample_id))
+    drawn, unusable = sorted_out(map(sample, ranked), limit)
+    drawn.sort(key=lambda sample: order[sample.sample_id])
+    tests = (sample(view) for view in views if view.split == "test")
+    skipped = [item for item in listed if isinstance(item, Skipped)]
     draw = "all its train rows" if limit is None else f"at most {limit} images drawn of its train rows, seed {seed}"
     method = f"the test rows of {split_file.name}; training set ours, not the authors': {draw}"
-    return collect((*(item for item in listed if isinstance(item, Skipped)), *train, *tests), method)
+    return collect((*skipped, *unusable, *drawn, *tests), method)
 
 
 def _max_train_option(options: Mapping[str, str]) -> int | None:
@@ -275,19 +243,16 @@ def _max_train_option(options: Mapping[str, str]) -> int | None:
 def _listed(split_file: Path) -> Iterator[_View | Skipped]:
     way_out = f"It needs {', '.join(_COLUMNS)}; download it again."
     for number, row, _ in named_rows(_unpacked(split_file), str(split_file), _COLUMNS, way_out):
-        item = f"{split_file.name} line {number}"
-        if row["split"] == _UNUSED_SPLIT:
+        dicom, study, patient, split = (row[column] for column in _COLUMNS)
+        if split == _UNUSED_SPLIT:
             continue
-        if row["split"] not in _SPLITS:
-            yield Skipped(item=item, reason="split is not train, validate or test")
-        elif not (
-            _NUMBER.fullmatch(row["subject_id"])
-            and _NUMBER.fullmatch(row["study_id"])
-            and _DICOM.fullmatch(row["dicom_id"])
-        ):
-            yield Skipped(item=item, reason="an id is missing or malformed")
-        else:
-            yield _View(_SPLITS[row["split"]], row["subject_id"], row["study_id"], row["dicom_id"])
+        reason = "" if split in _SPLITS else "split is not train, validate or test"
+        if not (_NUMBER.fullmatch(patient) and _NUMBER.fullmatch(study) and _DICOM.fullmatch(dicom)):
+            reason = reason or "an id is missing or malformed"
+        report = f"p{patient[:2]}/p{patient}/s{study}"
+        yield left_out(f"{split_file.name} line {number}", reason) or _View(
+            f"s{study}/{dicom}", _SPLITS[split], patient, study, report, f"{report}/{dicom}.jpg"
+        )
 
 
 def _unpacked(path: Path) -> bytes:
@@ -298,69 +263,21 @@ def _unpacked(path: Path) -> bytes:
         raise DataError(f"{path} is not a readable CSV file: {error}.", "Download it again.") from error
 
 
-def _train(views: Sequence[_View], studies: "_Studies", seed: int, limit: int | None) -> list[Sample | Skipped]:
-    """Return what was skipped on the way to a full draw, then the drawn samples in the order of the split file."""
-    candidates = [view for view in views if view.split == "train"]
-    drawn: dict[_View, Sample] = {}
-    skipped: list[Skipped] = []
-    for view in sorted(candidates, key=lambda view: (rank(seed, view.sample_id), view.sample_id)):
-        if len(drawn) == limit:
-            break
-        item = studies.sample(view)
-        if isinstance(item, Sample):
-            drawn[view] = item
-        else:
-            skipped.append(item)
-    return [*skipped, *(drawn[view] for view in candidates if view in drawn)]
-
-
-class _Studies:
-    """Makes samples of views; the report of a study is read once for all its views."""
-
-    def __init__(self, source: Path, task: str, section: SectionName) -> None:
-        self._images = source / _IMAGES
-        self._reports = [source / name for name in _REPORTS if (source / name).is_dir()]
-        self._task = task
-        self._section = section
-        self._references: dict[str, tuple[str, str]] = {}
-
-    def sample(self, view: _View) -> Sample | Skipped:
-        if not (self._images / view.image_path).is_file():
-            return Skipped(item=view.sample_id, reason=MISSING, looked_for=f"{_IMAGES}/{view.image_path}")
-        if view.study_path not in self._references:
-            self._references[view.study_path] = self._reference(view.study_path)
-        text, problem = self._references[view.study_path]
-        if problem:
-            return Skipped(item=view.sample_id, reason=problem)
-        return Sample(
-            sample_id=view.sample_id,
-            task=self._task,
-            split=view.split,
-            images=(ImageRef(path=f"{_IMAGES}/{view.image_path}"),),
-            reference=text,
-            groups={"image": view.image_path, "study": view.study, "patient": view.patient},
-        )
-
-    def _reference(self, study_path: str) -> tuple[str, str]:
-        """Return the chosen text of a report, or why there is none."""
-        candidates = (folder / f"{study_path}.txt" for folder in self._reports)
-        path = next((path for path in candidates if path.is_file()), None)
-        if path is None:
-            return "", "report is missing"
-        data = read_bytes(path)
-        try:
-            sections = split_report(decoded(data, str(path)))
-        except DataError:
-            return "", "report is not UTF-8 text"
-        text = sections.text(self._section)
-        return text, _problem(sections, self._section, text)
-
-
-def _problem(sections: ReportSections, section: SectionName, text: str) -> str:
+def _reference(candidates: Sequence[Path], section: SectionName) -> tuple[str, str]:
+    """Return the chosen text of a report, or why there is none."""
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        return "", "report is missing"
+    data = read_bytes(path)
+    try:
+        sections = split_report(decoded(data, str(path)))
+    except DataError:
+        return "", "report is not UTF-8 text"
+    text, problem = sections.text(section), ""
     if section != "impression" and not sections.findings:
-        return "report has no findings"
-    if section != "findings" and not sections.impression:
-        return "report has no impression"
-    if len(text) > _MAX_CHARACTERS:
-        return f"{_CHOSEN[section]} longer than {_MAX_CHARACTERS} characters"
-    return ""
+        problem = "report has no findings"
+    elif section != "findings" and not sections.impression:
+        problem = "report has no impression"
+    elif len(text) > _MAX_CHARACTERS:
+        problem = f"{_CHOSEN[section]} longer than {_MAX_CHARACTERS} characters"
+    return text, problem

@@ -12,25 +12,18 @@ Native layout::
         MPX1000_synpic1000.jpg,modality,CT
     images/MPX1000_synpic1000.jpg
 
-Samples: one per row of type `caption`, `test/MPX1000_synpic1000.jpg/c0` (picture, then the place among the
-captions of this picture). Dropped with a reason, as in the official code: rows with any empty column, where
-empty is what pandas reads as missing (``NA``, ``nan``, ``None``, ...); rows of another type; rows whose
-picture is missing.
-
-Split: the two files (31416 / 6664 in the paper). Cases are not kept apart by it: the group `case` is the
-part of the picture's name before `_synpic`, or the picture itself where the name has no case.
+Samples (`test/MPX1000_synpic1000.jpg/c0`), what is dropped, and the split: docs/data.md.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Mapping
 from pathlib import Path
 
-from medbench.tasks.datasets.native import collect, find_root, prefix, present_splits
+from medbench.tasks.datasets.native import Found, Native, collect, left_out
 from medbench.tasks.foundation.text import named_rows
 from medbench.tasks.sample import ImageRef, Sample, Split
-from medbench.tasks.spec import Reading, Skipped
+from medbench.tasks.spec import Reading
 from medbench.tasks.validation import read_bytes
 
 _NAMES: dict[Split, str] = {"train": "MedPix_single_train.csv", "test": "MedPix_single_test.csv"}
@@ -46,37 +39,26 @@ _EMPTY = frozenset(
 )
 
 
-def read_captions(source: Path, _options: Mapping[str, str], *, task: str, layout: str) -> Reading:
-    """Read MPx-Single; see the module's docstring.
+def read_captions(native: Native) -> Reading:
+    """Read MPx-Single; a DataError if the layout is another one, a file is no CSV, or a column is missing."""
+    root = native.root("RadFM_data_csv", *_NAMES.values())
+    images = native.relative((root if (root / "images").is_dir() else native.source) / "images")
 
-    Raises:
-        DataError: If the layout is another one, a file is no CSV, or a column is missing.
-    """
-    root = find_root(source, ["RadFM_data_csv"], list(_NAMES.values()), layout)
-    present, missing = present_splits({split: root / name for split, name in _NAMES.items()}, source, layout)
-    folder = root if (root / "images").is_dir() else source
-    images = f"{prefix(source, folder)}images"
-    parts = (_split_samples(split, path, images, task, layout) for split, path in present.items())
-    return collect(chain(missing, *parts), "RadFM's train and test files")
+    def samples(split: Split, path: Path) -> Found:
+        captions: Counter[str] = Counter()
+        way_out = f"Expected layout: {native.layout}"
+        for number, row, beyond in named_rows(read_bytes(path), str(path), _COLUMNS, way_out):
+            reason = "row has more columns than the header" if beyond else _unusable(row)
+            name = row["name"]
+            yield left_out(f"{path.name} line {number}", reason) or Sample(
+                sample_id=f"{split}/{name}/c{captions[name]}", task=native.task, split=split,
+                images=(ImageRef(path=f"{images}/{name}"),), reference=row["context"],
+                groups={"image": name, "case": case_of(name)},
+            )  # fmt: skip
+            captions[name] += not reason
 
-
-def _split_samples(split: Split, path: Path, images: str, task: str, layout: str) -> Iterator[Sample | Skipped]:
-    captions: Counter[str] = Counter()
-    for number, row, beyond in named_rows(read_bytes(path), str(path), _COLUMNS, f"Expected layout: {layout}"):
-        reason = "row has more columns than the header" if beyond else _unusable(row)
-        if reason:
-            yield Skipped(item=f"{path.name} line {number}", reason=reason)
-            continue
-        name = row["name"]
-        yield Sample(
-            sample_id=f"{split}/{name}/c{captions[name]}",
-            task=task,
-            split=split,
-            images=(ImageRef(path=f"{images}/{name}"),),
-            reference=row["context"],
-            groups={"image": name, "case": case_of(name)},
-        )
-        captions[name] += 1
+    files = {split: root / name for split, name in _NAMES.items()}
+    return collect(native.by_split(files, samples), "RadFM's train and test files")
 
 
 def case_of(name: str) -> str:

@@ -1,21 +1,19 @@
-"""What all readers share: finding the layout, counting what is left out, splitting, options, detections."""
+"""What all readers share: the native folder, counting what is left out, splitting, options, detections."""
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import TypeAdapter
+from typing import Any
 
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.foundation.files import inside
 from medbench.tasks.images import image_size
 from medbench.tasks.sample import Box, ImageRef, Sample, Split
-from medbench.tasks.spec import Reading, Skipped
+from medbench.tasks.spec import Kind, Reading, Skipped
 from medbench.tasks.validation import parse_json_file
 
-DEFAULT_SEED = 42
 MISSING = "image is missing"
 
 _LITTER = frozenset(
@@ -23,65 +21,139 @@ _LITTER = frozenset(
     | {"lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 )
 _NUMBERS_IN_A_BOX = 4
-_DETECTIONS: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[dict[str, Any]])
 
-RegionKind = Literal["rec", "reg"]
-MakeRegion = Callable[..., Sample]
-"""`region_sample` of one task; readers pass it on to where regions are met."""
+Found = Iterator[Sample | Skipped]
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """What a reader is given: the folder, the options of the command line, and the task."""
+
+    source: Path
+    options: Mapping[str, str]
+    task: str
+    kind: Kind
+    layout: str  # What the folder should look like, in words.
+
+    def root(self, inner: str, *markers: str) -> Path:
+        """Return the source or its folder `inner`, the first of the two that holds a marker; a DataError if none."""
+        for folder in (self.source, self.source / inner):
+            if any((folder / marker).exists() for marker in markers):
+                return folder
+        raise self.other_layout(*markers)
+
+    def other_layout(self, *looked_for: str) -> DataError:
+        """Return the error for a source folder that is missing or arranged in another way."""
+        expected = f"Expected layout of the folder given with --source: {self.layout}"
+        if not self.source.is_dir():
+            return DataError(f"The source folder {self.source} does not exist.", expected)
+        return DataError(f"{self.source} has no {' and no '.join(looked_for)}.", expected)
+
+    def relative(self, path: Path) -> str:
+        """Return `path` relative to the source, with forward slashes."""
+        return path.relative_to(self.source).as_posix()
+
+    def prefix(self, folder: Path) -> str:
+        """Return what makes a name in `folder` relative to the source when put before it: `inner/` or nothing."""
+        return "" if folder == self.source else f"{self.relative(folder)}/"
+
+    def by_split(self, files: Mapping[Split, Path], read: Callable[[Split, Path], Found]) -> Found:
+        """Yield what `read` finds in the split files, first those that are missing; a DataError if all are."""
+        missing = [path for path in files.values() if not path.is_file()]
+        if len(missing) == len(files):
+            raise self.other_layout(*map(self.relative, missing))
+        yield from (Skipped(item=self.relative(path), reason="file is missing") for path in missing)
+        for split, path in files.items():
+            if path not in missing:
+                yield from read(split, path)
+
+    def seed(self) -> int:
+        """Return the option `seed`, 42 by default; a UsageError if it is not a whole number."""
+        text = self.options.get("seed", "42")
+        try:
+            return int(text)
+        except ValueError as error:
+            raise UsageError(f"The option seed={text} is not a whole number.", "Example: --option seed=42") from error
+
+    def refuse_options(self, names: Iterable[str], because: str) -> None:
+        """Refuse, by a UsageError, options that would have no effect on the layout that was found."""
+        if given := sorted(set(self.options).intersection(names)):
+            problem = f"The option {given[0]} has no effect here: {because}."
+            raise UsageError(problem, f"Leave out --option {given[0]}=...")
+
+    def region(
+        self, sample_id: str, split: Split, image: str, size: tuple[int, int], name: str, box: Box,
+        *, labels: Mapping[str, str], groups: Mapping[str, str],
+    ) -> Sample:  # fmt: skip
+        """Return the question about one object in an image: find its box (REC) or name it (REG).
+
+        The two kinds ask about the same regions with the question and the answer swapped (paper section 4.1), so the
+        name is an input of REC only.
+        """
+        return Sample(
+            sample_id=sample_id, task=self.task, split=split, images=(ImageRef(path=image),),
+            inputs={"object": name} if self.kind == "rec" else {}, reference=name, box=box, image_size=size,
+            labels={"object": name, **labels}, groups=groups,
+        )  # fmt: skip
+
+    def detections(
+        self, image: Path, file: Path, item: str, called: str, split: Split,
+        *, labels: Mapping[str, str], groups: Mapping[str, str],
+    ) -> Found:  # fmt: skip
+        """Yield a sample `<item>/d<n>` for every entry `{"Liver": [left, top, width, height]}` of an image's file.
+
+        `called` is what the image is called if it cannot be read.
+        """
+        path = self.relative(image)
+        try:
+            size = image_size(image)
+        except SampleError:
+            lost = if_missing(self.source, path)
+            yield Skipped(item=called, reason="image is missing or unreadable", looked_for=lost)
+            return
+        if not file.is_file():
+            yield Skipped(item=f"{item}/{file.name}", reason="file is missing")
+            return
+        entries = parse_json_file(list[dict[str, Any]], file)
+        for index, entry in enumerate(entries):
+            sample_id, found = f"{item}/d{index}", first_object(entry)
+            if isinstance(found, str):
+                yield Skipped(item=sample_id, reason=found)
+            else:
+                yield self.region(sample_id, split, path, size, *found, labels=labels, groups=groups)
 
 
 def collect(found: Iterable[Sample | Skipped], split_method: str, warnings: Iterable[str] = ()) -> Reading:
     """Return the reading of a stream of samples and skipped items, each in its order."""
+    samples, skipped = sorted_out(iter(found))
+    return Reading(samples=tuple(samples), skipped=tuple(skipped), split_method=split_method, warnings=tuple(warnings))
+
+
+def sorted_out(found: Found, limit: int | None = None) -> tuple[list[Sample], list[Skipped]]:
+    """Return samples and skipped items of a stream, which is left where `limit` samples are found."""
     samples: list[Sample] = []
     skipped: list[Skipped] = []
-    for item in found:
+    while len(samples) != limit and (item := next(found, None)) is not None:
         if isinstance(item, Sample):
             samples.append(item)
         else:
             skipped.append(item)
-    return Reading(samples=tuple(samples), skipped=tuple(skipped), split_method=split_method, warnings=tuple(warnings))
+    return samples, skipped
 
 
-def lacking(**texts: str) -> str:
-    """Return why a row is left out (`question is empty`), or nothing if all its texts are there."""
-    return next((f"{name} is empty" for name, text in texts.items() if not text.strip()), "")
+def left_out(item: str, reason: str) -> Skipped | None:
+    """Return the skipped item, or nothing if there is no reason."""
+    return Skipped(item=item, reason=reason) if reason else None
 
 
-def find_root(source: Path, inner: Sequence[str], markers: Sequence[str], layout: str) -> Path:
-    """Return the first of `source` and its `inner` folders that holds a marker; a DataError if none does."""
-    for folder in (source, *(source / name for name in inner)):
-        if any((folder / marker).exists() for marker in markers):
-            return folder
-    raise wrong_layout(source, markers, layout)
+def lacking(item: str, **texts: str) -> Skipped | None:
+    """Return a row as skipped if one of its texts says nothing (`question is empty`)."""
+    return left_out(item, next((f"{name} is empty" for name, text in texts.items() if not text.strip()), ""))
 
 
-def wrong_layout(source: Path, looked_for: Sequence[str], layout: str) -> DataError:
-    """Return the error for a source folder that is missing or arranged in another way."""
-    expected = f"Expected layout of the folder given with --source: {layout}"
-    if not source.is_dir():
-        return DataError(f"The source folder {source} does not exist.", expected)
-    return DataError(f"{source} has no {' and no '.join(looked_for)}.", expected)
-
-
-def present_splits(
-    files: Mapping[Split, Path], source: Path, layout: str
-) -> tuple[dict[Split, Path], tuple[Skipped, ...]]:
-    """Return the split files that exist, and the missing ones as skipped items; a DataError if none exists."""
-    present = {split: path for split, path in files.items() if path.is_file()}
-    if not present:
-        raise wrong_layout(source, [relative(source, path) for path in files.values()], layout)
-    missing = (path for split, path in files.items() if split not in present)
-    return present, tuple(Skipped(item=relative(source, path), reason="file is missing") for path in missing)
-
-
-def relative(source: Path, path: Path) -> str:
-    """Return `path` relative to `source`, with forward slashes."""
-    return path.relative_to(source).as_posix()
-
-
-def prefix(source: Path, folder: Path) -> str:
-    """Return what makes a name in `folder` relative to `source` when put before it: `inner/` or nothing."""
-    return "" if folder == source else f"{relative(source, folder)}/"
+def filled(**labels: str) -> dict[str, str]:
+    """Return those labels that say something."""
+    return {name: label for name, label in labels.items() if label}
 
 
 def if_missing(source: Path, path: str) -> str:
@@ -115,87 +187,6 @@ def ranked_split(groups: Iterable[str], *, seed: int, parts: int) -> dict[str, S
     return {group: "test" if place < tests else "train" for place, group in enumerate(ordered)}
 
 
-def seed_option(options: Mapping[str, str]) -> int:
-    """Return the option `seed`; a UsageError if it is not a whole number."""
-    text = options.get("seed", str(DEFAULT_SEED))
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UsageError(f"The option seed={text} is not a whole number.", "Example: --option seed=42") from error
-
-
-def refuse_options(options: Mapping[str, str], names: Iterable[str], because: str) -> None:
-    """Refuse, by a UsageError, options that would have no effect on the layout that was found."""
-    given = sorted(set(options).intersection(names))
-    if given:
-        raise UsageError(f"The option {given[0]} has no effect here: {because}.", f"Leave out --option {given[0]}=...")
-
-
-def region_sample(
-    task: str,
-    kind: RegionKind,
-    *,
-    sample_id: str,
-    split: Split,
-    image: str,
-    size: tuple[int, int],
-    name: str,
-    box: Box,
-    labels: Mapping[str, str],
-    groups: Mapping[str, str],
-) -> Sample:
-    """Return the question about one object in an image: find its box (REC) or name it (REG).
-
-    The two kinds ask about the same regions with the question and the answer swapped (paper section 4.1), so the name
-    is an input of REC only.
-    """
-    return Sample(
-        sample_id=sample_id,
-        task=task,
-        split=split,
-        images=(ImageRef(path=image),),
-        inputs={"object": name} if kind == "rec" else {},
-        reference=name,
-        box=box,
-        image_size=size,
-        labels={"object": name, **labels},
-        groups=groups,
-    )
-
-
-def detections(
-    make: MakeRegion, source: Path, image: Path, file: Path, item: str, called: str, **fields: Any
-) -> Iterator[Sample | Skipped]:
-    """Yield a sample `<item>/d<n>` for every entry `{"Liver": [left, top, width, height]}` of an image's file.
-
-    Args:
-        make: What makes samples.
-        source: The source folder.
-        image: The image.
-        file: The file with its entries.
-        item: What the ids begin with.
-        called: What the image is called if it cannot be read.
-        fields: What all its samples share: split, labels and groups.
-    """
-    path = relative(source, image)
-    try:
-        size = image_size(image)
-    except SampleError:
-        yield Skipped(item=called, reason="image is missing or unreadable", looked_for=if_missing(source, path))
-        return
-    if not file.is_file():
-        yield Skipped(item=f"{item}/{file.name}", reason="file is missing")
-        return
-    entries = parse_json_file(_DETECTIONS, file)
-    for index, entry in enumerate(entries):
-        sample_id = f"{item}/d{index}"
-        found = first_object(entry)
-        if isinstance(found, str):
-            yield Skipped(item=sample_id, reason=found)
-        else:
-            yield make(sample_id=sample_id, image=path, size=size, name=found[0], box=found[1], **fields)
-
-
 def first_object(entry: Mapping[str, object]) -> tuple[str, Box] | str:
     """Return name and box of a one-key detection entry, or why there is none.
 
@@ -217,10 +208,8 @@ def parse_box(value: object) -> Box | str:
     try:
         numbers = [float(number) for number in value if isinstance(number, int | float)]
     except OverflowError:
-        return "box is not four finite numbers"
+        numbers = []
     if len(numbers) != _NUMBERS_IN_A_BOX or not all(map(math.isfinite, numbers)):
         return "box is not four finite numbers"
     left, top, width, height = numbers
-    if width < 0 or height < 0:
-        return "box has a negative size"
-    return Box.from_xywh(left, top, width, height)
+    return "box has a negative size" if width < 0 or height < 0 else Box.from_xywh(left, top, width, height)

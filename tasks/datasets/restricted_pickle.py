@@ -21,8 +21,11 @@ class _NumberType:
 
     __slots__ = ("code", "order")
 
-    def __init__(self, code: str) -> None:
-        self.code, self.order = code, "<"
+    def __init__(self, code: object, *_: object) -> None:
+        plain = _PLAIN_TYPE.fullmatch(code) if isinstance(code, str) else None
+        if plain is None:
+            raise pickle.UnpicklingError("a numpy type that is neither of plain numbers nor of texts")
+        self.code, self.order = plain[1], "<"
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or state[1:2] not in (("<",), (">",), ("|",), ("=",)):
@@ -43,14 +46,6 @@ class _Maker:
 
     def __setstate__(self, _state: object) -> None:
         raise pickle.UnpicklingError("a function takes no state")
-
-
-def _number_type(code: object, *_: object) -> _NumberType:
-    """Stand in for the class `numpy.dtype`."""
-    plain = _PLAIN_TYPE.fullmatch(code) if isinstance(code, str) else None
-    if plain is None:
-        raise pickle.UnpicklingError("a numpy type that is neither of plain numbers nor of texts")
-    return _NumberType(plain[1])
 
 
 def _value(kind: object, data: object) -> object:
@@ -75,14 +70,10 @@ def _latin1(text: object, encoding: object) -> bytes:
 
 # Dicts, lists, tuples, numbers, texts and None have opcodes of their own; these are spelled as a global.
 _PLAIN_GLOBALS: Mapping[tuple[str, str], Callable[..., object]] = {
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("__builtin__", "set"): set,
-    ("__builtin__", "frozenset"): frozenset,
+    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
+    **{(f"numpy.{core}.multiarray", "scalar"): _Maker(_value) for core in ("core", "_core")},
     ("_codecs", "encode"): _Maker(_latin1),
-    ("numpy", "dtype"): _Maker(_number_type),
-    ("numpy.core.multiarray", "scalar"): _Maker(_value),
-    ("numpy._core.multiarray", "scalar"): _Maker(_value),
+    ("numpy", "dtype"): _Maker(_NumberType),
 }
 
 # What the unpickler itself raises on bytes that are no pickle: its documentation promises
@@ -110,9 +101,7 @@ class _PlainUnpickler(pickle.Unpickler):
 def load_plain_pickle(path: Path) -> object:
     """Load a pickle that holds builtin data and numpy's single values only.
 
-    Raises:
-        DataError: If the file is missing, is no pickle, or names any class or function; the message has the
-            name.
+    Raises DataError if the file is missing, is no pickle, or names any class or function; the message has the name.
     """
     try:
         with path.open("rb") as stream:

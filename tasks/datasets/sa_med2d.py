@@ -6,8 +6,7 @@ top of the licences of the public datasets it collects.
 Two native layouts are read. The Uni-Med authors' processed bundle, which holds the paper's selection::
 
     images_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.png
-    regions_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.json    [{"liver": [7.0, 8.0, 28.0, 37.0]},
-    ...]
+    regions_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.json    [{"liver": [7.0, 8.0, 28.0, 37.0]}, ...]
 
 and the raw release (in `SAMed2Dv1` or in the folder itself)::
 
@@ -16,46 +15,23 @@ and the raw release (in `SAMed2Dv1` or in the folder itself)::
     SAMed2D_v1.json                     {"images/<name>.png": ["masks/<name>--0011_000.png", ...], ...}
     SAMed2D_v1_class_mapping_id.json    {"BraTS2021": {"necrotic_tumor_core": "0011", ...}, ...}
 
-Samples: one per region of a CT or MR image, REC and REG alike (20000 / 4000 in the paper). The object is the
-class name with underscores as spaces; the box is left, top, width, height in pixels, of a mask the tight box
-of its marked pixels, which are seen and not black (`medbench.tasks.pixels`).
-
-Split: the bundle's folders, walked in sorted order (the official code walks them in directory order). For
-the raw release, volumes (`dataset--case`: slices of one volume look alike) are split 5:1 by a seeded hash,
-and per modality at most 10000 / 2000 masks are drawn. The paper's own selection is not published outside
-the bundle, so numbers on ours are not comparable with it. The index of 20 million masks is streamed twice, first for
-the volumes, then for the draw, which keeps only as many masks in memory as may be used; images and masks are opened for
-the drawn ones alone, each once.
+Samples (by region, REC and REG alike), the split and the draw: docs/data.md.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
-from pydantic import TypeAdapter
 
-from medbench.tasks.datasets.native import (
-    MakeRegion,
-    RegionKind,
-    collect,
-    detections,
-    if_missing,
-    is_litter,
-    prefix,
-    rank,
-    ranked_split,
-    refuse_options,
-    region_sample,
-    relative,
-    seed_option,
-    wrong_layout,
-)
+from medbench.tasks.datasets.native import Found, Native, collect, if_missing, is_litter, rank, ranked_split, sorted_out
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.foundation.text import encoding_of
 from medbench.tasks.images import image_size, locate, open_mask
@@ -63,34 +39,27 @@ from medbench.tasks.sample import SPLITS, Box, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import parse_json_file, read_text_bytes
 
+T = TypeVar("T")
+
 _INDEX_FILE = "SAMed2D_v1.json"
 _CLASSES_FILE = "SAMed2D_v1_class_mapping_id.json"
 _INNER = "SAMed2Dv1"
 _PARTS = 6
-_DEFAULT_LIMITS = "10000/2000"
-_DEFAULT_MODALITIES = "ct,mr"
+_DEFAULT_LIMITS, _DEFAULT_MODALITIES = "10000/2000", "ct,mr"
 # Masks that turn out unusable are replaced from a reserve of this share, so that a draw can still be full.
 _RESERVE = 0.1
-_NAME_PARTS = 4
-_IN_A_LIST = 2
-_CLASSES = TypeAdapter(dict[str, dict[str, str | int]])
+_NAME_PARTS, _IN_A_LIST = 4, 2
+# By modality and split: rank, mask and image, lowest rank first.
 _Draw = dict[tuple[str, Split], list[tuple[int, str, str]]]
-"""By modality and split: rank, mask and image, lowest rank first."""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceName:
-    """What the name of an image says: `ct_00--AbdomenCT1K--Case_00011--x_0040`.
+    """What the name of an image says: `ct_00--AbdomenCT1K--Case_00011--x_0040`."""
 
-    Attributes:
-        modality: With its sub-modality, e.g. `mr_t1`.
-        dataset: The public dataset it comes from.
-        volume: `dataset--case`, the unit of the split.
-    """
-
-    modality: str
-    dataset: str
-    volume: str
+    modality: str  # With its sub-modality, e.g. `mr_t1`.
+    dataset: str  # The public dataset it comes from.
+    volume: str  # `dataset--case`, the unit of the split.
 
     @classmethod
     def parse(cls, name: str) -> "SliceName | None":
@@ -101,44 +70,37 @@ class SliceName:
         return cls(modality=parts[0], dataset=parts[1], volume=f"{parts[1]}--{parts[2]}")
 
 
-def read_regions(source: Path, options: Mapping[str, str], *, task: str, layout: str, kind: RegionKind) -> Reading:
-    """Read SA-Med2D-REC or SA-Med2D-REG; see the module's docstring.
+def read_regions(native: Native) -> Reading:
+    """Read SA-Med2D-REC or SA-Med2D-REG.
 
-    Raises:
-        DataError: If the layout is another one or a file is broken.
-        UsageError: If an option is malformed or has no effect on the layout found.
+    Raises DataError if the layout is another one or a file is broken; UsageError if an option is malformed or has no
+    effect on the layout found.
     """
-    modalities, make = _modalities_option(options), partial(region_sample, task, kind)
+    source, modalities = native.source, _modalities_option(native.options)
     if any((source / f"regions_small_{split}").is_dir() for split in SPLITS):
-        refuse_options(options, ["seed", "max_per_modality"], "the authors' bundle is already split and drawn")
-        parts = (_bundle_regions(make, source, split, modalities) for split in SPLITS)
+        native.refuse_options(["seed", "max_per_modality"], "the authors' bundle is already split and drawn")
+        parts = (_bundle_regions(native, split, modalities) for split in SPLITS)
         return collect(chain.from_iterable(parts), "the authors' bundle")
-    candidates = (source / _INDEX_FILE, source / _INNER / _INDEX_FILE)
-    index = next((path for path in candidates if path.is_file()), None)
+    index = next((path for path in (source / _INDEX_FILE, source / _INNER / _INDEX_FILE) if path.is_file()), None)
     if index is None:
-        raise wrong_layout(source, ["regions_small_{train,test}", _INDEX_FILE], layout)
-    return _read_release(make, source, index, options)
+        raise native.other_layout("regions_small_{train,test}", _INDEX_FILE)
+    return _read_release(native, index, modalities)
 
 
-def _bundle_regions(
-    make: MakeRegion, source: Path, split: Split, modalities: tuple[str, ...]
-) -> Iterator[Sample | Skipped]:
-    folder = source / f"regions_small_{split}"
+def _bundle_regions(native: Native, split: Split, modalities: tuple[str, ...]) -> Found:
+    folder = native.source / f"regions_small_{split}"
     if not folder.is_dir():
         yield Skipped(item=folder.name, reason="folder is missing")
         return
     for path in sorted(path for path in folder.glob("*/*.json") if not is_litter(path.name)):
         modality, image_id = path.parent.name, path.stem
-        if not any(modality == wanted or modality.startswith(f"{wanted}_") for wanted in modalities):
-            continue
-        image = source / f"images_small_{split}" / modality / f"{image_id}.png"
-        name = SliceName.parse(image_id)
-        yield from detections(
-            make, source, image, path, f"{split}/{modality}/{image_id}", relative(source, image),
-            split=split,
-            labels={"modality": modality},
-            groups={"image": image_id, "volume": name.volume if name else image_id},
-        )  # fmt: skip
+        if any(modality == wanted or modality.startswith(f"{wanted}_") for wanted in modalities):
+            image = native.source / f"images_small_{split}" / modality / f"{image_id}.png"
+            name = SliceName.parse(image_id)
+            yield from native.detections(
+                image, path, f"{split}/{modality}/{image_id}", native.relative(image), split,
+                labels={"modality": modality}, groups={"image": image_id, "volume": name.volume if name else image_id},
+            )  # fmt: skip
 
 
 def _modalities_option(options: Mapping[str, str]) -> tuple[str, ...]:
@@ -149,19 +111,23 @@ def _modalities_option(options: Mapping[str, str]) -> tuple[str, ...]:
     return names
 
 
-def _read_release(make: MakeRegion, source: Path, index: Path, options: Mapping[str, str]) -> Reading:
-    """Read the drawn regions in the order of their masks' names."""
+def _read_release(native: Native, index: Path, modalities: tuple[str, ...]) -> Reading:
+    """Read the drawn regions, by modality and split in the order of their masks' names."""
+    source = native.source
     root = next((folder for folder in (source, source / _INNER) if (folder / "images").is_dir()), index.parent)
-    modalities, seed, limits = _modalities_option(options), seed_option(options), _limits_option(options)
-    opener = _Opener(make, root, prefix(source, root), _class_names(index.with_name(_CLASSES_FILE)))
+    seed, limits = native.seed(), _limits_option(native.options)
+    region = _opener(native, root, _class_names(index.with_name(_CLASSES_FILE)))
     volumes = {name.volume for name, _, _ in _indexed(index, modalities)}
-    splits = ranked_split(volumes, seed=seed, parts=_PARTS)
-    draw = _draw(index, modalities, splits, seed, limits)
+    draw = _draw(index, modalities, ranked_split(volumes, seed=seed, parts=_PARTS), seed, limits)
+    found: list[Sample | Skipped] = []
+    for (_, split), drawn in sorted(draw.items()):
+        samples, skipped = sorted_out((region(mask, image, split) for _, mask, image in drawn), limits[split])
+        found += [*skipped, *sorted(samples, key=lambda sample: sample.sample_id)]
     method = (
         f"ours, not the authors': random {_PARTS - 1}:1 by volume, "
         f"at most {limits['train']}/{limits['test']} masks of each of {','.join(modalities)}, seed {seed}"
     )
-    return collect(_regions(opener, draw, limits), method)
+    return collect(found, method)
 
 
 def _limits_option(options: Mapping[str, str]) -> dict[Split, int]:
@@ -178,8 +144,7 @@ def _limits_option(options: Mapping[str, str]) -> dict[Split, int]:
 def stream_index(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield image and masks of every entry of the index (`{"<image>": ["<mask>", ...]}`) without holding the file.
 
-    Raises:
-        DataError: If the file is missing or is something else.
+    Raises DataError if the file is missing or is something else.
     """
     import ijson
 
@@ -241,84 +206,60 @@ def _draw(
     return {key: sorted((-place, mask, image) for place, mask, image in heap) for key, heap in kept.items()}
 
 
-def _regions(opener: "_Opener", draw: _Draw, limits: Mapping[Split, int]) -> Iterator[Sample | Skipped]:
-    for (_, split), drawn in sorted(draw.items()):
-        found: list[Sample] = []
-        for _, mask, image in drawn:
-            if len(found) == limits[split]:
-                break
-            item = opener.region(mask, image, split)
-            if isinstance(item, Sample):
-                found.append(item)
-            else:
-                yield item
-        yield from sorted(found, key=lambda sample: sample.sample_id)
+def _opener(
+    native: Native, root: Path, names: Mapping[tuple[str, int], str]
+) -> Callable[[str, str, Split], Sample | Skipped]:
+    """Return what makes a sample of a drawn mask; the header of an image is read once for all its masks."""
+    start = native.prefix(root)
 
+    @cache
+    def size_of(image: str) -> tuple[int, int] | str:
+        return _read(root, image, "image", image_size)
 
-class _Opener:
-    """Makes samples of drawn masks; the header of an image is read once for all its masks."""
+    def unusable(item: str, reason: str, name: str) -> Skipped:
+        lost = if_missing(root, name)
+        return Skipped(item=item, reason=reason, looked_for=f"{start}{lost}" if lost else "")
 
-    def __init__(self, make: MakeRegion, root: Path, start: str, names: Mapping[tuple[str, int], str]) -> None:
-        self._make, self._root, self._start, self._names = make, root, start, names
-        self._sizes: dict[str, tuple[int, int] | str] = {}
-
-    def region(self, mask: str, image: str, split: Split) -> Sample | Skipped:
+    def region(mask: str, image: str, split: Split) -> Sample | Skipped:
         image_id, region_id = _stem(image), _stem(mask)
         name, code = SliceName.parse(image_id), region_id.rpartition("--")[2].partition("_")[0]
-        object_name = self._names.get((name.dataset, int(code))) if name and code.isdecimal() else None
+        object_name = names.get((name.dataset, int(code))) if name and code.isdecimal() else None
         if name is None or object_name is None:
             return Skipped(item=mask, reason="class is not in the class mapping")
-        if image not in self._sizes:
-            self._sizes[image] = self._size(image)
-        size = self._sizes[image]
+        size = size_of(image)
         if isinstance(size, str):
-            return Skipped(item=mask, reason=size, looked_for=self._if_missing(image))
-        box = self._box(mask, size)
+            return unusable(mask, size, image)
+        box = _box(_read(root, mask, "mask", open_mask), size)
         if isinstance(box, str):
-            return Skipped(item=mask, reason=box, looked_for=self._if_missing(mask))
-        modality = name.modality.partition("_")[0]
-        return self._make(
-            sample_id=region_id,
-            split=split,
-            image=f"{self._start}{image}",
-            size=size,
-            name=object_name,
-            box=box,
-            labels={"modality": modality, "sequence": name.modality, "dataset": name.dataset},
-            groups={"image": image_id, "volume": name.volume},
-        )
+            return unusable(mask, box, mask)
+        labels = {"modality": name.modality.partition("_")[0], "sequence": name.modality, "dataset": name.dataset}
+        groups = {"image": image_id, "volume": name.volume}
+        return native.region(region_id, split, f"{start}{image}", size, object_name, box, labels=labels, groups=groups)
 
-    def _if_missing(self, name: str) -> str:
-        lost = if_missing(self._root, name)
-        return f"{self._start}{lost}" if lost else ""
+    return region
 
-    def _size(self, image: str) -> tuple[int, int] | str:
-        try:
-            return image_size(locate(self._root, image))
-        except SampleError:
-            return "image is missing, unreadable or outside the folder"
 
-    def _box(self, mask: str, size: tuple[int, int]) -> Box | str:
-        """Return the tight box of the marked pixels of a mask, or why there is none."""
-        try:
-            marked = open_mask(locate(self._root, mask))
-        except SampleError:
-            return "mask is missing, unreadable or outside the folder"
-        if marked.shape != size[::-1]:
-            return "mask and image differ in size"
-        box = Image.fromarray(marked.astype(np.uint8)).getbbox()
-        return "mask is empty" if box is None else Box(*(float(edge) for edge in box))
+def _read(root: Path, name: str, what: str, read: Callable[[Path], T]) -> T | str:
+    try:
+        return read(locate(root, name))
+    except SampleError:
+        return f"{what} is missing, unreadable or outside the folder"
+
+
+def _box(marked: npt.NDArray[np.bool_] | str, size: tuple[int, int]) -> Box | str:
+    """Return the tight box of the marked pixels of a mask, or why there is none."""
+    if isinstance(marked, str):
+        return marked
+    if marked.shape != size[::-1]:
+        return "mask and image differ in size"
+    box = Image.fromarray(marked.astype(np.uint8)).getbbox()
+    return "mask is empty" if box is None else Box(*(float(edge) for edge in box))
 
 
 def _class_names(path: Path) -> dict[tuple[str, int], str]:
-    try:
-        return {
-            (dataset, int(code)): name.replace("_", " ")
-            for dataset, classes in parse_json_file(_CLASSES, path).items()
-            for name, code in classes.items()
-        }
-    except ValueError as error:
-        raise DataError(f"{path}: a class code is no number.", "Download the file again.") from error
+    mapping = parse_json_file(dict[str, dict[str, int]], path)
+    codes = ((dataset, name, code) for dataset, classes in mapping.items() for name, code in classes.items())
+    return {(dataset, code): name.replace("_", " ") for dataset, name, code in codes}
 
 
 def _stem(name: str) -> str:

@@ -18,37 +18,14 @@ As it is downloaded from its authors or from the Hub, the questions may be in th
 
 An image without a `question.json` of its own has the rows whose `img_name` starts with the name of its folder.
 
-Samples: a VQA sample `xmlab3/q44` for every English question with a non-empty answer (6018 / 1014 in the
-paper); a REC and a REG sample `xmlab3/d0` for every entry of `detection.json`, by its place in the list
-(1421 / 201).
-
-Split: `train.txt` and `test.txt`. These are the authors' own random 6:1 split by image, published with their
-processed data only; it is not the official Slake split, and the names of the three JSON files say nothing about
-it. Without the two lists the split is ours: images ordered by a seeded hash, one seventh (92 of 642) for testing.
-Numbers on it are not comparable with the paper's.
+Samples (`xmlab3/q44`, `xmlab3/d0`) and split: docs/data.md.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from medbench.tasks.datasets.native import (
-    RegionKind,
-    collect,
-    detections,
-    find_root,
-    is_litter,
-    ranked_split,
-    refuse_options,
-    region_sample,
-    relative,
-    seed_option,
-    wrong_layout,
-)
+from medbench.tasks.datasets.native import Found, Native, collect, filled, is_litter, left_out, ranked_split
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.sample import ImageRef, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
@@ -56,7 +33,6 @@ from medbench.tasks.validation import MaybeText, NativeRow, parse_json_file, rea
 
 _PARTS = 7
 _QUESTION_FILES = (("train.json",), ("validate.json", "validation.json"), ("test.json",))
-_Found = Iterable[Sample | Skipped]
 
 
 class _Question(NativeRow):
@@ -68,99 +44,100 @@ class _Question(NativeRow):
     modality: MaybeText = ""
     content_type: MaybeText = ""
 
+    @property
+    def problem(self) -> str:
+        if self.q_lang.strip().lower() != "en":
+            return "question is not in English"
+        if not self.question.strip():
+            return "question is empty"
+        return "" if self.answer else "answer is empty"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        answer_type = self.answer_type.strip().upper()
+        return filled(answer_type=answer_type, modality=self.modality, content_type=self.content_type)
+
 
 class _NamedQuestion(_Question):
     img_name: str
 
 
-_QUESTIONS = TypeAdapter(list[_Question])
-_NAMED_QUESTIONS = TypeAdapter(list[_NamedQuestion])
-
-
-def read_questions(source: Path, options: Mapping[str, str], *, task: str, layout: str) -> Reading:
-    """Read Slake-VQA; see the module's docstring.
-
-    Raises:
-        DataError: If the layout is another one or a file is broken.
-    """
-    root, folders = _root(source, layout)
+def read_questions(native: Native) -> Reading:
+    """Read Slake-VQA; a DataError if the layout is another one or a file is broken."""
+    root, folders = _root(native)
     shared, skipped = _shared_questions(root, folders)
 
-    def questions(folder: Path, split: Split) -> Iterator[Sample | Skipped]:
+    def questions(folder: Path, split: Split) -> Found:
         path, name = folder / "question.json", folder.name
-        rows = parse_json_file(_QUESTIONS, path) if path.is_file() else shared.get(name)
+        rows = parse_json_file(list[_Question], path) if path.is_file() else shared.get(name)
         if rows is None:
             yield Skipped(item=f"{name}/question.json", reason="file is missing")
-        image = ImageRef(path=relative(source, folder / "source.jpg"))
+        image = ImageRef(path=native.relative(folder / "source.jpg"))
         for row in rows or ():
-            reason = _unusable(row)
-            sample_id = f"{name}/q{row.qid}"
-            yield Skipped(item=sample_id, reason=reason) if reason else _sample(row, sample_id, task, split, image)
+            item = f"{name}/q{row.qid}"
+            yield left_out(item, row.problem) or Sample(
+                sample_id=item, task=native.task, split=split, images=(image,), inputs={"question": row.question},
+                reference=row.answer, labels=row.labels, groups={"image": name},
+            )  # fmt: skip
 
-    reading = _read(root, folders, options, questions)
-    return replace(reading, skipped=(*reading.skipped, *skipped))
+    return _read(native, root, folders, questions, skipped)
 
 
-def read_regions(source: Path, options: Mapping[str, str], *, task: str, layout: str, kind: RegionKind) -> Reading:
+def read_regions(native: Native) -> Reading:
     """Read Slake-REC or Slake-REG; raises like `read_questions`."""
-    root, folders = _root(source, layout)
-    make = partial(region_sample, task, kind)
 
-    def regions(folder: Path, split: Split) -> Iterator[Sample | Skipped]:
-        return detections(
-            make, source, folder / "source.jpg", folder / "detection.json", folder.name, f"{folder.name}/source.jpg",
-            split=split, labels={}, groups={"image": folder.name},
-        )  # fmt: skip
+    def regions(folder: Path, split: Split) -> Found:
+        image, name = folder / "source.jpg", folder.name
+        called, groups = f"{name}/{image.name}", {"image": name}
+        return native.detections(image, folder / "detection.json", name, called, split, labels={}, groups=groups)
 
-    return _read(root, folders, options, regions)
+    return _read(native, *_root(native), regions)
 
 
-def _root(source: Path, layout: str) -> tuple[Path, list[str]]:
+def _root(native: Native) -> tuple[Path, list[str]]:
     """Return where the files are, and the folders of images."""
-    root = find_root(source, ["Slake1.0"], ["imgs"], layout)
+    root = native.root("Slake1.0", "imgs")
     images = root / "imgs"
     found = images.iterdir() if images.is_dir() else ()
     folders = sorted(path.name for path in found if path.is_dir() and not is_litter(path.name))
     if not folders:
-        raise wrong_layout(source, ["imgs/<name>"], layout)
+        raise native.other_layout("imgs/<name>")
     return root, folders
 
 
 def _read(
-    root: Path, folders: Sequence[str], options: Mapping[str, str], items: Callable[[Path, Split], _Found]
-) -> Reading:
-    splits, method = _splits(root, folders, options)
+    native: Native, root: Path, folders: Sequence[str], items: Callable[[Path, Split], Found],
+    skipped: Sequence[Skipped] = (),
+) -> Reading:  # fmt: skip
+    splits, method = _splits(native, root, folders)
 
-    def found() -> Iterator[Sample | Skipped]:
+    def found() -> Iterator[Found]:
         for name, split in splits.items():
             folder = root / "imgs" / name
-            if "/" in name or name in {".", ".."} or not folder.is_dir():
-                yield Skipped(item=f"imgs/{name}", reason="folder is missing")
-            else:
-                yield from items(folder, split)
-        for name in folders:
-            if name not in splits:
-                yield Skipped(item=f"imgs/{name}", reason="in neither train.txt nor test.txt")
+            there = "/" not in name and name not in {".", ".."} and folder.is_dir()
+            yield items(folder, split) if there else iter([Skipped(item=f"imgs/{name}", reason="folder is missing")])
+        unlisted = [name for name in folders if name not in splits]
+        yield (Skipped(item=f"imgs/{name}", reason="in neither train.txt nor test.txt") for name in unlisted)
+        yield iter(skipped)
 
-    return collect(found(), method)
+    return collect(chain.from_iterable(found()), method)
 
 
-def _splits(root: Path, folders: Sequence[str], options: Mapping[str, str]) -> tuple[dict[str, Split], str]:
+def _splits(native: Native, root: Path, folders: Sequence[str]) -> tuple[Mapping[str, Split], str]:
     train, test = root / "train.txt", root / "test.txt"
     if not train.exists() and not test.exists():
-        seed = seed_option(options)
+        seed = native.seed()
         method = f"ours, not the authors': random {_PARTS - 1}:1 by image, seed {seed}"
         return dict(sorted(ranked_split(folders, seed=seed, parts=_PARTS).items())), method
-    refuse_options(options, ["seed"], "the split is given by train.txt and test.txt")
-    files: tuple[tuple[Split, Path], ...] = (("train", train), ("test", test))
-    names = {split: read_text_bytes(path).decode().split() for split, path in files}
-    both = sorted(set(names["train"]).intersection(names["test"]))
-    if both:
+    native.refuse_options(["seed"], "the split is given by train.txt and test.txt")
+    trained, tested = (read_text_bytes(path).decode().split() for path in (train, test))
+    if both := sorted(set(trained).intersection(tested)):
         raise DataError(
             f"{root}: {len(both)} images are in train.txt and in test.txt, {both[0]!r} for one.",
             "Restore the authors' lists, or remove both for a split of our own.",
         )
-    return {name: split for split, listed in names.items() for name in listed}, "authors' lists train.txt and test.txt"
+    splits: dict[str, Split] = {**dict.fromkeys(trained, "train"), **dict.fromkeys(tested, "test")}
+    return splits, "authors' lists train.txt and test.txt"
 
 
 def _shared_questions(root: Path, folders: Sequence[str]) -> tuple[dict[str, list[_NamedQuestion]], list[Skipped]]:
@@ -172,7 +149,7 @@ def _shared_questions(root: Path, folders: Sequence[str]) -> tuple[dict[str, lis
         return {}, []
     rows: dict[str, list[_NamedQuestion]] = {}
     skipped = [Skipped(item=path.name, reason="file is missing") for path in files if path not in present]
-    named = [parse_json_file(_NAMED_QUESTIONS, path) for path in present]
+    named = [parse_json_file(list[_NamedQuestion], path) for path in present]
     for row in chain.from_iterable(named):
         name = row.img_name.partition("/")[0]
         if name in folders:
@@ -180,29 +157,3 @@ def _shared_questions(root: Path, folders: Sequence[str]) -> tuple[dict[str, lis
         else:
             skipped.append(Skipped(item=f"{name}/q{row.qid}", reason="folder is missing"))
     return rows, skipped
-
-
-def _unusable(row: _Question) -> str:
-    if row.q_lang.strip().lower() != "en":
-        return "question is not in English"
-    if not row.question.strip():
-        return "question is empty"
-    return "" if row.answer else "answer is empty"
-
-
-def _sample(row: _Question, sample_id: str, task: str, split: Split, image: ImageRef) -> Sample:
-    labels = {
-        "answer_type": row.answer_type.strip().upper(),
-        "modality": row.modality,
-        "content_type": row.content_type,
-    }
-    return Sample(
-        sample_id=sample_id,
-        task=task,
-        split=split,
-        images=(image,),
-        inputs={"question": row.question},
-        reference=row.answer,
-        labels={key: label for key, label in labels.items() if label},
-        groups={"image": sample_id.partition("/")[0]},
-    )

@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from medbench.tasks.foundation.errors import DataError, RunError
 
-MAX_BYTES = 64 * 2**30
-"""More than this no archive may hold; the largest that is fetched has 0.2 GB."""
+MAX_BYTES = 64 * 2**30  # More than this no archive may hold; the largest that is fetched has 0.2 GB.
 _TARS = (".tar.gz", ".tgz")
 _OUTSIDE = re.compile(r"/|[A-Za-z]:|.*\\|(.*/)?\.\.(/|$)", re.DOTALL)
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -49,7 +48,12 @@ def extract(
             old.mkdir(parents=True)
             _unpack(opened, new, {name for name, _ in sizes})
             names = tuple(sorted(path.name for path in new.iterdir()))
-            _refuse_taken(archive, folder, [name for name in names if name not in replace])
+            taken = next((name for name in names if name not in replace and (folder / name).exists()), None)
+            if taken is not None:
+                raise DataError(
+                    f"{archive.name} holds {taken!r}, and {folder / taken} is already there.",
+                    "Move it away or remove it, and run the same command again.",
+                )
             for name in names:
                 if (folder / name).exists():
                     (folder / name).rename(old / name)
@@ -80,8 +84,7 @@ def readable_size(size: int) -> str:
 
 def _refuse_other_kinds(archive: Path) -> None:
     name = archive.name.lower()
-    volume = re.search(r"\.z\d\d+$", name) or (name.endswith(".zip") and archive.with_suffix(".z01").exists())
-    if volume:
+    if re.search(r"\.z\d\d+$", name) or (name.endswith(".zip") and archive.with_suffix(".z01").exists()):
         last = archive.with_suffix(".zip")
         joined = last.with_name(f"{last.stem}-joined.zip")
         raise DataError(
@@ -141,37 +144,22 @@ def _unpack(opened: zipfile.ZipFile | tarfile.TarFile, folder: Path, names: Coll
         pass
 
 
-def _refuse_taken(archive: Path, folder: Path, names: Sequence[str]) -> None:
-    taken = next((name for name in names if (folder / name).exists()), None)
-    if taken is not None:
-        raise DataError(
-            f"{archive.name} holds {taken!r}, and {folder / taken} is already there.",
-            "Move it away or remove it, and run the same command again.",
-        )
-
-
 @contextmanager
 def _explained(archive: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{archive} is missing.", "Check the path, or download it again.") from error
-    except OSError as error:
+    except (OSError, *_MALFORMED) as error:
         # Decompressors report damage as an OSError without a number.
-        if error.errno is None:
-            raise _damaged(archive, error) from error
-        raise RunError(
-            f"{archive} cannot be unpacked into {folder}: {error.strerror or error}.",
-            "Choose a folder that you may write to, or free some space, and run the same command again.",
+        if isinstance(error, OSError) and error.errno is not None:
+            raise RunError(
+                f"{archive} cannot be unpacked into {folder}: {error.strerror or error}.",
+                "Choose a folder that you may write to, or free some space, and run the same command again.",
+            ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{archive} is damaged or incomplete: {reason}.",
+            "Nothing was unpacked. Delete the archive and download it again; a volume of a split zip archive "
+            "(.z01, .z02, ...) must be joined with the others first: zip -s 0 LAST.zip --out JOINED.zip",
         ) from error
-    except _MALFORMED as error:
-        raise _damaged(archive, error) from error
-
-
-def _damaged(archive: Path, error: BaseException) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(
-        f"{archive} is damaged or incomplete: {reason}.",
-        "Nothing was unpacked. Delete the archive and download it again; a volume of a split zip archive "
-        "(.z01, .z02, ...) must be joined with the others first: zip -s 0 LAST.zip --out JOINED.zip",
-    )

@@ -2,12 +2,7 @@
 
 huggingface_hub fetches from the Hub and pooch from elsewhere, into a hidden folder. What arrived is compared with the
 checksum that the Hub (which huggingface_hub does not compare) or the declaration promises, and only then gets its
-name. `download.json` beside the files says what is there, so that a second call needs no network and later calls stay
-at the same commit.
-
-What is finished is kept when a download is interrupted. The one file under way begins anew, since both libraries throw
-its beginning away; where that costs too much, a file may be fetched by other means (`curl -C -`) and put into the
-folder: it is taken if its checksum is right.
+name. `download.json` beside the files says what is there. What an interruption keeps: docs/data.md.
 """
 
 import errno
@@ -15,32 +10,26 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is imported there, not listed
-    GatedRepoError,
-    HTTPError,
-    OfflineModeIsEnabled,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, errors, hf_hub_download
 from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils.sha import git_hash
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from medbench.tasks.download.archives import extract, readable_size, require_space
-from medbench.tasks.download.sources import HubSource, WebFile, WebSource
+from medbench.tasks.download.sources import COMMIT, HubSource, WebFile, WebSource, check_revision
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import canonical_json, inside, write_atomically
 from medbench.tasks.validation import parse_json_file
 
 _RECORD_NAME, _LOCK_NAME, _STAGING = "download.json", ".download.lock", ".fetching"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
 _BRANCH = "main"
 _ANSWER_SECONDS = 30.0
@@ -54,30 +43,30 @@ class DownloadError(MedbenchError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A fetched file: its commit or record, its bytes, and `sha256:`, `md5:` or `git:` (a blob id) with the digits."""
+    """A fetched file."""
 
-    revision: str
+    revision: str  # Commit or record.
     size: int
-    digest: str
+    digest: str  # `sha256:`, `md5:` or `git:` (a blob id) with the digits.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpacked:
-    """What an archive became: its digest, and the names of its top-level entries in the folder."""
+    """What an archive became."""
 
-    digest: str
-    names: tuple[str, ...]
+    digest: str  # Of the archive.
+    names: tuple[str, ...]  # Top-level entries in the folder.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Record:
     """The content of `download.json`: whose files of which commit, by path in the folder."""
 
     source: str
     revision: str
     licence: str
-    files: Mapping[str, Fetched] = field(default_factory=dict)
-    unpacked: Mapping[str, Unpacked] = field(default_factory=dict)
+    files: dict[str, Fetched] = field(default_factory=dict)
+    unpacked: dict[str, Unpacked] = field(default_factory=dict)
 
     def has(self, path: str, folder: Path) -> bool:
         """Return whether a fetched file is still there; an archive that was unpacked may be gone."""
@@ -89,14 +78,12 @@ class Record:
     def has_unpacked(self, path: str, folder: Path) -> bool:
         """Return whether everything that an archive became is there."""
         unpacked, fetched = self.unpacked.get(path), self.files.get(path)
-        if unpacked is None or fetched is None or unpacked.digest != fetched.digest:
-            return False
-        return all((folder / name).exists() for name in unpacked.names)
+        same = unpacked is not None and fetched is not None and unpacked.digest == fetched.digest
+        return unpacked is not None and same and all((folder / name).exists() for name in unpacked.names)
 
 
 for _record in (Fetched, Unpacked, Record):
     with_config(ConfigDict(extra="forbid", strict=True))(_record)
-_RECORD = TypeAdapter(Record)
 
 
 def download(
@@ -118,9 +105,8 @@ def download(
     the way in `folder`, or an archive is refused; RunError if `folder` cannot be written to or has too little space.
     """
     if revision is not None:
-        _check_revision(source, revision)
-    instead = next((name for name in source.instead if (folder / name).exists()), "")
-    if instead:
+        check_revision(source, revision)
+    if instead := next((name for name in source.instead if (folder / name).exists()), ""):
         say(f"{folder / instead} is there; nothing is fetched.")
         return
     with _alone(folder):
@@ -132,48 +118,32 @@ def download(
             )
         commit, files = _promised(source, record, HfApi(endpoint=endpoint, library_name="medbench"), revision, refresh)
         missing = [file for file in files if not _is_there(file, record, folder, check=refresh)]
-        _refuse_too_much(source.family, sum(file.size for file in missing), max_bytes, folder)
+        needed = sum(file.size for file in missing)
+        if max_bytes is not None and needed > max_bytes:
+            allowed = f"--max-gb {max_bytes / 10**9:g}"
+            raise UsageError(
+                f"{source.family} would fetch {readable_size(needed)}, more than {allowed} allows.",
+                f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
+            )
+        require_space(folder, needed, f"downloading {source.family}")
         whole = not missing and all(record.has_unpacked(path, folder) for path in source.unpack)
-        record = replace(record, revision=commit)
+        record.revision = commit
         for file in files:
             if file in missing:
                 _fetch(source, file, commit, folder, endpoint)
             target = inside(folder, file.path)
             size = target.stat().st_size if target.is_file() else file.size
-            fetched = Fetched(revision=commit, size=size, digest=file.digest)
-            record = replace(record, files={**record.files, file.path: fetched})
+            record.files[file.path] = Fetched(revision=commit, size=size, digest=file.digest)
             _save(folder, record)
         if whole:
             say(f"{folder} is complete: {record.source} at {record.revision}.")
         _unpack_all(source, record, folder)
 
 
-def _refuse_too_much(family: str, needed: int, max_bytes: int | None, folder: Path) -> None:
-    if max_bytes is not None and needed > max_bytes:
-        raise UsageError(
-            f"{family} would fetch {readable_size(needed)}, more than --max-gb {max_bytes / 10**9:g} allows.",
-            f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
-        )
-    require_space(folder, needed, f"downloading {family}")
-
-
 def read_record(folder: Path) -> Record | None:
     """Return what `download.json` says, or None if there is none. Raises DataError if it is broken."""
     path = folder / _RECORD_NAME
-    return parse_json_file(_RECORD, path) if path.exists() else None
-
-
-def _check_revision(source: HubSource | WebSource, revision: str) -> None:
-    if isinstance(source, WebSource):
-        raise UsageError(
-            f"--revision has no effect on {source.family}: it comes from {source.home}, not from the Hub.",
-            "Leave it out; these files are pinned by their checksums.",
-        )
-    if not _COMMIT.fullmatch(revision):
-        raise UsageError(
-            f"--revision {revision!r} is no commit.",
-            f"Give the 40 hex digits, as listed at https://huggingface.co/datasets/{source.repo}/commits/main.",
-        )
+    return parse_json_file(Record, path) if path.exists() else None
 
 
 @contextmanager
@@ -200,7 +170,7 @@ def _promised(
         return source.revision, list(source.files)
     recorded = "" if refresh else record.revision
     commit = revision or recorded or source.revision
-    known = {} if refresh else {path: one for path, one in record.files.items() if one.revision == commit}
+    known = {path: one for path, one in record.files.items() if one.revision == commit and not refresh}
     if commit and known.keys() >= set(source.paths):
         found = ((path, known[path]) for path in source.paths)
         return commit, [WebFile(path=path, url="", size=one.size, digest=one.digest) for path, one in found]
@@ -221,7 +191,7 @@ def _asked(source: HubSource, hub: HfApi, commit: str | None) -> tuple[str, list
                 "Check HF_ENDPOINT, and whether your network asks you to log in first.",
             ) from error
     found = str(info.sha)
-    if not _COMMIT.fullmatch(found) or found != (commit or found):
+    if not COMMIT.fullmatch(found) or found != (commit or found):
         raise DownloadError(
             f"{page} answers with commit {found!r} to the question for {asked}.",
             "This is not the Hub, or it is out of order; check HF_ENDPOINT.",
@@ -252,10 +222,7 @@ def _wanted(repo: str, commit: str, path: str, sibling: RepoSibling | None) -> W
 
 
 def _is_there(file: WebFile, record: Record, folder: Path, *, check: bool) -> bool:
-    """Return whether a file need not be fetched.
-
-    Raises DataError if there is another file of this name that no download put there.
-    """
+    """Return whether a file need not be fetched; a DataError if another one is there that no download put there."""
     target, fetched = inside(folder, file.path), record.files.get(file.path)
     if fetched is not None and not (check and target.is_file()):
         return fetched.digest == file.digest and record.has(file.path, folder)
@@ -272,12 +239,15 @@ def _is_there(file: WebFile, record: Record, folder: Path, *, check: bool) -> bo
 
 def _fetch(source: HubSource | WebSource, file: WebFile, commit: str, folder: Path, endpoint: str | None) -> None:
     """Fetch one file into the hidden folder, and give it its name if it is the one that was promised."""
-    from_hub = isinstance(source, HubSource)
-    page = f"https://{'huggingface.co/datasets/' if from_hub else ''}{source.home}"
     target, staging = inside(folder, file.path), folder / _STAGING
+    page = f"https://{'huggingface.co/datasets/' if isinstance(source, HubSource) else ''}{source.home}"
     with _explained(f"{file.path} of {page}", page):
         target.parent.mkdir(parents=True, exist_ok=True)
-        found = _from_hub(source.home, file.path, commit, staging, endpoint) if from_hub else _from_web(file, staging)
+        if isinstance(source, HubSource):
+            where: dict[str, Any] = {"repo_type": "dataset", "local_dir": staging, "endpoint": endpoint}
+            found = Path(hf_hub_download(source.repo, file.path, revision=commit, library_name="medbench", **where))
+        else:
+            found = _from_web(file, staging)
         digest = _digest(found, file.digest)
         if digest == file.digest:
             found.replace(target)
@@ -289,14 +259,8 @@ def _fetch(source: HubSource | WebSource, file: WebFile, commit: str, folder: Pa
     say(f"{file.path}: {readable_size(file.size)}, checksum right")
 
 
-def _from_hub(repo: str, path: str, commit: str, folder: Path, endpoint: str | None) -> Path:
-    options: dict[str, Any] = {"repo_type": "dataset", "endpoint": endpoint, "library_name": "medbench"}
-    return Path(hf_hub_download(repo, path, revision=commit, local_dir=folder, **options))
-
-
 def _from_web(file: WebFile, folder: Path) -> Path:
-    # pooch brings an HTTP client of its own, which what comes from the Hub does not need.
-    import pooch
+    import pooch  # It brings an HTTP client of its own, which what comes from the Hub does not need.
 
     pooch.get_logger().setLevel(logging.WARNING)
     fetcher = pooch.HTTPDownloader(progressbar=True, timeout=_ANSWER_SECONDS)
@@ -308,9 +272,7 @@ def _digest(path: Path, like: str) -> str:
     kind = like.partition(":")[0]
     if kind == "git":
         # Only small files are no large ones.
-        content = path.read_bytes()
-        blob = b"blob %d\0" % len(content) + content
-        return f"git:{hashlib.sha1(blob, usedforsecurity=False).hexdigest()}"
+        return f"git:{git_hash(path.read_bytes())}"
     with path.open("rb") as stream:
         return f"{kind}:{hashlib.file_digest(stream, kind).hexdigest()}"
 
@@ -322,14 +284,13 @@ def _unpack_all(source: HubSource | WebSource, record: Record, folder: Path) -> 
         # What an earlier call unpacked from it may be replaced, and nothing else.
         ours = record.unpacked[path].names if path in record.unpacked else ()
         names = extract(inside(folder, path), folder, only=only, replace=ours)
-        unpacked = Unpacked(digest=record.files[path].digest, names=names)
-        record = replace(record, unpacked={**record.unpacked, path: unpacked})
+        record.unpacked[path] = Unpacked(digest=record.files[path].digest, names=names)
         _save(folder, record)
         say(f"{path} is unpacked to {', '.join(names)} in {folder}; the archive itself is no longer needed.")
 
 
 def _save(folder: Path, record: Record) -> None:
-    text = canonical_json(_RECORD.dump_python(record, mode="json"), indent=2)
+    text = canonical_json(TypeAdapter(Record).dump_python(record, mode="json"), indent=2)
     write_atomically(folder / _RECORD_NAME, f"{text}\n")
 
 
@@ -338,7 +299,7 @@ def _explained(what: str, page: str) -> Iterator[None]:
     """Tell what both clients and the disk raise (all are HTTPError or OSError) as a problem with a next step."""
     try:
         yield
-    except (HTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # imported there, not listed
         problem, hint = _problem_and_hint(error, page)
         raise DownloadError(f"{what} {problem}.", hint) from error
 
@@ -347,7 +308,7 @@ def _problem_and_hint(error: Exception, page: str) -> tuple[str, str]:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return _refusal(error, status, page)
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled):
         problem = "cannot be fetched: HF_HUB_OFFLINE is set"
         return problem, "Unset it, or download on another machine and copy the folder, download.json included."
     if not isinstance(error, OSError) or error.errno is None:
@@ -357,9 +318,9 @@ def _problem_and_hint(error: Exception, page: str) -> tuple[str, str]:
 
 
 def _refusal(error: Exception, status: int, page: str) -> tuple[str, str]:
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return "does not exist: there is no such commit", f"Look at {page}/commits/main."
-    if isinstance(error, GatedRepoError) or status == _FORBIDDEN:
+    if isinstance(error, errors.GatedRepoError) or status == _FORBIDDEN:
         problem = f"is open only to those who accepted its conditions (HTTP status {status})"
         return problem, f"Accept them at {page}, log in (for the Hub: `hf auth login`), and {_AGAIN}"
     if status in {_UNAUTHORISED, _NOT_FOUND}:

@@ -1,5 +1,6 @@
 """Where the native files of every task are to be had: the table `sources.yaml`, by task."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Discriminator, TypeAdapter, with_config
 
+from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.spec import TaskSpec
 
-_TABLE_FILE = Path(__file__).with_name("sources.yaml")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +94,13 @@ _FAMILY: TypeAdapter[Source] = TypeAdapter(Annotated[Source, Discriminator("kind
 
 
 def _read_table() -> dict[str, Source]:
-    rows = read_yaml_table(_TABLE_FILE).items()
+    rows = read_yaml_table(Path(__file__).with_name("sources.yaml")).items()
     families = [_FAMILY.validate_python({"family": family, **row}) for family, row in rows]
     return {task: source for source in families for task in source.tasks}
 
 
+# By task; exactly one for each of the 12 built-in tasks.
 SOURCES: Mapping[str, Source] = _read_table()
-"""Task name to source; exactly one for each of the 12 built-in tasks."""
 
 
 def source_of(spec: TaskSpec) -> Source:
@@ -108,3 +110,13 @@ def source_of(spec: TaskSpec) -> Source:
     return found or ManualSource(
         family=spec.name, licence=spec.licence, reason="medbench knows no place to fetch it from", steps=steps
     )
+
+
+def check_revision(source: Source, revision: str) -> None:
+    """Refuse, by a UsageError, a `--revision` that is no commit or has no effect on a source."""
+    if not isinstance(source, HubSource):
+        problem = f"--revision has no effect on {source.family}: it does not come from the Hub."
+        raise UsageError(problem, "Leave it out.")
+    if not COMMIT.fullmatch(revision):
+        page = f"https://huggingface.co/datasets/{source.repo}/commits/main"
+        raise UsageError(f"--revision {revision!r} is no commit.", f"Give the 40 hex digits, as listed at {page}.")

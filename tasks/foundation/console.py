@@ -8,21 +8,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
+from rich import progress
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -61,9 +51,8 @@ def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 160
     with _readers_may_leave():
-        Console(highlight=False, width=width).print(table)
+        Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
         sys.stdout.flush()
 
 
@@ -75,39 +64,33 @@ class Meter(Protocol):
     """A running count of items that are done."""
 
     def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
-        """Count `count` more items done, and show `label` and `status` from now on."""
+        """Count `count` more items done, and show `label` and `status` from now on; by itself, show nothing."""
+        del count, label, status
 
 
 class Listener(Protocol):
     """Hears what is said while something works."""
 
     def say(self, text: str) -> None:
-        """Hear a line of talk."""
+        """Hear a line of talk; by itself, do nothing."""
+        del text
 
     def warn(self, text: str) -> None:
-        """Hear a line that must not be overlooked."""
+        """Hear a line that must not be overlooked; by itself, do nothing."""
+        del text
 
     def meter(self, label: str, total: int, done: int) -> AbstractContextManager[Meter]:
         """Follow the progress of `total` items, of which `done` are already there."""
 
 
-class Silent:
+class Silent(Listener, Meter):
     """A listener that hears nothing."""
-
-    def say(self, text: str) -> None:
-        """Do nothing."""
-
-    def warn(self, text: str) -> None:
-        """Do nothing."""
 
     @contextmanager
     def meter(self, label: str, total: int, done: int) -> Iterator[Meter]:
         """Show nothing."""
         del label, total, done
         yield self
-
-    def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
-        """Do nothing."""
 
 
 class Logged(Silent):
@@ -125,7 +108,7 @@ class Logged(Silent):
         self._logger.warning("%s", text)
 
 
-class Terminal:
+class Terminal(Listener):
     """The listener of the command line: standard error."""
 
     def say(self, text: str) -> None:
@@ -138,15 +121,16 @@ class Terminal:
 
     @contextmanager
     def meter(self, label: str, total: int, done: int) -> Iterator[Meter]:
-        """Show one live line, or a plain one every ten seconds."""
+        """Show one live line with rate, remaining time and status, or a plain one every ten seconds and at the end."""
         console = _talk()
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[status]}"),
+            progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(),
+            _RateColumn(), progress.TimeElapsedColumn(), progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[status]}"),
         )  # fmt: skip
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task(label, total=total, completed=done, status="", done_before=done)
-            yield _TerminalMeter(progress, task, live=console.is_terminal)
+        with progress.Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+            shown.add_task(label, total=total, completed=done, status="", done_before=done)
+            yield _TerminalMeter(shown)
 
 
 _listeners: list[Listener] = [Terminal()]
@@ -185,38 +169,30 @@ def show_error(error: MedbenchError) -> None:
         console.print(escape(error.hint))
 
 
-def _rate(task: Task) -> float:
+def _rate(task: progress.Task) -> float:
     """Return items per second of this process, without what an earlier one did."""
     return (task.completed - task.fields["done_before"]) / task.elapsed if task.elapsed else 0.0
 
 
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
+class _RateColumn(progress.ProgressColumn):
+    def render(self, task: progress.Task) -> Text:
         return Text(f"{_rate(task):.1f}/s")
 
 
-class _TerminalMeter:
-    """A running count with rate, remaining time and a free status text.
-
-    On a terminal it is one live line; elsewhere it is a plain line every ten seconds, and one at the end.
-    """
-
-    def __init__(self, progress: Progress, task: TaskID, *, live: bool) -> None:
-        self._progress = progress
-        self._task = task
-        self._live = live
+class _TerminalMeter(Meter):
+    def __init__(self, shown: progress.Progress) -> None:
+        self._shown = shown
         self._last_line_at = 0.0
 
     def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
-        """Count `count` more items done, and show `label` and `status` from now on."""
-        fields = {"description": label, "status": status}
-        shown: dict[str, Any] = {name: text for name, text in fields.items() if text is not None}
-        self._progress.update(self._task, advance=count, **shown)
-        if not self._live:
-            self._plain_line()
+        task = self._shown.tasks[0]
+        if status is not None:
+            task.fields["status"] = status
+        self._shown.update(task.id, advance=count, description=label)
+        if not self._shown.console.is_terminal:
+            self._plain_line(task)
 
-    def _plain_line(self) -> None:
-        task = self._progress.tasks[0]
+    def _plain_line(self, task: progress.Task) -> None:
         elapsed = task.elapsed or 0.0
         finished = task.total is not None and task.completed >= task.total
         if not finished and elapsed - self._last_line_at < _PLAIN_INTERVAL_SECONDS:

@@ -5,18 +5,14 @@ from difflib import get_close_matches
 from pathlib import PureWindowsPath
 from traceback import extract_tb
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _LONGEST = 300
 
 
 class MedbenchError(Exception):
     """A failure that is shown to the user without a traceback.
 
-    Args:
-        problem: One sentence that says what is wrong and names what was given.
-        hint: What is allowed or what to do next; shown on its own line.
+    `problem` is one sentence that says what is wrong and names what was given, `hint` what is allowed or to do next.
     """
 
     exit_code = EXIT_FAILED

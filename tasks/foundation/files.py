@@ -15,10 +15,7 @@ _SAMPLED_BYTES = 1 << 20
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never a part.
-
-    Raises RunError if the folder cannot be written to.
-    """
+    """Write `text` so that a reader sees the old file or the new one, never a part; RunError if that cannot be done."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,10 +52,7 @@ def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - a document may hold anything; callers validate it
-    """Read one JSON document.
-
-    Raises DataError if the file is missing, is not UTF-8 or is not JSON; the message has the line.
-    """
+    """Read one JSON document; DataError if the file is missing or no UTF-8, or with the line of what is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -71,15 +65,13 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - a document may hold anything
 
 def read_json_lines(path: Path) -> Iterator[JsonObject]:
     """Yield the objects of a JSON-lines file; raises like `read_numbered_json_lines`."""
-    for _, value in read_numbered_json_lines(path):
-        yield value
+    return (value for _, value in read_numbered_json_lines(path))
 
 
 def read_numbered_json_lines(path: Path, *, torn_tail: str = "refuse") -> Iterator[tuple[int, JsonObject]]:
-    """Yield line number and object of each line that is not blank.
+    """Yield line number and object of each line that is not blank; raises DataError with the line of what is no object.
 
-    `torn_tail="drop"` ignores one unfinished last line, which is what a killed writer leaves. Raises DataError if a
-    line is not a JSON object; the message names the line.
+    `torn_tail="drop"` ignores one unfinished last line, which is what a killed writer leaves.
     """
     try:
         with path.open("rb") as stream:
@@ -112,15 +104,15 @@ def inside(folder: Path, relative: str) -> Path:
     since behind a symbolic link it would not. The links are the user's: images may lie on another disk. Raises
     DataError if `relative` is absolute, has a part `..`, or is no path at all.
     """
-    path = Path(relative)
+    path, problem = Path(relative), "it has a NUL character" if "\0" in relative else ""
     if path.anchor or ".." in path.parts:
         raise DataError(f"The path {relative!r} leads out of {folder}.", "Data may only name files in its own folder.")
     try:
         os.fsencode(relative)
     except UnicodeEncodeError as error:
-        raise DataError(f"{relative!r} is no path: {error}.", "Correct the name in the data.") from error
-    if "\0" in relative:
-        raise DataError(f"{relative!r} is no path: it has a NUL character.", "Correct the name in the data.")
+        problem = str(error)
+    if problem:
+        raise DataError(f"{relative!r} is no path: {problem}.", "Correct the name in the data.")
     return folder / path
 
 
@@ -136,10 +128,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sampled_sha256(path: Path) -> str:
-    """Return a SHA-256 of a file's size and of its beginning, middle and end, a MiB each, as 64 hex digits.
-
-    It tells weights of many gigabytes apart without reading them; of a small file it sees every byte.
-    """
+    """Return a SHA-256 of a file's size and of its beginning, middle and end, a MiB each; of a small one, all."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as stream:
@@ -150,10 +139,7 @@ def sampled_sha256(path: Path) -> str:
 
 
 def read_yaml_table(path: Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a table.
-
-    Raises UsageError if it cannot be read, is not UTF-8 or YAML, or holds something else.
-    """
+    """Read a YAML file whose top level is a table; raises UsageError if it cannot be read, or is something else."""
     try:
         return parse_yaml_table(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -161,10 +147,7 @@ def read_yaml_table(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml_table(text: str, where: str) -> dict[str, Any]:
-    """Parse YAML text whose top level is a table; `where` names it in the error.
-
-    Raises UsageError if it is not YAML or holds something else.
-    """
+    """Parse YAML text whose top level is a table; raises UsageError with the name `where` if it is something else."""
     import yaml
 
     # The safe loader in C is forty times as fast; not every build of PyYAML has it.

@@ -18,17 +18,11 @@ from pathlib import Path
 from medbench.tasks.foundation.errors import DataError, RunError
 from medbench.tasks.foundation.files import file_sha256, fingerprint, read_yaml_table, sampled_sha256
 
-_WHOLE_BYTES = 1 << 26
-_SAMPLE_BYTES = 1 << 12
-_HEADER_BYTES = 100_000_000
+_WHOLE_BYTES, _SAMPLE_BYTES, _HEADER_BYTES = 1 << 26, 1 << 12, 100_000_000
 # Of a generation configuration an answer depends on these alone: a run's own settings choose tokens.
 _GENERATION, _USED = "generation_config.json", ("bos_token_id", "eos_token_id", "pad_token_id")
-
-_LOOKED_AT = 512
-_SHOWN_OF_IT = 80
-
+_LOOKED_AT, _SHOWN_OF_IT = 512, 80
 _LOG_IN = "Log in (`hf auth login`), accept the model's terms if it has some, and download it again."
-
 _WORDS = re.compile(r"out of memory|can(?:'|no)t allocate memory|not enough memory|bad[_ ]alloc", re.IGNORECASE)
 # torch.OutOfMemoryError, by its name: this floor imports no torch.
 _NAME = "OutOfMemoryError"
@@ -38,7 +32,6 @@ HINT = "Give --dtype bfloat16, free some memory, or take a larger device or --de
 
 @cache
 def _names(of: str) -> tuple[str, ...]:
-    """Return a list of `model_files.yaml`."""
     return tuple(read_yaml_table(Path(__file__).with_suffix(".yaml"))[of])
 
 
@@ -121,10 +114,8 @@ def refuse_stand_ins(*paths: Path) -> None:
     for path in paths:
         files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else (path,)
         for file in files:
-            found = _stand_in(file) if file.suffix in _names("read_suffixes") else None
-            if found is not None:
-                what, hint = found
-                raise DataError(f"{file} cannot be read: it is {what}, not a file of a model.", hint)
+            if file.suffix in _names("read_suffixes") and (found := _stand_in(file)):
+                raise DataError(f"{file} cannot be read: it is {found[0]}, not a file of a model.", found[1])
 
 
 def _stand_in(file: Path) -> tuple[str, str] | None:
@@ -160,26 +151,21 @@ def ran_out_of_memory(error: BaseException | None) -> BaseException | None:
 
 
 def _says_so(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == _NAME:
-        return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, Exception) and bool(_WORDS.search(str(error)))
+    named = isinstance(error, MemoryError) or type(error).__name__ == _NAME
+    return named or (isinstance(error, Exception) and bool(_WORDS.search(str(error))))
 
 
 @contextmanager
 def room_for(source: str) -> Iterator[None]:
-    """Make memory that runs out while a folder or a model is loaded an error in a sentence, whoever raises it.
-
-    Raises RunError if memory ran out.
-    """
+    """Make memory that runs out while a folder or a model is loaded a RunError in a sentence, whoever raises it."""
     try:
         yield
     except Exception as error:
         found = ran_out_of_memory(error)
         if found is None or isinstance(error, RunError):
             raise
-        lines = str(found).strip().splitlines()
-        said = lines[0][:_LONGEST_REASON].rstrip(" .") if lines else ""
+        said = next(iter(str(found).strip().splitlines()), "")[:_LONGEST_REASON].rstrip(" .")
         reason = f"{type(found).__name__}: {said}" if said else type(found).__name__
         raise RunError(f"{source} does not fit into the memory that is free: {reason}.", HINT) from error

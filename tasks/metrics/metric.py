@@ -18,25 +18,15 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorable:
-    """One prediction beside its reference.
-
-    Attributes:
-        prediction: Parsed answer text.
-        reference: Reference text, whole; a key of `choices` where there are some.
-        choices: The closed list that the answer comes from, key to text; empty for open questions.
-        choice: The key that the prediction takes, as `medbench.tasks.answers.choice` reads it; empty if it takes none.
-        predicted_box: The parsed box in pixels, or None where none could be read.
-        reference_box: The reference box in pixels, or None for tasks without boxes.
-        labels: The sample's labels; `answer_type` is `OPEN` or `CLOSED` for VQA.
-    """
+    """One prediction, the parsed answer text, beside its whole reference, a key of `choices` where there are some."""
 
     prediction: str
     reference: str
-    choices: Mapping[str, str] = field(default_factory=dict)
-    choice: str = ""
-    predicted_box: Box | None = None
-    reference_box: Box | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)  # The closed list that the answer is of, key to text.
+    choice: str = ""  # The key that the prediction takes (`medbench.tasks.answers.choice`); empty if it takes none.
+    predicted_box: Box | None = None  # In pixels; None where none could be read.
+    reference_box: Box | None = None  # None for tasks without boxes.
+    labels: Mapping[str, str] = field(default_factory=dict)  # `answer_type` is `OPEN` or `CLOSED` for VQA.
 
 
 def everything(_: Scorable) -> bool:
@@ -46,29 +36,18 @@ def everything(_: Scorable) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A metric with its exact definition.
+    """A metric with its exact definition: statistics [N, K] of N scorables, and the value of their sum [..., K]."""
 
-    Attributes:
-        metric_id: The name in files, e.g. `bleu1`.
-        signature: The exact definition behind the number, without the sample count.
-        statistics: Maps N scorables to an array [N, K] of sufficient statistics.
-        compute: Maps summed statistics [..., K] to values [...]; NaN where nothing was counted.
-        applies: Which scorables count at all (closed questions only, say).
-        tokenised: Gives the two texts whose PTB tokens are compared, for metrics of tokens; so that the texts of many
-            tasks can be tokenised at once.
-        weights: Maps statistics [N, K] to what hangs on each sample [N], up to a factor, for intervals; None where all
-            weigh alike, or where the metric is a mean, whose counts say it.
-        adds: Whether statistics of several calls can be added; where columns follow from the references of a call, not.
-    """
-
-    metric_id: str
-    signature: str
+    metric_id: str  # The name in files, e.g. `bleu1`.
+    signature: str  # The exact definition behind the number, without the sample count.
     statistics: Callable[[Sequence[Scorable]], FloatArray]
-    compute: Callable[[FloatArray], FloatArray]
-    applies: Callable[[Scorable], bool] = everything
+    compute: Callable[[FloatArray], FloatArray]  # NaN where nothing was counted.
+    applies: Callable[[Scorable], bool] = everything  # Which scorables count at all (closed questions only, say).
+    # The two texts whose PTB tokens are compared, so that the texts of many tasks can be tokenised at once.
     tokenised: Callable[[Scorable], tuple[str, str]] | None = None
+    # From statistics what hangs on each sample [N], up to a factor; None where all weigh alike, and for a mean.
     weights: Callable[[FloatArray], FloatArray] | None = None
-    adds: bool = True
+    adds: bool = True  # Not where the columns of statistics follow from the references of one call.
 
 
 def mean_of_scores(totals: FloatArray) -> FloatArray:

@@ -11,11 +11,7 @@ from medbench.tasks.metrics.metric import FloatArray
 
 RougeId = Literal["rouge1", "rouge2", "rougeL"]
 PairScore = Callable[[str, str], float]
-
-_ORDERS = 4
-_SMALL = 1e-9
-_TINY = 1e-15
-_SET_SMALL = 1e-8
+_ORDERS, _SMALL, _TINY, _SET_SMALL = 4, 1e-9, 1e-15, 1e-8
 # Words of any script; of those that put no blanks between words, every character is one.
 _WORDS = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -37,10 +33,9 @@ def corpus_bleu_statistics(predictions: Sequence[str], references: Sequence[str]
 def _corpus_statistics(predictions: tuple[str, ...], references: tuple[str, ...]) -> FloatArray:
     from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 
-    rows = []
-    for prediction, reference in zip(predictions, references, strict=True):
-        cooked = cook_test(prediction, cook_refs([reference]), eff="closest")
-        rows.append([*cooked["correct"], *cooked["guess"], cooked["testlen"], cooked["reflen"], 1])
+    pairs = zip(predictions, references, strict=True)
+    cooked = [cook_test(prediction, cook_refs([reference]), eff="closest") for prediction, reference in pairs]
+    rows = [[*one["correct"], *one["guess"], one["testlen"], one["reflen"], 1] for one in cooked]
     statistics = np.asarray(rows, dtype=np.float64).reshape(len(rows), 2 * _ORDERS + 3)
     statistics.setflags(write=False)
     return statistics
@@ -60,8 +55,7 @@ def corpus_bleu(order: Literal[1, 2, 3, 4], totals: FloatArray) -> FloatArray:
     return np.where(totals[..., 10] > 0, precision * brevity, np.nan)
 
 
-corpus_bleu1 = partial(corpus_bleu, 1)
-corpus_bleu4 = partial(corpus_bleu, 4)
+corpus_bleu1, corpus_bleu4 = partial(corpus_bleu, 1), partial(corpus_bleu, 4)
 
 
 def corpus_bleu_weights(statistics: FloatArray) -> FloatArray:
@@ -70,25 +64,16 @@ def corpus_bleu_weights(statistics: FloatArray) -> FloatArray:
 
 
 def set_rouge(order: int, prediction: str, reference: str) -> float:
-    """Return F over the distinct runs of `order` words of two texts: `rouge-1` and `rouge-2` F of `rouge` 1.0.1.
-
-    The official Uni-Med evaluation uses it. Where the package fails because a text is nothing but periods, this is 0.
-    """
+    """Return F over the distinct runs of `order` words, as `rouge` 1.0.1; 0 where a text is nothing but periods."""
     words = (_words(prediction), _words(reference))
     predicted, wanted = (set(zip(*(text[start:] for start in range(order)), strict=False)) for text in words)
     return _f_of_sets(len(predicted & wanted), len(predicted), len(wanted))
 
 
 def set_rouge_l(prediction: str, reference: str) -> float:
-    """Return F over the distinct words in the longest common subsequences of all pairs of sentences.
-
-    Source: `rouge-l` F of `rouge` 1.0.1: sentences end at periods, and the words of all subsequences are united before
-    they are counted.
-    """
-    predicted, wanted = _sentences(prediction), _sentences(reference)
-    common: set[str] = set()
-    for sentence in wanted:
-        common.update(*(lcs_words(sentence, candidate) for candidate in predicted))
+    """Return F over the distinct words in the longest common subsequences of all sentences (`rouge` 1.0.1)."""
+    pairs = ((wanted, said) for wanted in _sentences(reference) for said in _sentences(prediction))
+    common = {word for wanted, said in pairs for word in lcs_words(wanted, said)}
     return _f_of_sets(len(common), len(set(_words(prediction))), len(set(_words(reference))))
 
 
@@ -124,10 +109,8 @@ def google_rouge(rouge_id: RougeId, prediction: str, reference: str) -> float:
 
 
 SET_ROUGE: dict[RougeId, PairScore] = {
-    "rouge1": partial(set_rouge, 1),
-    "rouge2": partial(set_rouge, 2),
-    "rougeL": set_rouge_l,
-}
+    "rouge1": partial(set_rouge, 1), "rouge2": partial(set_rouge, 2), "rougeL": set_rouge_l,
+}  # fmt: skip
 GOOGLE_ROUGE: dict[RougeId, PairScore] = {name: partial(google_rouge, name) for name in SET_ROUGE}
 
 
@@ -162,11 +145,10 @@ def _lcs_rows(first: Sequence[str], second: Sequence[str]) -> list[int]:
     One machine-word operation per word instead of a table row. Source: Hyyro (2004), "Bit-parallel LCS-length
     computation revisited".
     """
-    everywhere = (1 << len(second)) - 1
     places: dict[str, int] = {}
     for index, word in enumerate(second):
         places[word] = places.get(word, 0) | 1 << index
-    row = everywhere
+    row = everywhere = (1 << len(second)) - 1
     rows = [row]
     for word in first:
         matches = row & places.get(word, 0)

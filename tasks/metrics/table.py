@@ -8,47 +8,39 @@ references.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from medbench.tasks.answers.fields import answer_itself
-from medbench.tasks.answers.texts import (
-    REFERENCE_WORDS,
-    clean_prediction,
-    first_words,
-    normalise_answer,
-    normalise_strictly,
-    plain_text,
-)
-from medbench.tasks.metrics import answers, boxes, meteor, reports
+from medbench.tasks.answers import texts as forms
+from medbench.tasks.answers.thoughts import answer_itself
+from medbench.tasks.metrics import answers, meteor, reports
+from medbench.tasks.metrics.java import tokenise
 from medbench.tasks.metrics.metric import FloatArray, Metric, Scorable, everything, mean_of_scores, score_statistics
-from medbench.tasks.metrics.ptb import tokenise
 from medbench.tasks.spec import Kind
 
 Texts = Callable[[Scorable], tuple[str, str]]
 """Gives prediction and reference in the form in which they are compared."""
-_Counts = Callable[[Sequence[str], Sequence[str]], FloatArray]
-_Values = Callable[[FloatArray], FloatArray]
+Score = Callable[[Scorable], float | None]
 Table = Mapping[str, tuple[Metric, Metric]]
 """Metrics by id, each under `paper` and under `strict`."""
 
-_PAPER = f"refs{REFERENCE_WORDS}|paper"
+_PAPER = f"refs{forms.REFERENCE_WORDS}|paper"
 _DROP_EMPTY = f"drop-empty|{_PAPER}"
 _PLAIN = "plain|strict"
 
 
 def processed_texts(scorable: Scorable) -> tuple[str, str]:
     """Return the prediction in lower case without `<unk>`, and the first 50 words of the reference."""
-    return clean_prediction(scorable.prediction), first_words(scorable.reference)
+    return forms.clean_prediction(scorable.prediction), forms.first_words(scorable.reference)
 
 
 def normalised_texts(scorable: Scorable) -> tuple[str, str]:
     """Return both processed texts in the normal form of the official evaluation."""
     prediction, reference = processed_texts(scorable)
-    return normalise_answer(prediction), normalise_answer(reference)
+    return forms.normalise_answer(prediction), forms.normalise_answer(reference)
 
 
 def twice_normalised_texts(scorable: Scorable) -> tuple[str, str]:
     """Return both texts normalised twice: the official METEOR step overwrites what ROUGE normalises again."""
     prediction, reference = normalised_texts(scorable)
-    return normalise_answer(prediction), normalise_answer(reference)
+    return forms.normalise_answer(prediction), forms.normalise_answer(reference)
 
 
 def chosen_texts(scorable: Scorable) -> tuple[str, str]:
@@ -63,7 +55,7 @@ def chosen_texts(scorable: Scorable) -> tuple[str, str]:
 def strict_texts(scorable: Scorable) -> tuple[str, str]:
     """Return both texts in the normal form of the strict protocol; where there are choices, the one that was taken."""
     prediction = scorable.choice if scorable.choices else answer_itself(scorable.prediction)
-    return normalise_strictly(prediction), normalise_strictly(scorable.reference)
+    return forms.normalise_strictly(prediction), forms.normalise_strictly(scorable.reference)
 
 
 def closed_texts(scorable: Scorable) -> tuple[str, str]:
@@ -73,7 +65,7 @@ def closed_texts(scorable: Scorable) -> tuple[str, str]:
 
 def whole_texts(scorable: Scorable) -> tuple[str, str]:
     """Return both texts whole, without markup and typographic characters."""
-    return plain_text(scorable.prediction), plain_text(scorable.reference)
+    return forms.plain_text(scorable.prediction), forms.plain_text(scorable.reference)
 
 
 def _is_of(answer_type: str, scorable: Scorable) -> bool:
@@ -84,54 +76,39 @@ def _is_of(answer_type: str, scorable: Scorable) -> bool:
 is_open, is_closed = partial(_is_of, "OPEN"), partial(_is_of, "CLOSED")
 
 
-# Signatures begin with the id of their metric.
-
-
-def _mean(
-    signature: str, score: Callable[[Scorable], float | None], applies: Callable[[Scorable], bool] = everything
-) -> Metric:
+def _mean(signature: str, score: Score, applies: Callable[[Scorable], bool] = everything) -> Metric:
+    """Return the mean of a score; as always, the signature begins with the id of the metric."""
+    statistics = partial(_scores, score)
+    metric_id = signature.partition("|")[0]
     return Metric(
-        metric_id=signature.partition("|")[0], signature=signature, statistics=partial(_scores, score),
-        compute=mean_of_scores, applies=applies,
-    )  # fmt: skip
+        metric_id=metric_id, signature=signature, statistics=statistics, compute=mean_of_scores, applies=applies
+    )
 
 
-def _scores(score: Callable[[Scorable], float | None], scorables: Sequence[Scorable]) -> FloatArray:
+def _scores(score: Score, scorables: Sequence[Scorable]) -> FloatArray:
     return score_statistics([score(scorable) for scorable in scorables])
 
 
-def _pairs(
-    signature: str, score: reports.PairScore, texts: Texts, applies: Callable[[Scorable], bool] = everything,
-    *, worded: bool = False,
-) -> Metric:  # fmt: skip
-    """Return the mean score of two texts; if `worded`, over the pairs in which both have words."""
-    return _mean(signature, partial(_scored_pair, score, texts, worded), applies)
-
-
-def _scored_pair(score: reports.PairScore, texts: Texts, worded: bool, scorable: Scorable) -> float | None:
+def _of_pair(score: reports.PairScore, texts: Texts, scorable: Scorable, *, worded: bool = False) -> float | None:
     pair = texts(scorable)
     return score(*pair) if not worded or all(pair) else None
 
 
-# The statistics of two texts of tokens, the value of their sum, and what hangs on each sample.
-_OF_TOKENS: Mapping[str, tuple[_Counts, _Values, _Values]] = {
-    "bleu1": (reports.corpus_bleu_statistics, reports.corpus_bleu1, reports.corpus_bleu_weights),
-    "bleu4": (reports.corpus_bleu_statistics, reports.corpus_bleu4, reports.corpus_bleu_weights),
-    "meteor": (meteor.meteor_statistics, meteor.corpus_meteor, meteor.corpus_meteor_weights),
-}
-
-
 def _corpus(signature: str, texts: Texts) -> Metric:
-    """Return a metric over the PTB tokens of all texts."""
-    name = signature.partition("|")[0]
-    statistics, compute, weights = _OF_TOKENS[name]
+    metric_id = signature.partition("|")[0]
+    statistics, weights = reports.corpus_bleu_statistics, reports.corpus_bleu_weights
+    compute: Callable[[FloatArray], FloatArray] = reports.corpus_bleu1 if metric_id == "bleu1" else reports.corpus_bleu4
+    if metric_id == "meteor":
+        statistics, weights, compute = meteor.meteor_statistics, meteor.corpus_meteor_weights, meteor.corpus_meteor
     return Metric(
-        metric_id=name, signature=signature, tokenised=texts, weights=weights, compute=compute,
+        metric_id=metric_id, signature=signature, tokenised=texts, weights=weights, compute=compute,
         statistics=partial(_of_tokens, statistics, texts),
     )  # fmt: skip
 
 
-def _of_tokens(statistics: _Counts, texts: Texts, scorables: Sequence[Scorable]) -> FloatArray:
+def _of_tokens(
+    statistics: Callable[[Sequence[str], Sequence[str]], FloatArray], texts: Texts, scorables: Sequence[Scorable]
+) -> FloatArray:
     pairs = [texts(scorable) for scorable in scorables]
     tokens = tokenise([prediction for prediction, _ in pairs] + [reference for _, reference in pairs])
     return statistics(tokens[: len(pairs)], tokens[len(pairs) :])
@@ -162,32 +139,33 @@ def table_of(kind: Kind, classes: Sequence[str] = ()) -> Table:
 
 
 # In each row the paper's definition stands first, the strict one behind it.
-_BOXES = (
-    (_mean("iou|inclusive-pixels|unparsed=0|paper", boxes.paper_iou), _mean("iou|exact|strict", boxes.strict_iou)),
+_BOXES = [
+    (_mean("iou|inclusive-pixels|unparsed=0|paper", answers.paper_iou), _mean("iou|exact|strict", answers.strict_iou)),
     (
-        _mean("r_at_0.5|iou>0.5|inclusive-pixels|unparsed=0|paper", boxes.paper_hit),
-        _mean("r_at_0.5|iou>=0.5|exact|strict", boxes.strict_hit),
+        _mean("r_at_0.5|iou>0.5|inclusive-pixels|unparsed=0|paper", answers.paper_hit),
+        _mean("r_at_0.5|iou>=0.5|exact|strict", answers.strict_hit),
     ),
-)
-_REPORTS = (
-    *(
-        (_corpus(f"{name}{form}|{_DROP_EMPTY}", texts), _corpus(f"{name}|{_PLAIN}", whole_texts))
-        for name, form, texts in (
-            ("bleu1|corpus|closest|ptb", "", processed_texts),
-            ("bleu4|corpus|closest|ptb", "", processed_texts),
-            ("meteor|java1.5|ptb", "|normalised", normalised_texts),
-        )
-    ),
-    *(
-        (
-            _pairs(
-                f"{name}|rouge1.0.1|f|sets|normalised-twice|{_DROP_EMPTY}", on_sets, twice_normalised_texts, worded=True
-            ),
-            _pairs(f"{name}|google0.1.2|f|no-stemmer|all-scripts|{_PLAIN}", reports.GOOGLE_ROUGE[name], whole_texts),
-        )
-        for name, on_sets in reports.SET_ROUGE.items()
-    ),
-)
+]
+_REPORTS = [
+    (_corpus(f"{name}{form}|{_DROP_EMPTY}", texts), _corpus(f"{name}|{_PLAIN}", whole_texts))
+    for name, form, texts in (
+        ("bleu1|corpus|closest|ptb", "", processed_texts),
+        ("bleu4|corpus|closest|ptb", "", processed_texts),
+        ("meteor|java1.5|ptb", "|normalised", normalised_texts),
+    )
+] + [
+    (
+        _mean(
+            f"{name}|rouge1.0.1|f|sets|normalised-twice|{_DROP_EMPTY}",
+            partial(_of_pair, on_sets, twice_normalised_texts, worded=True),
+        ),
+        _mean(
+            f"{name}|google0.1.2|f|no-stemmer|all-scripts|{_PLAIN}",
+            partial(_of_pair, reports.GOOGLE_ROUGE[name], whole_texts),
+        ),
+    )
+    for name, on_sets in reports.SET_ROUGE.items()
+]
 _ANSWERS = (
     ("bleu1", "sentence", answers.sentence_bleu1, "sentence", answers.sentence_bleu1, everything),
     ("f1", "asymmetric", answers.asymmetric_f1, "clipped", answers.clipped_f1, everything),
@@ -204,12 +182,11 @@ def _of_answers(kind: Kind, classes: Sequence[str]) -> list[tuple[Metric, Metric
     # Kinds whose questions may come with a closed list of answers.
     read = "choice-if-any|" if kind in {"qa", "cls"} else ""
     strict = f"{read}unlabelled|normalised-strictly|{_PLAIN}"
-    substring = f"closed_accuracy|substring|closed|{paper}"
-    one_reading = f"closed_accuracy|one-reading|closed|{read}strict"
+    substring, reading = f"closed_accuracy|substring|closed|{paper}", f"closed_accuracy|one-reading|closed|{read}strict"
     rows = [
         (
-            _pairs(f"{name}|{official}|{paper}", official_score, texts, applies),
-            _pairs(f"{name}|{ours}|{strict}", our_score, strict_texts, applies),
+            _mean(f"{name}|{official}|{paper}", partial(_of_pair, official_score, texts), applies),
+            _mean(f"{name}|{ours}|{strict}", partial(_of_pair, our_score, strict_texts), applies),
         )
         for name, official, official_score, ours, our_score, applies in _ANSWERS
     ]
@@ -217,7 +194,7 @@ def _of_answers(kind: Kind, classes: Sequence[str]) -> list[tuple[Metric, Metric
         *rows,
         (macro_f1_metric(paper, texts, classes), macro_f1_metric(strict, strict_texts, classes)),
         (
-            _pairs(substring, answers.contains_reference, texts, is_closed),
-            _pairs(one_reading, answers.answers_closed, closed_texts, is_closed),
+            _mean(substring, partial(_of_pair, answers.contains_reference, texts), is_closed),
+            _mean(reading, partial(_of_pair, answers.answers_closed, closed_texts), is_closed),
         ),
     ]

@@ -1,40 +1,25 @@
 """95 % confidence intervals that account for clusters, for every metric: the score interval.
 
-Questions about one image are not independent. Over 70 volumes with 126 slices each, an interval that takes slices for
-independent covered the truth in 39 of 100 simulations instead of 95. One method serves shares of right answers, means
-of scores and corpus metrics, by how far each cluster influences the number (`tasks.statistics.clusters`). It stays
-inside [0, 1], has a width at 0 and 100 %, and draws nothing at random.
+Questions about one image (patient, volume, document) are not independent. Near its value any metric is a mean of its
+parts, so one method serves shares of right answers, means of scores and corpus metrics, by how far each cluster
+influences the number: what the metric loses without it (the jackknife). It stays inside [0, 1], has a width at 0 and
+100 %, and draws nothing at random. Wilson's interval of a share asks of each possible truth whether what was seen would
+be likely, with the spread that *that truth* has. Here the same question is asked of any metric between bounds; a truth
+higher than what was seen is taken as: a part of the data comes out wholly right instead. What each quantity below is
+for, and why it is estimated so, stands in `docs/design/0007-statistics.md`.
 
-Wilson's interval of a share asks of each possible truth whether what was seen would be likely, with the spread that
-*that truth* has. Here the same question is asked of any metric between bounds. A truth higher than what was seen is
-taken as: a part of the data comes out wholly right instead. So the spread grows with the distance, and there is a width
-at 0 and 100 % and where scores are rare. For independent answers that are right or wrong this is Wilson's interval.
-
-- The spread of what was seen is the cluster-robust standard error (CR1), with Student's t for as many clusters as there
-  would be of like size (Kish).
-- How fast it grows is a matter of skewness (the third moment over the second), estimated from the data and, where few
-  clusters tell, with one event of the largest size beside them: what was not seen may be larger than what was.
-- Which clusters tell is a matter of the side: of what is above, those that are not all wrong; of what is below, those
-  that are not all right; of a difference, those in which two models differ. Their number is Kish's.
-- How large the event is, is a matter of how alike a cluster's samples are. Their correlation is estimated, and drawn
-  towards one half where few clusters tell: where all are right, or all but one, nothing tells of it.
-- Samples that are wholly wrong may be as right as where all are wrong, each for its part: one partly right among them
-  speaks for no worse model. (Wilson's interval is never narrower than that.)
-- On the near side the skewness of what was seen shifts the bound outwards (Johnson 1978): Wilson's own interval goes
-  down to 90 % near the edges, this one to 94 %.
-
-Sources: Wilson 1927, Cameron and Miller 2015 (cluster-robust inference), Johnson 1978 (skewness in t), Kish 1965.
+Sources: Wilson 1927, Cameron and Miller 2015 (cluster-robust inference), Johnson 1978 (skewness in t), Kish 1965, Efron
+and Tibshirani 1993, chapter 11 (jackknife).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from medbench.tasks.metrics.metric import FloatArray, Metric
-from medbench.tasks.statistics.clusters import influences_of, membership, totals_by_cluster, weights_of
+from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores
 
 Method = Literal["score", "one cluster", "wilson", "cluster-t", "bootstrap-t", "bootstrap"]
 """How an interval was made; the last four stand in files of earlier versions only."""
@@ -42,14 +27,56 @@ Method = Literal["score", "one cluster", "wilson", "cluster-t", "bootstrap-t", "
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 _UNSEEN_ALIKE = 0.5
-_UNSEEN_CLUSTERS = 0.5
-"""As how many telling clusters the correlation of one half counts."""
-_UNSEEN_EVENT = 2.0
-"""As how many telling clusters the event that was not seen counts."""
+# As how many telling clusters the correlation of one half counts, and the event that was not seen.
+_UNSEEN_CLUSTERS, _UNSEEN_EVENT = 0.5, 2.0
+# Scores that are all together within so much of one sample's weight hardly tell: they are as good as at the edge.
 _HARDLY = 0.25
-"""Scores that are all together within so much of one sample's weight hardly tell: they are as good as at the edge."""
-_NO_ROOM = 1e-12
-_NOISE = 1e-9
+_NO_ROOM, _NOISE, _NO_INFLUENCE = 1e-12, 1e-9, 1e-10
+_CELLS_AT_ONCE = 4_000_000
+
+
+def rows_at_once(clusters: int) -> int:
+    """Return how many draws of so many clusters are held in memory together."""
+    return max(1, _CELLS_AT_ONCE // max(1, clusters))
+
+
+def membership(clusters: Sequence[str]) -> npt.NDArray[np.intp]:
+    """Return the number of each sample's cluster [N], by the order of names: no order of samples matters."""
+    _, numbers = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    return np.asarray(numbers, dtype=np.intp)
+
+
+def totals_by_cluster(statistics: FloatArray, numbers: npt.NDArray[np.intp]) -> FloatArray:
+    """Return summed statistics [C, K] of samples [N, K]."""
+    totals = np.zeros((int(numbers.max(initial=-1)) + 1, statistics.shape[1]))
+    np.add.at(totals, numbers, statistics)
+    return totals
+
+
+def influences_of(metric: Metric, parts: FloatArray) -> FloatArray:
+    """Return how far each part of the data (a sample or a cluster, [P, K]) influences a metric its way [P].
+
+    The influences of a mean, `(score - mean) / N`, cancel; of other metrics they are found by leaving the part out.
+    """
+    totals = parts.sum(axis=0)
+    value = metric.compute(totals)
+    if metric.compute is mean_of_scores:
+        return np.asarray((parts[:, 0] - value * parts[:, 1]) / totals[1])
+    at_once = rows_at_once(parts.shape[1])
+    without = [metric.compute(totals - parts[start : start + at_once]) for start in range(0, len(parts), at_once)]
+    # Where nothing is left to compute with, a part tells nothing; nor do the constants that BLEU divides by.
+    influences = np.nan_to_num(value - np.concatenate(without)) * (1 - 1 / len(parts))
+    return np.where(np.abs(influences) < _NO_INFLUENCE, 0.0, influences)
+
+
+def weights_of(metric: Metric, statistics: FloatArray) -> FloatArray:
+    """Return the share of a metric that hangs on each sample [N], one in all; 0 where a sample counts nothing."""
+    if metric.compute is mean_of_scores:
+        weights = statistics[:, 1]
+    else:
+        weights = np.ones(len(statistics)) if metric.weights is None else metric.weights(statistics)
+    total = float(weights.sum())
+    return weights / total if total > 0 else np.full(len(statistics), 1 / max(1, len(statistics)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,20 +102,6 @@ class Spread:
         return (self.error / alone) ** 2 if alone > 0 else float("nan")
 
 
-class _Side(NamedTuple):
-    """How far each cluster influences a number to one side [C], how many, beyond one, tell, and what is still there.
-
-    Telling are clusters that are not at the far edge of the other side; `still` is the share of samples that are there.
-    `chunk` is the sum of squared weights of what may come out otherwise as one: 1 / C of one piece each, 1 / N if
-    independent.
-    """
-
-    influences: FloatArray
-    telling: float
-    still: float
-    chunk: float
-
-
 def spread_of(
     influences: FloatArray, by_sample: FloatArray, weights: FloatArray, numbers: npt.NDArray[np.intp]
 ) -> Spread:
@@ -112,16 +125,23 @@ def standard_error(influences: FloatArray) -> float:
     return float(np.sqrt(parts / (parts - 1) * np.square(influences).sum())) if parts > 1 else 0.0
 
 
-def _side(spread: Spread, room: float, *, upwards: bool) -> _Side:
-    sign = 1 if upwards else -1
+def _side(spread: Spread, room: float, *, upwards: bool) -> tuple[float, float, float, float]:
+    """Return what lies on one side of a number: skewness, growth, what is still at the far edge, and the chunk.
+
+    The growth is what a truth at the far end of the room adds to the variance; the chunk is the sum of squared weights
+    of what may come out otherwise as one: 1 / C in whole clusters, 1 / N where samples are independent.
+    """
+    influences = spread.influences if upwards else -spread.influences
+    by_sample = spread.by_sample if upwards else -spread.by_sample
     apart, together = float(np.square(spread.weights).sum()), float(np.square(spread.shares).sum())
-    telling = _telling(_from_the_edge(sign * spread.influences, spread.shares, room), apart)
-    at_edge = _from_the_edge(sign * spread.by_sample, spread.weights, room) == 0
+    telling = _telling(_from_the_edge(influences, spread.shares, room), apart)
+    still = float(spread.weights[_from_the_edge(by_sample, spread.weights, room) == 0].sum())
     alike = _alike(spread.design_effect, together / apart, telling) if together > apart else 1.0
-    return _Side(
-        influences=sign * spread.influences, telling=telling, still=float(spread.weights[at_edge].sum()),
-        chunk=alike * together + (1 - alike) * apart,
-    )  # fmt: skip
+    chunk = alike * together + (1 - alike) * apart
+    unseen = _UNSEEN_EVENT / (telling + _UNSEEN_EVENT)
+    seen, with_event = _skewness(influences), _skewness(np.append(influences, room * chunk))
+    skewness = (1 - unseen) * seen + unseen * with_event
+    return seen, float(np.clip(skewness * room + spread.error**2, 0.0, room**2 * chunk)), still, chunk
 
 
 def _from_the_edge(influences: FloatArray, shares: FloatArray, room: float) -> FloatArray:
@@ -133,9 +153,7 @@ def _from_the_edge(influences: FloatArray, shares: FloatArray, room: float) -> F
 def _telling(away: FloatArray, sample: float) -> float:
     """Return how many clusters tell of others, from how far each is from the edge: Kish's number of them, but one."""
     total = float(away.sum())
-    if total == 0:
-        return 0.0
-    number = total**2 / float(np.square(away).sum())
+    number = total**2 / float(np.square(away).sum()) if total else 1.0
     return max(0.0, number - 1) * total / (total + _HARDLY * sample)
 
 
@@ -157,22 +175,16 @@ def reach(spread: Spread, room: float, *, upwards: bool) -> float:
 
     `room` is the distance to the largest (or smallest) possible value.
     """
-    quantile, side = t_quantile(spread.degrees), _side(spread, room, upwards=upwards)
-    shift = max(0.0, -_skewness(side.influences)) * (quantile**2 - 1) / 6
-    seen = _solved(spread.error**2, _growth(spread, side, room), room, quantile, shift)
-    return min(room, max(seen, side.still * _solved(0.0, side.chunk, 1.0, quantile)))
+    quantile = t_quantile(spread.degrees)
+    skewness, grown, still, chunk = _side(spread, room, upwards=upwards)
+    shift = max(0.0, -skewness) * (quantile**2 - 1) / 6
+    seen = _solved(spread.error**2, grown, room, quantile, shift)
+    return min(room, max(seen, still * _solved(0.0, chunk, 1.0, quantile)))
 
 
 def growth(spread: Spread, room: float, *, upwards: bool) -> float:
     """Return how much variance a truth at the far end of the room adds, before it runs out of room itself."""
-    return _growth(spread, _side(spread, room, upwards=upwards), room)
-
-
-def _growth(spread: Spread, side: _Side, room: float) -> float:
-    unseen = _UNSEEN_EVENT / (side.telling + _UNSEEN_EVENT)
-    with_event = np.append(side.influences, room * side.chunk)
-    skewness = (1 - unseen) * _skewness(side.influences) + unseen * _skewness(with_event)
-    return float(np.clip(skewness * room + spread.error**2, 0.0, room**2 * side.chunk))
+    return _side(spread, room, upwards=upwards)[1]
 
 
 def _skewness(influences: FloatArray) -> float:
@@ -224,10 +236,7 @@ def interval(metric: Metric, statistics: FloatArray, clusters: Sequence[str]) ->
         # One cluster says nothing of others: every fraction is possible.
         return Interval(low=0.0, high=1.0, method="one cluster", clusters=1, design_effect=float("nan"))
     value = float(np.clip(found, 0.0, 1.0))
-    return Interval(
-        low=max(0.0, value - reach(spread, value, upwards=False)),
-        high=min(1.0, value + reach(spread, 1 - value, upwards=True)),
-        method="score",
-        clusters=spread.clusters,
-        design_effect=spread.design_effect,
-    )
+    low = max(0.0, value - reach(spread, value, upwards=False))
+    high = min(1.0, value + reach(spread, 1 - value, upwards=True))
+    effect = spread.design_effect
+    return Interval(low=low, high=high, method="score", clusters=spread.clusters, design_effect=effect)

@@ -1,11 +1,9 @@
-"""Two models on the same samples: how far apart, how sure, and how small a difference could have been seen.
+"""Models on the same samples: how far apart two are and how sure that is; ranks and gains of several.
 
 The difference is tested by exchanging the models' answers cluster by cluster: were they equally good, either could have
-given either. In simulations with clustered data this holds its 5 %, where a test over samples rejects 8 to 58
-in 100 equal pairs. With one sample per cluster and right-or-wrong scores it is McNemar's exact test.
-
-Its interval is the score interval of `tasks.statistics.intervals`: where no pair differs, a few pairs prove little, and
-it says so. (Of independent right-or-wrong pairs without a difference it is Tango's: of 5 pairs 0 +- 61 points.)
+given either. With one sample per cluster and right-or-wrong scores it is McNemar's exact test. Its interval is the
+score interval of `tasks.statistics.intervals`: where no pair differs, a few pairs prove little, and it says so. (Of
+independent right-or-wrong pairs without a difference it is Tango's: of 5 pairs 0 +- 61 points.)
 """
 
 import math
@@ -14,50 +12,36 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores
-from medbench.tasks.statistics.clusters import influences_of, membership, rows_at_once, totals_by_cluster, weights_of
-from medbench.tasks.statistics.intervals import TAIL, Spread, growth, reach, smallest_shown, spread_of, t_quantile
+from medbench.tasks.statistics import intervals
+from medbench.tasks.statistics.intervals import TAIL, Spread, membership, rows_at_once, totals_by_cluster
 
-PERMUTATIONS = 9999
-ENUMERATED = 13
-"""With so few clusters all exchanges are tried."""
-MANY = 5000
-"""With so many clusters the difference over its standard error is normal, and exchanges would find the same p."""
+PERMUTATIONS, RESAMPLES = 9999, 2000
+ENUMERATED = 13  # With so few clusters all exchanges are tried.
+MANY = 5000  # With so many the difference over its standard error is normal, and exchanges would find the same p.
 ALPHA = 2 * TAIL
-_UNPOWERED = 0.2
-"""How often a difference of the detectable size goes unseen."""
+_UNPOWERED = 0.2  # How often a difference of the detectable size goes unseen.
 _SLACK = 1e-9
-
 Test = Literal["mcnemar", "exchange of clusters", "standard error", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """What separates two models on one metric.
-
-    Attributes:
-        value: First minus second, a fraction, with its 95 % interval from `low` to `high`.
-        p: Probability of a difference as large, were the models equally good.
-        test: How it was found; `none` with a single cluster, where p is 1.
-        least_p: The smallest p that the test reaches with so many clusters, whatever the models answer.
-        samples: How many they share, in so many `clusters`.
-        error: Standard error of the difference.
-        growth: Variance that a true difference of one adds to it.
-        degrees: Degrees of freedom of the error.
-    """
+    """What separates two models on one metric: first minus second, a fraction, with its 95 % interval."""
 
     value: float
     low: float
     high: float
-    p: float
-    test: Test
-    least_p: float
-    samples: int
+    p: float  # Probability of a difference as large, were the models equally good.
+    test: Test  # How it was found; `none` with a single cluster, where p is 1.
+    least_p: float  # The smallest p that the test reaches with so many clusters, whatever the models answer.
+    samples: int  # How many they share, in so many clusters.
     clusters: int
-    error: float
-    growth: float
-    degrees: float
+    error: float  # Standard error of the difference.
+    growth: float  # Variance that a true difference of one adds to it.
+    degrees: float  # Degrees of freedom of the error.
 
     @property
     def detectable(self) -> float:
@@ -71,8 +55,8 @@ class Difference:
         """
         if self.least_p >= level:
             return math.nan
-        quantiles = t_quantile(self.degrees, level / 2) + t_quantile(self.degrees, _UNPOWERED)
-        return smallest_shown(self.error, self.growth, quantiles)
+        quantiles = intervals.t_quantile(self.degrees, level / 2) + intervals.t_quantile(self.degrees, _UNPOWERED)
+        return intervals.smallest_shown(self.error, self.growth, quantiles)
 
 
 def difference(
@@ -93,10 +77,10 @@ def difference(
     value = float(metric.compute(ours.sum(axis=0)) - metric.compute(theirs.sum(axis=0)))
     if np.isnan(value):
         return None
-    spread = spread_of(
-        influences_of(metric, ours) - influences_of(metric, theirs),
-        influences_of(metric, first) - influences_of(metric, second),
-        (weights_of(metric, first) + weights_of(metric, second)) / 2,
+    spread = intervals.spread_of(
+        intervals.influences_of(metric, ours) - intervals.influences_of(metric, theirs),
+        intervals.influences_of(metric, first) - intervals.influences_of(metric, second),
+        (intervals.weights_of(metric, first) + intervals.weights_of(metric, second)) / 2,
         numbers,
     )
     p, test = _tested(metric, (first, second), (ours, theirs), value, spread.error, seed)
@@ -110,11 +94,11 @@ def _bounds(value: float, spread: Spread) -> dict[str, float]:
     if spread.clusters == 1:
         return {"low": -1.0, "high": 1.0, "error": 1.0, "growth": 1.0, "degrees": 1.0}
     return {
-        "low": value - reach(spread, 1 + value, upwards=False),
-        "high": value + reach(spread, 1 - value, upwards=True),
+        "low": value - intervals.reach(spread, 1 + value, upwards=False),
+        "high": value + intervals.reach(spread, 1 - value, upwards=True),
         "error": spread.error,
         "degrees": spread.degrees,
-        "growth": max(growth(spread, 1.0, upwards=upwards) for upwards in (True, False)),
+        "growth": max(intervals.growth(spread, 1.0, upwards=upwards) for upwards in (True, False)),
     }
 
 
@@ -122,8 +106,7 @@ def _tested(
     metric: Metric, samples: tuple[FloatArray, FloatArray], totals: tuple[FloatArray, FloatArray], value: float,
     error: float, seed: int,
 ) -> tuple[float, Test]:  # fmt: skip
-    first, second = samples
-    ours, theirs = totals
+    (first, second), (ours, theirs) = samples, totals
     if len(ours) == 1:
         return 1.0, "none"
     if len(ours) == len(first) and metric.compute is mean_of_scores and _right_or_wrong(first, second):
@@ -141,10 +124,8 @@ def _least_p(ours: FloatArray, theirs: FloatArray, test: Test) -> float:
     The real assignment and its mirror image are two of `2^C` exchanges. Where most clusters differ, only they count:
     exchanging equal answers changes nothing, and other data of that kind would have as many ties.
     """
-    if test == "none":
-        return 1.0
-    if test == "standard error":
-        return 0.0
+    if test in {"none", "standard error"}:
+        return float(test == "none")
     differing = int((ours != theirs).any(axis=1).sum())
     telling = differing if 2 * differing > len(ours) else len(ours)
     drawn = 1 / (PERMUTATIONS + 1) if test != "mcnemar" and len(ours) > ENUMERATED else 0.0
@@ -166,16 +147,14 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 def _exchanged(metric: Metric, ours: FloatArray, theirs: FloatArray, size: float, seed: int) -> float:
     """Return the share of exchanges, the real assignment among them, with a difference at least as large."""
-    as_large = total = 0
+    as_large = total = int(len(ours) > ENUMERATED)
     for kept in _exchanges(len(ours), seed):
         moved = kept @ (ours - theirs)
         first, second = theirs.sum(axis=0) + moved, ours.sum(axis=0) - moved
         values = np.abs(metric.compute(first) - metric.compute(second))
         as_large += int((np.nan_to_num(values) >= size - _SLACK).sum())
         total += len(kept)
-    if len(ours) <= ENUMERATED:
-        return as_large / total
-    return (as_large + 1) / (total + 1)
+    return as_large / total
 
 
 def _exchanges(clusters: int, seed: int) -> Iterator[FloatArray]:
@@ -212,3 +191,67 @@ def levels_to_reach(ps: Sequence[float], alpha: float = ALPHA) -> list[float]:
         kept = (count for count, p in enumerate(others) if p * (len(ps) - count) >= alpha)
         levels.append(alpha / (len(ps) - next(kept, len(others))))
     return levels
+
+
+def resampled_together(
+    metric: Metric, statistics: Sequence[FloatArray], clusters: Sequence[str], *, seed: int
+) -> FloatArray:
+    """Return the values [B, M] of M models on B resamplings of the same clusters, drawn with replacement.
+
+    Statistics are per sample [N, K], one array for each model, of the same samples in the same order. The same seed and
+    number of clusters draw the same clusters for every metric.
+    """
+    numbers = membership(clusters)
+    totals = np.concatenate([totals_by_cluster(one, numbers) for one in statistics], axis=1)
+    generator, count = np.random.default_rng(seed), len(totals)
+    at_once, found = rows_at_once(count), [np.zeros((0, totals.shape[1]))]
+    for start in range(0, RESAMPLES, at_once):
+        rows = min(at_once, RESAMPLES - start)
+        chosen = generator.integers(0, count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        # How often each cluster was drawn [b, C].
+        draws = np.bincount(chosen.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+        found.append(draws @ totals)
+    by_model = np.split(np.concatenate(found), len(statistics), axis=1)
+    return np.stack([metric.compute(drawn) for drawn in by_model], axis=1)
+
+
+def ranks(values: FloatArray) -> FloatArray:
+    """Return ranks [..., M] of values [..., M], 1 for the largest; equal ones share their mean rank."""
+    larger = (values[..., None, :] > values[..., :, None]).sum(axis=-1)
+    equal = (values[..., None, :] == values[..., :, None]).sum(axis=-1)
+    found: FloatArray = larger + (equal + 1) / 2
+    return found
+
+
+def bounds(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the 95 % interval [M], [M] of resampled values [B, M], values that occurred; NaN is left out."""
+    low, high = np.nanquantile(values, [TAIL, 1 - TAIL], axis=0, method="inverted_cdf")
+    return low, high
+
+
+def relative_gain(ours: FloatArray, baseline: FloatArray) -> FloatArray:
+    """Return the paper's gain over a baseline: the mean over datasets [..., S] of (ours - baseline) / baseline.
+
+    Datasets on which the baseline scores zero are left out; NaN if it does on all. Source: Uni-Med, Section 4.2. It is
+    dominated by datasets with low baselines, and is not antisymmetric: two models may each gain over the other.
+    """
+    gains = np.divide(ours - baseline, baseline, out=np.full_like(ours, np.nan), where=baseline > 0)
+    return _mean_where(gains, ~np.isnan(gains))
+
+
+def geometric_gain(ours: FloatArray, baseline: FloatArray) -> FloatArray:
+    """Return exp(mean of log(ours / baseline)) - 1 over datasets [..., S]: antisymmetric, heavy on no dataset.
+
+    Datasets on which either scores zero are left out; NaN if there is no other.
+    """
+    positive = (ours > 0) & (baseline > 0)
+    logs = np.log(np.where(positive, ours, 1.0)) - np.log(np.where(positive, baseline, 1.0))
+    found: FloatArray = np.exp(_mean_where(logs, positive)) - 1
+    return found
+
+
+def _mean_where(values: FloatArray, counted: npt.NDArray[np.bool_]) -> FloatArray:
+    """Return the mean over the last axis of the values that count; NaN where none does."""
+    total = np.where(counted, values, 0.0).sum(axis=-1)
+    empty = np.full_like(total, np.nan)
+    return np.asarray(np.divide(total, counted.sum(axis=-1), out=empty, where=counted.any(axis=-1)))

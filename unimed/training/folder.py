@@ -1,45 +1,37 @@
-"""The folder of a training: checkpoints that are whole or absent, a log, and the finished model."""
+"""The folder of a training: checkpoints that are whole or absent, a log and its picture, and the finished model."""
 
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 from safetensors import SafetensorError
+from tensorboardX import SummaryWriter
 
+from medbench.tasks.foundation import files
 from medbench.tasks.foundation.errors import RunError, UsageError
-from medbench.tasks.foundation.files import (
-    canonical_json,
-    json_lines,
-    read_json,
-    read_numbered_json_lines,
-    read_yaml_table,
-    write_atomically,
-)
+from medbench.tasks.foundation.files import canonical_json, read_json, read_json_lines, write_atomically
 from medbench.unimed.checkpoint import RECIPE_FILE
 from medbench.unimed.training.recipe import Recipe
-from medbench.unimed.weight_files import read_torch_file
+from medbench.unimed.weights import read_torch_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LOG_FILE, CURVE_FILE = "train_log.jsonl", "learning_curve.svg"
 _STEP = re.compile(r"step-(\d{8})")
 _STATE_FOLDER, _OPTIMIZER, _PROGRESS = "training_state", "optimizer.pt", "progress.json"
 WriteModel = Callable[[Path], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resumed:
-    """Where a training goes on."""
-
-    folder: Path | None = None  # The checkpoint; None at the very start.
-    step: int = 0  # Steps that were taken.
-    # State of the optimizer, of each parameter by name, and of the loss scaler.
-    optimizer: Mapping[str, Any] | None = None
+# Steps that were taken, the checkpoint's folder, and the state of the optimizer, by parameter, and of the loss scaler.
+Checkpoint = tuple[int, Path | None, Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,35 +42,30 @@ class TrainingFolder:
     recipe: Recipe
     workers: int = 1  # Processes that train together; the order of samples depends on it.
     data: Mapping[str, str] = field(default_factory=dict)  # Fingerprints of the prepared tasks, by name.
-    # Fingerprints of the frozen weights, by part; empty for a model from scratch.
-    base_weights: Mapping[str, str] = field(default_factory=dict)
+    base_weights: Mapping[str, str] = field(default_factory=dict)  # And of the frozen weights, by part.
 
     @property
     def log(self) -> Path:
         """The log, one JSON object per line."""
         return self.path / LOG_FILE
 
-    def open(self, *, resume: bool) -> Resumed:
-        """Return where to go on; makes the folder.
+    def open(self, *, resume: bool) -> Checkpoint:
+        """Return where to go on; makes the folder. UsageError if there is nothing to `resume`.
 
-        RunError if there is something already and `resume` was not given, or it belongs to another recipe; UsageError
-        if there is nothing to resume.
+        RunError if there is something already and `resume` was not given, or it belongs to another recipe.
         """
+        other = "Give another folder with --output."
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be made: {error.strerror}.", "Give another folder with --output."
-            ) from error
+            raise RunError(f"{self.path} cannot be made: {error.strerror}.", other) from error
         checkpoints = self._checkpoints()
         if (self.path / "config.json").exists():
-            raise RunError(f"{self.path} holds a finished training already.", "Give another folder with --output.")
+            raise RunError(f"{self.path} holds a finished training already.", other)
         begun = bool(checkpoints) or self.log.exists()
         if begun and not resume:
-            raise RunError(
-                f"{self.path} holds a training that is not finished ({len(checkpoints)} checkpoints).",
-                "Go on with --resume, or give another folder with --output.",
-            )
+            problem = f"{self.path} holds a training that is not finished ({len(checkpoints)} checkpoints)."
+            raise RunError(problem, "Go on with --resume, or give another folder with --output.")
         if resume and not begun:
             raise UsageError(f"There is no training in {self.path} to resume.", "Leave --resume out to start one.")
         if not resume:
@@ -86,52 +73,41 @@ class TrainingFolder:
         elif checkpoints:
             step, folder = checkpoints[-1]
             _refuse_others(folder, read_json(folder / _STATE_FOLDER / _PROGRESS), self._conditions())
-            state = read_torch_file(folder / _STATE_FOLDER / _OPTIMIZER)
-            return Resumed(folder=folder, step=step, optimizer=state)
+            return step, folder, read_torch_file(folder / _STATE_FOLDER / _OPTIMIZER)
         else:
-            before = {"recipe": read_yaml_table(self.path / RECIPE_FILE)}
-            _refuse_others(self.path, before, {"recipe": _plain(self.recipe)})
-        return Resumed()
+            before = {"recipe": files.read_yaml_table(self.path / RECIPE_FILE)}
+            _refuse_others(self.path, before, {"recipe": self.recipe.table()})
+        return 0, None, None
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
-        """Return the whole checkpoints by step, oldest first."""
         folders = (self.path / "checkpoints").glob("step-*")
         found = [(match, folder) for folder in folders if (match := _STEP.fullmatch(folder.name))]
         return sorted((int(match[1]), one) for match, one in found if (one / _STATE_FOLDER / _PROGRESS).is_file())
 
     def _conditions(self) -> dict[str, Any]:
-        """Return all that a resumed training must share with the one it continues."""
-        return {
-            "recipe": _plain(self.recipe),
-            "workers": self.workers,
-            "data": dict(self.data),
-            "base_weights": dict(self.base_weights),
-        }
+        told = {"workers": self.workers, "data": dict(self.data), "base_weights": dict(self.base_weights)}
+        return {"recipe": self.recipe.table(), **told}
 
     def cut_log(self, step: int) -> None:
         """Drop what was logged after a step: it will be done, and logged, again."""
         if self.log.exists():
-            records = [record for _, record in read_numbered_json_lines(self.log, torn_tail="drop")]
+            records = [record for _, record in files.read_numbered_json_lines(self.log, torn_tail="drop")]
             kept = [record for record in records if record["stage"] == "vision" or record["step"] <= step]
-            write_atomically(self.log, json_lines(kept if step else ()))
+            write_atomically(self.log, files.json_lines(kept if step else ()))
 
     def save_step(self, step: int, write_model: WriteModel, optimizer: Mapping[str, Any]) -> Path:
-        """Write the checkpoint of a step, then drop all but the last ones.
-
-        RunError if it cannot be written; the checkpoints before it stay as they are.
-        """
+        """Write the checkpoint of a step and drop all but the last ones; RunError if it cannot be written."""
         target = self.path / "checkpoints" / f"step-{step:08d}"
-        with _written_whole(
-            target.with_name(f".{target.name}.partial"),
-            f"The checkpoint of step {step} cannot be written to {target}",
-            "Free some space and go on with --resume; the checkpoints before it are whole.",
-        ) as partial:
-            (partial / _STATE_FOLDER).mkdir()
+        problem = f"The checkpoint of step {step} cannot be written to {target}"
+        hint = "Free some space and go on with --resume; the checkpoints before it are whole."
+        with _written_whole(target.with_name(f".{target.name}.partial"), problem, hint) as partial:
+            state = partial / _STATE_FOLDER
+            state.mkdir()
             write_model(partial)
             self._write_recipe(partial)
-            torch.save(dict(optimizer), partial / _STATE_FOLDER / _OPTIMIZER)
+            torch.save(dict(optimizer), state / _OPTIMIZER)
             progress = {"step": step, **self._conditions()}
-            write_atomically(partial / _STATE_FOLDER / _PROGRESS, canonical_json(progress, indent=2) + "\n")
+            write_atomically(state / _PROGRESS, files.canonical_json(progress, indent=2) + "\n")
             _flush(partial)
             shutil.rmtree(target, ignore_errors=True)
             partial.replace(target)
@@ -140,15 +116,10 @@ class TrainingFolder:
         return target
 
     def finish(self, write_model: WriteModel) -> None:
-        """Write the final model; its configuration comes last, since it says that all is there.
-
-        RunError if it cannot be written; the checkpoints stay.
-        """
-        with _written_whole(
-            self.path / ".final.partial",
-            f"The final model cannot be written to {self.path}",
-            "Free some space and go on with --resume; the last checkpoint is whole.",
-        ) as partial:
+        """Write the final model, its configuration last, which says that all is there; RunError if it cannot be."""
+        problem = f"The final model cannot be written to {self.path}"
+        hint = "Free some space and go on with --resume; the last checkpoint is whole."
+        with _written_whole(self.path / ".final.partial", problem, hint) as partial:
             write_model(partial)
             _flush(partial)
             for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
@@ -156,7 +127,7 @@ class TrainingFolder:
             partial.rmdir()
 
     def _write_recipe(self, folder: Path) -> None:
-        write_atomically(folder / RECIPE_FILE, yaml.safe_dump(_plain(self.recipe), sort_keys=False))
+        write_atomically(folder / RECIPE_FILE, yaml.safe_dump(self.recipe.table(), sort_keys=False))
 
 
 @contextmanager
@@ -171,31 +142,169 @@ def _written_whole(partial: Path, problem: str, hint: str) -> Iterator[Path]:
         raise RunError(f"{problem}: {error}", hint) from error
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    values = asdict(recipe)
-    values["optimizer"]["betas"] = list(recipe.optimizer.betas)
-    return values
-
-
 def _refuse_others(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for what, value in now.items():
-        if before.get(what) != value:
-            raise RunError(
-                f"{folder} was made with another {what}: {_difference(before.get(what), value)}.",
-                "Resume with the same recipe, data, base weights and processes, or start anew in another folder.",
-            )
-
-
-def _difference(before: object, now: object) -> str:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-        return ", ".join(f"{name} {before.get(name)!r} became {now.get(name)!r}" for name in names)
-    return f"{before!r} became {now!r}"
+        was = before.get(what)
+        if was != value:
+            told = f"{was!r} became {value!r}"
+            if isinstance(was, Mapping) and isinstance(value, Mapping):
+                names = sorted(name for name in {*was, *value} if was.get(name) != value.get(name))
+                told = ", ".join(f"{name} {was.get(name)!r} became {value.get(name)!r}" for name in names)
+            hint = "Resume with the same recipe, data, base weights and processes, or start anew in another folder."
+            raise RunError(f"{folder} was made with another {what}: {told}.", hint)
 
 
 def _flush(folder: Path) -> None:
     """Bring every file of a folder to the disk, so that the renaming after it promises whole files."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
+    for file in filter(Path.is_file, folder.rglob("*")):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+Record = dict[str, Any]
+
+
+class Tally:
+    """Sums what happens between two lines of the log."""
+
+    def __init__(self) -> None:
+        self._losses: dict[str, list[float]] = {}
+        self._experts: dict[str, list[list[float]]] = {}
+        self._samples, self._tokens, self._started = 0, 0, time.perf_counter()
+
+    def add(self, entry: str, loss: float, *, samples: int, tokens: int) -> None:
+        """Count one micro-batch."""
+        self._losses.setdefault(entry, []).append(loss)
+        self._samples += samples
+        self._tokens += tokens
+
+    def add_experts(self, entry: str, weights: list[float]) -> None:
+        """Count the mean expert weights of one micro-batch."""
+        self._experts.setdefault(entry, []).append(weights)
+
+    def record(self, step: int, *, rate: float, norm: float) -> Record:
+        """Return the line of a step."""
+        seconds = time.perf_counter() - self._started
+        record: Record = {
+            "stage": "language", "step": step,
+            "mean_loss": _mean([loss for losses in self._losses.values() for loss in losses]),
+            "loss": {name: _mean(losses) for name, losses in sorted(self._losses.items())},
+            "learning_rate": rate,
+            "gradient_norm": round(norm, 4) if math.isfinite(norm) else None,
+            "samples_per_second": round(self._samples / seconds, 1),
+            "tokens_per_second": round(self._tokens / seconds, 1),
+        }  # fmt: skip
+        if self._experts:
+            used = sorted(self._experts.items())
+            record["expert_use"] = {entry: [_mean(of) for of in zip(*rows, strict=True)] for entry, rows in used}
+        return record
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 4)
+
+
+class TrainingLog(AbstractContextManager["TrainingLog"]):
+    """Writes each record to a JSON-lines file and as scalars for TensorBoard; a context manager."""
+
+    def __init__(self, path: Path, board: Path, first_step: int = 0) -> None:
+        self._path = path
+        try:
+            self._stream = path.open("a", encoding="utf-8", newline="\n")
+            self._board = SummaryWriter(str(board), purge_step=first_step)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._stream.close()
+            self._board.close()
+
+    def write(self, record: Record) -> None:
+        """Write one record; it is on its way to the disk when this returns. RunError if the disk does not take it."""
+        try:
+            self._stream.write(canonical_json(record) + "\n")
+            self._stream.flush()
+            if "step" in record:
+                for name, value in scalars(record):
+                    self._board.add_scalar(name, value, record["step"])
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunError:
+        hint = "Free some space and go on with --resume; the last checkpoint is whole."
+        return RunError(f"The log {self._path} cannot be written: {error.strerror or error}.", hint)
+
+
+def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a record with their path, such as `loss/slake-vqa` or `expert_use/vqa/0`."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, list):
+            yield from scalars({str(index): item for index, item in enumerate(value)}, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name != "step":
+            yield f"{prefix}{name}", float(value)
+
+
+def draw_curve(log: Path, image: Path) -> str:
+    """Draw a log as an SVG if matplotlib is there (the `plot` extra); return a line that says what was done."""
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError:
+        return "The learning curve was not drawn: install the extra medbench[plot] for it."
+    records = [record for record in read_json_lines(log) if record["stage"] == "language"]
+    lines: dict[str, dict[int, float]] = {}
+    for record in records:
+        for name, value in scalars(record):
+            lines.setdefault(name, {})[record["step"]] = value
+    # An overflow of fp16 has no norm: a gap in the line.
+    norms = {record["step"]: lines.get("gradient_norm", {}).get(record["step"], math.nan) for record in records}
+    mpl.rcParams["svg.hashsalt"] = "medbench"
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    (losses, entries), (gradient, experts) = figure.subplots(2, 2)
+    _draw(losses, [("training", lines["mean_loss"])], width=1.5)
+    _draw(losses, ((f"held out: {task}", line) for task, line in _below("held_out", lines)), style="--")
+    _draw(entries, _below("loss", lines))
+    _draw(gradient, [("norm of the gradient", norms)])
+    gradient.set(xlabel="step", title="Gradient and learning rate", yscale="log", ylabel="norm of the gradient")
+    rate = gradient.twinx()
+    _draw(rate, [("learning rate", lines["learning_rate"])], width=1.5, color="tab:orange")
+    rate.set_ylabel("learning rate")
+    drawn = _draw_experts(experts, records[-max(1, len(records) // 4) :])
+    losses.set(xlabel="step", ylabel="cross-entropy per answer token", title="Loss", yscale="log")
+    entries.set(xlabel="step", title="Training loss per entry of the mixture", yscale="log")
+    experts.set(title="Mean routing weight, last quarter", ylim=(0, 1))
+    gradient.grid(alpha=0.3)
+    for axes in (losses, entries, *((experts,) if drawn else ())):
+        axes.legend(fontsize=6, ncols=2)
+        axes.grid(alpha=0.3)
+    figure.savefig(image, metadata={"Date": None})
+    return f"The learning curve is in {image}."
+
+
+def _below(name: str, lines: Mapping[str, dict[int, float]]) -> list[tuple[str, dict[int, float]]]:
+    return [(path.removeprefix(f"{name}/"), lines[path]) for path in sorted(lines) if path.startswith(f"{name}/")]
+
+
+def _draw(
+    axes: "Axes", lines: Iterable[tuple[str, dict[int, float]]], *, width: float = 0.8, style: str = "-",
+    color: str | None = None
+) -> None:  # fmt: skip
+    for label, line in lines:
+        axes.plot(list(line), list(line.values()), label=label, linewidth=width, linestyle=style, color=color)
+
+
+def _draw_experts(axes: "Axes", late: Sequence[Record]) -> bool:
+    """Stack the mean weight of each expert over late records, by entry; return whether there are any."""
+    uses: dict[str, list[list[float]]] = {}
+    for record in late:
+        for entry, weights in record.get("expert_use", {}).items():
+            uses.setdefault(entry, []).append(weights)
+    means = {entry: [sum(of) / len(of) for of in zip(*uses[entry], strict=True)] for entry in sorted(uses)}
+    bottoms = [0.0] * len(means)
+    for expert, heights in enumerate(zip(*means.values(), strict=True)):
+        axes.bar(list(means), heights, bottom=bottoms, label=f"expert {expert}")
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+    return bool(means)

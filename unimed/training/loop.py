@@ -5,43 +5,44 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import FrameType
 
 import torch
-from accelerate import Accelerator
 
 from medbench.tasks.foundation.console import Silent, meter, say
 from medbench.tasks.foundation.errors import StoppedError
 from medbench.tasks.prepared import load_prepared
-from medbench.tasks.suite import medbench_home
-from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.checkpoint import restore_weights, write_checkpoint
+from medbench.unimed.checkpoint import BaseWeights, restore_weights, write_checkpoint
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
-from medbench.unimed.training.batches import BatchMaker, Mixture
-from medbench.unimed.training.build import base_of, build, image_size_of
-from medbench.unimed.training.corpus import Corpus, Example, load_corpus
-from medbench.unimed.training.features import FeatureCache, feature_folder
-from medbench.unimed.training.folder import CURVE_FILE, Resumed, TrainingFolder
-from medbench.unimed.training.log import Record, Tally, TrainingLog, draw_curve
-from medbench.unimed.training.optimizer import DECAY_RULES, gathered_weights, make_optimizer
+from medbench.unimed.training import trainer as trainers
+from medbench.unimed.training.corpus import BatchMaker, Corpus, Example, Mixture, load_corpus
+from medbench.unimed.training.folder import (
+    CURVE_FILE,
+    Checkpoint,
+    Record,
+    Tally,
+    TrainingFolder,
+    TrainingLog,
+    draw_curve,
+)
+from medbench.unimed.training.plan import base_of, build, image_size_of
 from medbench.unimed.training.recipe import Recipe
-from medbench.unimed.training.trainer import Trainer, frozen_dtype, is_sharded, make_accelerator
+from medbench.unimed.training.trainer import Trainer
 from medbench.unimed.training.vision_stage import train_vision
 
 Scores = dict[str, dict[str, float]]
+# Lets a model answer held-out examples and scores the answers; the harness brings it, since it is above this room.
 Examine = Callable[[UniMedForConditionalGeneration, UniMedProcessor, Mapping[str, Sequence[Example]], Corpus], Scores]
-"""Lets a model answer held-out examples and scores the answers; the harness brings it, since it is above this room."""
-GIGABYTE = 10**9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Session:
     """Everything that a training holds in its hands; `log` is None in a process that does not write and speak."""
 
-    recipe: Recipe
     folder: TrainingFolder
     corpus: Corpus
     base: BaseWeights | None
@@ -51,47 +52,52 @@ class Session:
     log: TrainingLog | None
     started: float
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights that a checkpoint holds; every process has to ask."""
+        return trainers.gathered_weights(self.trainer.wrapped, only_trained=self.base is not None)
+
+    def write(self, weights: dict[str, torch.Tensor], folder: Path) -> None:
+        """Write a checkpoint folder."""
+        write_checkpoint(self.trainer.model, self.processor, folder, base=self.base, state=weights)
+
 
 def train(
     recipe: Recipe, data_dir: Path, output: Path, *, resume: bool = False, examine: Examine | None = None
 ) -> Path:
     """Train a model and write a checkpoint that `medbench run --checkpoint` takes.
 
-    On a CPU the weights after any step do not depend on where the training was stopped and resumed. UsageError if the
-    recipe asks for something that is not there; DataError if data or base weights do not fit; RunError if `output`
-    holds another training, a loss is not a number any more, or the disk is full; StoppedError if the user stopped it,
-    and a checkpoint was written.
-
-    Only the train splits in `data_dir` are read. `output` gets weights, tokenizer, recipe, log and checkpoints;
-    `resume` goes on from the last of these. `examine` answers and scores held-out examples, if the recipe asks for it.
+    Only the train splits in `data_dir` are read; `resume` goes on from the last checkpoint, on a CPU to the same bits.
+    UsageError if the recipe asks for something that is not there; DataError if data or base weights do not fit;
+    RunError if `output` holds another training, a loss is no number any more, or the disk is full; StoppedError if the
+    user stopped it, and a checkpoint was written.
     """
-    accelerator = make_accelerator(recipe)
+    accelerator = trainers.make_accelerator(recipe)
     base = base_of(recipe.model)
     data = {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}
-    folder = TrainingFolder(
-        path=output, recipe=recipe, workers=accelerator.num_processes, data=data,
-        base_weights=base.identity() if base else {},
-    )  # fmt: skip
-    start, leads = Resumed(), bool(accelerator.is_main_process)
+    frozen, workers = base.identity() if base else {}, accelerator.num_processes
+    folder = TrainingFolder(path=output, recipe=recipe, workers=workers, data=data, base_weights=frozen)
+    start: Checkpoint = (0, None, None)
+    leads = bool(accelerator.is_main_process)
     # The first process makes what is missing before the others look.
     with accelerator.main_process_first():
         if leads or resume:
             start = folder.open(resume=resume)
+    first, kept, state = start
     corpus = load_corpus(data_dir, recipe, image_size=image_size_of(recipe.model))
-    model, processor = build(recipe, corpus, base, frozen_dtype=frozen_dtype(recipe, accelerator))
+    model, processor = build(recipe, corpus, base, frozen_dtype=trainers.frozen_dtype(recipe, accelerator))
     if leads:
-        folder.cut_log(start.step)
-    with TrainingLog(folder.log, output / "tensorboard", start.step) if leads else nullcontext() as log:
-        if start.folder is None:
+        folder.cut_log(first)
+    with TrainingLog(folder.log, output / "tensorboard", first) if leads else nullcontext() as log:
+        if kept is None:
             _vision_stage(recipe, corpus, model, log)
         else:
-            restore_weights(model, start.folder)
-        session = Session(
-            recipe=recipe, folder=folder, corpus=corpus, base=base, processor=processor,
-            trainer=_trainer(recipe, accelerator, model, start), examine=examine, log=log, started=time.perf_counter(),
-        )  # fmt: skip
+            restore_weights(model, kept)
+        trainer = trainers.make_trainer(recipe, accelerator, model)
+        if state is not None:
+            trainer.restore(state)
+        session = Session(folder, corpus, base, processor, trainer, examine, log, started=time.perf_counter())
         with stop_request() as stop:
-            _run_steps(session, start.step, stop)
+            _run_steps(session, first, stop)
         _finish(session)
     if accelerator.num_processes > 1:
         # Workers leave together, or one that lingers is taken for failed.
@@ -102,7 +108,6 @@ def train(
 def _vision_stage(
     recipe: Recipe, corpus: Corpus, model: UniMedForConditionalGeneration, log: TrainingLog | None
 ) -> None:
-    """Train a tower from scratch by itself and log how it does on held-out classes."""
     stage = recipe.vision_stage
     if stage is None:
         return
@@ -119,45 +124,9 @@ def _vision_stage(
         log.write({"stage": "vision", "steps": stage.steps, "held_out_accuracy": accuracy, "elapsed_seconds": seconds})
 
 
-def _trainer(
-    recipe: Recipe, accelerator: Accelerator, model: UniMedForConditionalGeneration, start: Resumed
-) -> Trainer:
-    settings = recipe.optimizer
-    optimizer = make_optimizer(
-        model.trainable(), decays=DECAY_RULES[settings.decays], weight_decay=settings.weight_decay,
-        betas=settings.betas, shares={"vision_tower.": recipe.tower_share},
-    )  # fmt: skip
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    cache = _feature_cache(recipe, model, accelerator.num_processes) if recipe.feature_cache_gb else None
-    wrapped, prepared = accelerator.prepare(model, optimizer)
-    trainer = Trainer(
-        recipe=recipe, accelerator=accelerator, model=accelerator.unwrap_model(wrapped), wrapped=wrapped,
-        optimizer=prepared, cache=cache,
-    )  # fmt: skip
-    if start.optimizer is not None:
-        trainer.restore(start.optimizer)
-    return trainer
-
-
-def _feature_cache(recipe: Recipe, model: UniMedForConditionalGeneration, workers: int) -> FeatureCache:
-    config, dtype = model.config, model.vision_tower.vit.dtype
-    resampler = {"method": config.resample_method, "rate": config.resample_rate}
-    settings = {"size": config.image_size, **resampler, "dtype": str(dtype)}
-    return FeatureCache(
-        folder=feature_folder(medbench_home(), model.vision_tower, settings),
-        shape=(config.visual_tokens, config.connector_width),
-        dtype=dtype,
-        limit=int(recipe.feature_cache_gb * GIGABYTE / workers),
-    )
-
-
 @contextmanager
 def stop_request() -> Iterator[Event]:
-    """Let Ctrl-C and a polite kill end the training after the step that is being taken, where its state is whole.
-
-    The first signal is remembered, the second one stops at once.
-    """
+    """Let Ctrl-C and a polite kill end the training after a step, its state whole; the second stops at once."""
     asked = Event()
 
     def remember(number: int, frame: FrameType | None) -> None:
@@ -174,17 +143,14 @@ def stop_request() -> Iterator[Event]:
 
 
 def _run_steps(session: Session, first: int, stop: Event) -> None:
-    """Take all steps that are left, with a line of log, a look and a checkpoint where they are due."""
-    recipe, trainer = session.recipe, session.trainer
-    accelerator = trainer.accelerator
+    trainer = session.trainer
+    recipe, accelerator = trainer.recipe, trainer.accelerator
+    rank, corpus = accelerator.process_index, session.corpus
     mixture = Mixture(
-        session.corpus.sizes(), recipe.mixture, micro_batch=recipe.micro_batch, seed=recipe.seed,
-        rank=accelerator.process_index, workers=accelerator.num_processes, together=is_sharded(accelerator),
+        corpus.sizes(), recipe.mixture, micro_batch=recipe.micro_batch, seed=recipe.seed, rank=rank,
+        workers=accelerator.num_processes, together=trainers.is_sharded(accelerator),
     )  # fmt: skip
-    maker = BatchMaker(
-        recipe=recipe, corpus=session.corpus, processor=session.processor, cache=trainer.cache,
-        rank=accelerator.process_index,
-    )  # fmt: skip
+    maker = BatchMaker(recipe=recipe, corpus=corpus, processor=session.processor, cache=trainer.cache, rank=rank)
     batches = maker.ahead(mixture.draws(parts=recipe.micro_batches, first_step=first))
     tally, logged = Tally(), first
     show = meter if session.log else Silent().meter
@@ -195,7 +161,8 @@ def _run_steps(session: Session, first: int, stop: Event) -> None:
             # A line at every checkpoint: what is resumed from there then has the same log.
             if done % recipe.log_every == 0 or kept or last:
                 looked = last or done // recipe.validation.every > logged // recipe.validation.every
-                record = _tell(session, tally.record(done, rate=recipe.learning_rate(done - 1), norm=norm), look=looked)
+                record = tally.record(done, rate=recipe.learning_rate(done - 1), norm=norm)
+                _tell(session, record, look=looked)
                 status = f"loss {record['mean_loss']:.3f} | {record['tokens_per_second']:.0f} tokens/s"
                 progress.advance(0, status=status)
                 tally, logged = Tally(), done
@@ -207,12 +174,12 @@ def _run_steps(session: Session, first: int, stop: Event) -> None:
                     raise StoppedError(f"Step {done} is kept in {saved}. Go on with the same command and --resume.")
 
 
-def _tell(session: Session, record: Record, *, look: bool) -> Record:
+def _tell(session: Session, record: Record, *, look: bool) -> None:
     """Log a record, with the held-out losses and the scores of held-out answers if it is time to look at them."""
     record["elapsed_seconds"] = round(time.perf_counter() - session.started, 1)
     if look:
         record["held_out"] = session.trainer.held_out_losses(session.corpus, session.processor)
-        wanted = session.recipe.validation.answers
+        wanted = session.trainer.recipe.validation.answers
         if wanted and session.examine is not None:
             held_out = {name: examples[:wanted] for name, examples in session.corpus.held_out.items() if examples}
             model = session.trainer.model.eval()
@@ -220,31 +187,22 @@ def _tell(session: Session, record: Record, *, look: bool) -> Record:
                 record["scores"] = session.examine(model, session.processor, held_out, session.corpus)
     if session.log is not None:
         session.log.write(record)
-    return record
 
 
 def _checkpoint(session: Session, step: int) -> Path:
-    """Keep the weights after a step in float32, with the optimizer's state."""
-    weights = gathered_weights(session.trainer.wrapped, only_trained=session.base is not None)
-    state = session.trainer.state()
-    saved = session.folder.path
+    weights, state, saved = session.weights(), session.trainer.state(), session.folder.path
     if session.log is not None:
-        saved = session.folder.save_step(step, lambda folder: _write(session, folder, weights), state)
+        saved = session.folder.save_step(step, partial(session.write, weights), state)
     session.trainer.accelerator.wait_for_everyone()
     return saved
 
 
-def _write(session: Session, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-    write_checkpoint(session.trainer.model, session.processor, folder, base=session.base, state=weights)
-
-
 def _finish(session: Session) -> None:
-    """Write the model in the recipe's type, and draw what was logged."""
-    weights = gathered_weights(session.trainer.wrapped, only_trained=session.base is not None)
+    weights, folder = session.weights(), session.folder
     if session.log is None:
         return
-    dtype = getattr(torch, session.recipe.checkpoints.dtype)
+    dtype = getattr(torch, folder.recipe.checkpoints.dtype)
     final = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     session.trainer.model.config.dtype = dtype
-    session.folder.finish(lambda folder: _write(session, folder, final))
-    say(draw_curve(session.folder.log, session.folder.path / CURVE_FILE))
+    folder.finish(partial(session.write, final))
+    say(draw_curve(folder.log, folder.path / CURVE_FILE))

@@ -1,9 +1,8 @@
 """A training recipe: everything that decides the weights, in one validated record."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,54 +14,44 @@ from medbench.tasks.foundation.files import parse_yaml_table, read_yaml_table
 from medbench.unimed.checkpoint import JOINED
 
 PRESETS = Path(__file__).parents[1] / "recipes"
-_STRICT = ConfigDict(extra="forbid", frozen=True)
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 Setting = int | float | str | bool | None
 
 
+class _Strict:
+    __pydantic_config__ = ConfigDict(extra="forbid", frozen=True)
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelPlan:
+class ModelPlan(_Strict):
     """What is trained."""
 
-    __pydantic_config__ = _STRICT
-
-    # Folder or Hub name of a LLaMA-architecture model that is adapted; None trains one from scratch.
-    language_model: str | None = None
+    language_model: str | None = None  # Folder or Hub name of a LLaMA that is adapted; None trains one from scratch.
     vision_weights: str | None = None  # `eva_vit_g.pth` or BLIP-2's safetensors; None trains a ViT from scratch.
-    # Fields of the ViT's configuration that differ from EVA ViT-G/14.
-    vision: dict[str, int | float] = field(default_factory=dict)
-    # Fields of the language model's configuration, if it is trained from scratch.
-    text: dict[str, int | float | bool] = field(default_factory=dict)
-    # Entries of the byte-level BPE tokenizer that is trained with a language model from scratch.
-    vocabulary: PositiveInt = 2500
-    # Fields of `UniMedConfig`: resampler, connector, router, LoRA, prompts.
-    unimed: dict[str, Setting] = field(default_factory=dict)
+    vision: dict[str, int | float] = field(default_factory=dict)  # Fields of the ViT other than EVA ViT-G/14's.
+    text: dict[str, int | float | bool] = field(default_factory=dict)  # Fields of a language model from scratch.
+    vocabulary: PositiveInt = 2500  # Entries of the byte-level BPE tokenizer that is trained with the latter.
+    unimed: dict[str, Setting] = field(default_factory=dict)  # Of `UniMedConfig`: resampler, connector, LoRA, prompts.
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionStage:
+class VisionStage(_Strict):
     """How a vision tower from scratch is trained: first by itself, then with the rest or not at all."""
-
-    __pydantic_config__ = _STRICT
 
     steps: PositiveInt
     batch: Annotated[int, Field(ge=2)]  # Images per step.
     peak_learning_rate: PositiveFloat  # Of a one-cycle schedule.
     weight_decay: NonNegativeFloat
-    # Its learning rate in the language stage, as a share of the rest's; 0 freezes it, as in the paper.
-    later_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    later_rate: Annotated[float, Field(ge=0, le=1)] = 0.0  # Then a share of the rest's; 0 freezes it, as in the paper.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(_Strict):
     """The learning rate."""
 
-    __pydantic_config__ = _STRICT
-
-    # `official`, `linear_warmup_cosine_lr` of the official code: the cosine counts from step 0, not from the end of the
-    # warm-up, so the rate falls by 2.4 % there (official values: from 9.998e-6 at step 4,999 to 9.758e-6 at step
-    # 5,000). `cosine`: the warm-up starts at almost nothing, the cosine where it ends.
+    # `official`, as its `linear_warmup_cosine_lr`: the cosine counts from step 0, so the rate falls by 2.4 % after the
+    # warm-up (9.998e-6 to 9.758e-6). `cosine`: the warm-up starts at almost nothing, the cosine where it ends.
     shape: Literal["official", "cosine"]
     peak: PositiveFloat  # After the linear warm-up.
     floor: NonNegativeFloat  # At the end.
@@ -82,50 +71,39 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerPlan:
+class OptimizerPlan(_Strict):
     """AdamW."""
-
-    __pydantic_config__ = _STRICT
 
     betas: tuple[Share, Share]  # Of the two moments.
     weight_decay: NonNegativeFloat  # On the parameters that `decays` names.
     # `official`: everything but vectors and biases, task tokens too; `matrices`: no task tokens.
     decays: Literal["official", "matrices"] = "official"
     clip_norm: PositiveFloat | None = None  # Largest norm of the gradient, or None.
-    # What AdamW does with experts of a hard or sparse router that a step did not use: `decay` them, as the official
-    # code does, or let them `rest`.
+    # Experts of a hard or sparse router that a step did not use: `decay` them, as official, or let them `rest`.
     idle_experts: Literal["decay", "rest"] = "decay"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationPlan:
+class ValidationPlan(_Strict):
     """How the training is watched."""
-
-    __pydantic_config__ = _STRICT
 
     share: Share = 0.0  # Share of the training groups held out; the test split is never read.
     every: PositiveInt = 1000  # Steps between two looks at their loss.
-    # Held-out samples per task that are also answered and scored through the harness at each look; 0: none.
-    answers: Count = 0
+    answers: Count = 0  # Held-out samples per task that are also answered and scored at each look.
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointPlan:
+class CheckpointPlan(_Strict):
     """What is kept on disk."""
-
-    __pydantic_config__ = _STRICT
 
     every: PositiveInt = 1000  # Steps between two checkpoints.
     keep: PositiveInt = 2  # How many of them stay.
-    # Type of the trained weights in the final checkpoint; those on the way are float32, for exact resuming.
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # Of the final one; those on the way are float32.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(_Strict):
     """One training."""
-
-    __pydantic_config__ = _STRICT
 
     name: str  # Name of the recipe, written into the checkpoint.
     model: ModelPlan
@@ -134,12 +112,10 @@ class Recipe:
     mixture: Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
     steps: PositiveInt
     micro_batch: PositiveInt  # Samples of one micro-batch, per process.
-    # Micro-batches per optimizer step (gradient accumulation), each from an entry of its own.
-    micro_batches: PositiveInt = 1
+    micro_batches: PositiveInt = 1  # Per optimizer step (gradient accumulation), each from an entry of its own.
     schedule: Schedule
     optimizer: OptimizerPlan
-    # Type of computing and of the frozen weights; what learns stays float32.
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # Of computing and frozen weights; what learns is float32.
     gradient_checkpointing: bool = False  # Compute the language model's activations twice and keep them once.
     seed: Annotated[int, Field(ge=0, lt=2**31)]  # Of the weights, the order, the prompts and the dropout.
     validation: ValidationPlan = ValidationPlan()
@@ -147,8 +123,7 @@ class Recipe:
     augment_classification: bool = False  # Mirror, turn, zoom and shift the images of classification tasks at random.
     max_prompt_tokens: PositiveInt = 3800  # Longest prompt; longer ones are cut on the right, but never into an image.
     max_answer_tokens: PositiveInt = 1024
-    # Disk for the frozen tower's features, in gigabytes; 0 computes them at every step.
-    feature_cache_gb: NonNegativeFloat = 0.0
+    feature_cache_gb: NonNegativeFloat = 0.0  # Disk for the frozen tower's features; 0 computes them at every step.
     log_every: PositiveInt = 20  # Steps between two lines of the log.
 
     def tasks(self) -> tuple[str, ...]:
@@ -164,16 +139,22 @@ class Recipe:
         """Learning rate of the vision tower as a share of the rest's; 0 if it is frozen."""
         return self.vision_stage.later_rate if self.vision_stage else 0.0
 
+    def table(self) -> dict[str, Any]:
+        """Return the recipe as the table that `recipe_of` reads."""
+        values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return values
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
 
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: bool = False) -> Recipe:
-    """Read a recipe: a preset's name or a YAML file, with overrides such as `schedule.peak=1e-4`.
+    """Read a recipe, a preset or a YAML file, with overrides such as `schedule.peak=1e-4`; else UsageError.
 
-    One that is only `planned` need not name its base weights yet. UsageError if there is no such file, or a key or a
-    value is not allowed.
+    One that is only `planned` need not name its base weights yet.
     """
-    path = PRESETS / f"{name_or_path}.yaml"
-    if not path.exists():
-        path = Path(name_or_path)
+    preset = PRESETS / f"{name_or_path}.yaml"
+    path = preset if preset.exists() else Path(name_or_path)
     if not path.is_file():
         presets = ", ".join(preset_names())
         raise UsageError(f"There is no recipe {name_or_path!r}.", f"Give a YAML file or one of: {presets}.")
@@ -186,17 +167,17 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: 
 def recipe_of(values: Mapping[str, Any], source: str, *, planned: bool = False) -> Recipe:
     """Return the validated recipe of a table; UsageError if a key or a value is not allowed."""
     try:
-        recipe: Recipe = TypeAdapter(Recipe).validate_python(values)
+        recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise UsageError(
-            f"The recipe {source} is not valid: {problems}.", "Compare it with unimed/recipes/."
-        ) from error
+        hint = "Compare it with unimed/recipes/."
+        raise UsageError(f"The recipe {source} is not valid: {problems}.", hint) from error
     for name in recipe.tasks():
         if name not in task_names():
             raise unknown_name("task", name, task_names())
-    for problem, hint in chain(_contradictions(recipe), () if planned else _unnamed_weights(recipe)):
-        raise UsageError(problem, hint)
+    _refuse_contradictions(recipe)
+    if not planned:
+        _refuse_unnamed_weights(recipe)
     return recipe
 
 
@@ -210,41 +191,44 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not is_given:
         raise UsageError(f"--set {override!r} has no value.", "Write --set key=value, e.g. --set schedule.peak=1e-4.")
     *outer, last = name.strip().split(".")
-    table = values
     for key in outer:
-        inner = table.get(key)
-        table[key] = dict(inner) if isinstance(inner, dict) else {}
-        table = table[key]
-    table[last] = parse_yaml_table(f"value: {value}", f"--set {override!r}")["value"]
+        inner = values.get(key)
+        values[key] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[key]
+    values[last] = parse_yaml_table(f"value: {value}", f"--set {override!r}")["value"]
 
 
-def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Yield what in a recipe cannot go together, and what to do about it."""
+def _refuse_contradictions(recipe: Recipe) -> None:
     tasks, watched, warm = recipe.tasks(), recipe.validation, recipe.schedule.warmup_steps
     if repeated := sorted({name for name in tasks if tasks.count(name) > 1}):
-        yield f"The mixture names {', '.join(repeated)} twice.", "Give every task once."
+        raise UsageError(f"The mixture names {', '.join(repeated)} twice.", "Give every task once.")
     if warm >= recipe.steps:
         problem = f"schedule.warmup_steps is {warm}, but there are {recipe.steps} steps."
-        yield problem, "Make the warm-up shorter than the training."
+        raise UsageError(problem, "Make the warm-up shorter than the training.")
     if watched.answers and not watched.share:
         problem = f"validation.answers is {watched.answers}, but nothing is held out to be answered."
-        yield problem, "Set validation.share, e.g. --set validation.share=0.01."
+        raise UsageError(problem, "Set validation.share, e.g. --set validation.share=0.01.")
     if recipe.model.unimed.get("language_tuning") == "none" and any(get_task(name).kind == "qa" for name in tasks):
         problem = "With language_tuning 'none' nothing can be learned from text-only tasks."
-        yield problem, "Take medqa and pubmedqa out of the mixture."
+        raise UsageError(problem, "Take medqa and pubmedqa out of the mixture.")
     if recipe.feature_cache_gb and (recipe.tower_share or recipe.augment_classification):
         problem = "Features can only be cached for a frozen tower that sees the same image every time."
-        yield problem, "Set feature_cache_gb=0, or vision_stage.later_rate=0 and augment_classification=false."
+        raise UsageError(
+            problem, "Set feature_cache_gb=0, or vision_stage.later_rate=0 and augment_classification=false."
+        )
 
 
-def _unnamed_weights(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def _refuse_unnamed_weights(recipe: Recipe) -> None:
     model = recipe.model
     if bool(model.text) == bool(model.language_model):
         problem = "The recipe must name one language model: model.language_model or model.text (one from scratch)."
-        yield problem, "Give a LLaMA folder or Hub name: --set model.language_model=meta-llama/Llama-2-7b-chat-hf"
-    if bool(recipe.vision_stage) == bool(model.vision_weights):
+        hint = "Give a LLaMA folder or Hub name: --set model.language_model=meta-llama/Llama-2-7b-chat-hf"
+    elif bool(recipe.vision_stage) == bool(model.vision_weights):
         problem = "The recipe must name one vision tower: model.vision_weights or vision_stage (one from scratch)."
-        yield problem, "For example: --set model.vision_weights=weights/eva_vit_g.pth"
-    if bool(model.text) == bool(model.vision_weights):
+        hint = "For example: --set model.vision_weights=weights/eva_vit_g.pth"
+    elif bool(model.text) == bool(model.vision_weights):
         problem = "A language model and a vision tower are both given or both trained from scratch."
-        yield problem, "Give model.language_model and model.vision_weights, or model.text and vision_stage."
+        hint = "Give model.language_model and model.vision_weights, or model.text and vision_stage."
+    else:
+        return
+    raise UsageError(problem, hint)

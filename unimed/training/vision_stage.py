@@ -1,67 +1,38 @@
 """The vision stage: a ViT that no one has pretrained learns to see before the language model looks through it.
 
-Uni-Med's tower comes pretrained and stays frozen. A tower of another size gets the same place in two steps: here it
-learns from the train split's own annotations, then it is frozen and the rest is trained. Three linear heads are trained
-with it and thrown away: the class of a classified image, the words of an image's reports and open answers, and for
-every patch the named structures whose boxes cover it.
-
-Other views of the same image help it, for tasks whose labels know neither sides nor sizes: on BreastMNIST (train and
-validation images, five folds, the tower alone, 800 steps) mirrored and jointly shifted images gave 72.4 % right
-classes, images that are turned, zoomed and shifted one by one (by half of `SHIFT`) 77.7 %, the commonest class 73.1 %.
+It learns from the train split's own annotations by three linear heads that are thrown away: the class of an image, the
+words of its reports and open answers, and for every patch the structures whose boxes cover it. Then it is frozen, as
+the paper's is, or learns on. Why so, and why other views: docs/design/0002-mini-weights.md.
 """
 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from medbench.unimed.training.corpus import Corpus, Example
+from medbench.unimed.training.corpus import Corpus, Example, distorted, jittered
 from medbench.unimed.training.recipe import VisionStage
 from medbench.unimed.vision import VisionTower
 
-TURN = 0.26
-"""Radians, about 15 degrees."""
-ZOOM, SHIFT = 0.15, 0.1
-"""Shares of the image's side."""
-JITTER = 0.2
-"""Of brightness and contrast."""
 MIN_WORD_COUNT = 8
 CLOSED_ANSWERS = frozenset({"yes", "no"})
-PRESENT_WEIGHT = 10.0
-"""Few of many words and structures are present in an image; this keeps the absent ones from drowning them."""
+PRESENT_WEIGHT = 10.0  # Few of many words and structures are present in an image; the absent ones may not drown them.
 Report = Callable[[int, float], None]
-
-
-def distorted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return pixels [B, 3, S, S], each image mirrored, turned, zoomed and shifted at random; edges are reflected."""
-
-    def spread() -> torch.Tensor:
-        return 2 * torch.rand(len(pixels), generator=generator) - 1
-
-    turn, zoom = spread() * TURN, 1 + spread() * ZOOM
-    across, down = spread().sign(), spread().sign()
-    # Affine maps [B, 2, 3] from output to input coordinates (-1 to 1).
-    first = torch.stack([turn.cos() * zoom * across, -turn.sin() * zoom, 2 * SHIFT * spread()], dim=1)
-    second = torch.stack([turn.sin() * zoom, turn.cos() * zoom * down, 2 * SHIFT * spread()], dim=1)
-    grid = nn.functional.affine_grid(torch.stack([first, second], dim=1), list(pixels.shape), align_corners=False)
-    return nn.functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-
-
-def jittered(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return pixels [B, 3, S, S], each image with another brightness and contrast."""
-    noise = JITTER * (2 * torch.rand(2, len(pixels), 1, 1, 1, generator=generator) - 1)
-    return pixels * (1 + noise[0]) + noise[1]
+Label = TypeVar("Label", str, tuple[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What is known of each image, by row of the corpus."""
+    """What is known of each image, by row of the corpus; W and R are 1 where there are no words and no structures."""
 
+    tasks: list[str]  # Classification task of each image [N], or "".
     classes: torch.Tensor  # Column of its class [N], or -1.
-    class_span: torch.Tensor  # First and last column of its task's classes [N, 2].
+    possible: torch.Tensor  # Whether each class is one of its task's [N, K].
     words: torch.Tensor  # Whether each word is said of it [N, W]; all False for images without texts.
     regions: torch.Tensor  # Whether each structure's box covers each patch [N, P, R].
 
@@ -75,45 +46,36 @@ class Targets:
 def make_targets(examples: Iterable[Example], images: int, grid: int) -> Targets:
     """Collect what examples say of the `images` of a corpus; `grid` is the number of patches along one side."""
     seen = [example for example in examples if example.image >= 0]
-    classes, spans = _class_targets(seen, images)
-    words, regions = _word_targets(seen, images), _region_targets(seen, images, grid)
-    return Targets(classes=classes, class_span=spans, words=words, regions=regions)
-
-
-def _class_targets(examples: Iterable[Example], images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    classified = [example for example in examples if example.spec.kind == "cls"]
-    labels = sorted({(example.spec.name, example.sample.reference) for example in classified})
-    columns = {label: index for index, label in enumerate(labels)}
-    of_task: dict[str, list[int]] = {}
-    for (task, _), index in columns.items():
-        of_task.setdefault(task, []).append(index)
-    classes, spans = torch.full((images,), -1), torch.zeros(images, 2, dtype=torch.long)
+    classified = [example for example in seen if example.spec.kind == "cls"]
+    labels = _columns((example.spec.name, example.sample.reference) for example in classified)
+    tasks, classes = [""] * images, torch.full((images,), -1)
     for example in classified:
-        own = of_task[example.spec.name]
-        classes[example.image] = columns[example.spec.name, example.sample.reference]
-        spans[example.image] = torch.tensor([own[0], own[-1]])
-    return classes, spans
+        tasks[example.image] = example.spec.name
+        classes[example.image] = labels[example.spec.name, example.sample.reference]
+    own = {task: torch.tensor([task == of for of, _ in labels], dtype=torch.bool) for task in set(tasks)}
+    possible = torch.stack([own[task] for task in tasks])
+    words, regions = _word_targets(seen, images), _region_targets(seen, images, grid)
+    return Targets(tasks=tasks, classes=classes, possible=possible, words=words, regions=regions)
+
+
+def _columns(labels: Iterable[Label]) -> dict[Label, int]:
+    return {label: index for index, label in enumerate(sorted(set(labels)))}
 
 
 def _word_targets(examples: Iterable[Example], images: int) -> torch.Tensor:
-    said = [
-        (example.image, {word.strip(".,").lower() for word in example.sample.reference.split()} - CLOSED_ANSWERS)
-        for example in examples
-        if example.spec.kind in {"report", "vqa"}
-    ]
+    texts = [(one.image, one.sample.reference) for one in examples if one.spec.kind in {"report", "vqa"}]
+    said = [(image, {word.strip(".,").lower() for word in text.split()} - CLOSED_ANSWERS) for image, text in texts]
     counts = Counter(word for _, words in said for word in words)
-    common = sorted(word for word, count in counts.items() if count >= MIN_WORD_COUNT)
-    columns = {word: index for index, word in enumerate(common)}
+    columns = _columns(word for word, count in counts.items() if count >= MIN_WORD_COUNT)
     targets = torch.zeros(images, max(1, len(columns)), dtype=torch.bool)
     for image, words in said:
-        for word in words & columns.keys():
-            targets[image, columns[word]] = True
+        targets[image, [columns[word] for word in words & columns.keys()]] = True
     return targets
 
 
 def _region_targets(examples: Iterable[Example], images: int, grid: int) -> torch.Tensor:
     boxed = [example for example in examples if example.spec.kind == "reg"]
-    columns = {name: index for index, name in enumerate(sorted({example.sample.reference for example in boxed}))}
+    columns = _columns(example.sample.reference for example in boxed)
     targets = torch.zeros(images, grid, grid, max(1, len(columns)), dtype=torch.bool)
     for example in boxed:
         box, size = example.sample.box, example.sample.image_size
@@ -130,52 +92,41 @@ class VisionHeads(nn.Module):
 
     def __init__(self, width: int, targets: Targets) -> None:
         super().__init__()
-        self.classes = nn.Linear(width, max(1, int(targets.classes.max()) + 1))
+        self.classes = nn.Linear(width, max(1, targets.possible.shape[1]))
         self.words = nn.Linear(width, targets.words.shape[1])
         self.regions = nn.Linear(width, targets.regions.shape[2])
 
     def loss(self, features: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
         """Return the sum of the heads' losses for patch features [B, P, C] of the images `rows` [B]."""
-        pooled = features.mean(dim=1)
+        pooled, total, presence = (
+            features.mean(dim=1),
+            features.new_zeros(()),
+            nn.functional.binary_cross_entropy_with_logits,
+        )
         classified = targets.classes[rows] >= 0
-        told = targets.words[rows].any(dim=1)
-        mapped = targets.regions[rows].any(dim=2).any(dim=1)
-        total = features.new_zeros(())
         if classified.any():
             logits = self.class_logits(pooled[classified], rows[classified], targets)
             total = total + nn.functional.cross_entropy(logits, targets.classes[rows[classified]])
-        if told.any():
-            total = total + _presence_loss(self.words(pooled[told]), targets.words[rows[told]])
-        if mapped.any():
-            total = total + _presence_loss(self.regions(features[mapped]), targets.regions[rows[mapped]])
+        for head, seen, present in ((self.words, pooled, targets.words), (self.regions, features, targets.regions)):
+            known = present[rows].flatten(1).any(dim=1)
+            if known.any():
+                logits, weight = head(seen[known]), torch.tensor(PRESENT_WEIGHT)
+                total = total + presence(logits, present[rows[known]].float(), pos_weight=weight)
         return total
 
     def class_logits(self, pooled: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
         """Return logits [B, K], minus infinity for the classes of other tasks."""
         logits: torch.Tensor = self.classes(pooled)
-        columns = torch.arange(logits.shape[1])
-        first, last = targets.class_span[rows].unbind(dim=1)
-        foreign = (columns < first[:, None]) | (columns > last[:, None])
-        return logits.masked_fill(foreign, float("-inf"))
-
-
-def _presence_loss(logits: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    weight = torch.tensor(PRESENT_WEIGHT)
-    return nn.functional.binary_cross_entropy_with_logits(logits, present.float(), pos_weight=weight)
+        return logits.masked_fill(~targets.possible[rows], float("-inf"))
 
 
 def train_vision(
     tower: VisionTower, corpus: Corpus, grid: int, stage: VisionStage, *, seed: int, report: Report
 ) -> dict[str, float]:
-    """Train the tower in place, half of each batch on classified images, as many of each task.
-
-    Return the share of held-out classified images whose class the stage's own head gets right, by task.
-    """
-    parts = (corpus.train, corpus.held_out)
-    everything = [example for part in parts for of_task in part.values() for example in of_task]
-    learned = {example.image for of_task in corpus.train.values() for example in of_task}
-    targets = make_targets(everything, len(corpus.images), grid)
-    decks = _decks(targets, learned, stage.batch)
+    """Train the tower in place; return the share of held-out images that its own head classifies rightly, by task."""
+    train, held_out = ([*chain(*part.values())] for part in (corpus.train, corpus.held_out))
+    targets = make_targets([*train, *held_out], len(corpus.images), grid)
+    decks = _decks(targets, {example.image for example in train}, stage.batch)
     heads = VisionHeads(int(tower.vit.config.hidden_size), targets)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, stage.peak_learning_rate, weight_decay=stage.weight_decay)
@@ -199,11 +150,11 @@ def train_vision(
 def _decks(targets: Targets, learned: set[int], batch: int) -> list[tuple[list[int], int]]:
     """Return rows that are drawn from, each with its share of a batch: half of it to the classification tasks."""
     classified, told = ([row for row in rows if row in learned] for rows in targets.known_rows())
-    by_task: dict[int, list[int]] = {}
+    by_task: dict[str, list[int]] = {}
     for row in classified:
-        by_task.setdefault(int(targets.class_span[row, 0]), []).append(row)
+        by_task.setdefault(targets.tasks[row], []).append(row)
     half = batch // 2
-    decks = [(by_task[first], max(1, half // len(by_task))) for first in sorted(by_task)]
+    decks = [(by_task[task], max(1, half // len(by_task))) for task in sorted(by_task)]
     return [*decks, (told, half)] if told else decks
 
 

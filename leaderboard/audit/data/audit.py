@@ -1,42 +1,100 @@
-"""`medbench audit data`: overlaps of test and training data as an audit."""
+"""`medbench audit data`: every chosen task's test split against every body of training data."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medbench.leaderboard.audit.data.findings import MARK_EXCESS, MARK_SHARE, Consistency, Finding
-from medbench.leaderboard.audit.data.images import MIN_QUALITY, MIN_SIDE, MIN_STD, NEAR, REVIEW, VIEWS
-from medbench.leaderboard.audit.data.overlaps import DataOverlaps, DataToAudit, TaskOverlaps, find_overlaps, read_data
-from medbench.leaderboard.audit.data.scan import CONTAINMENT, GRAM, Check
-from medbench.leaderboard.audit.document import (
-    FOUND,
-    WORDS,
-    Audit,
-    Example,
-    Table,
-    TaskVerdict,
-    percent,
-    strongest,
-    table_of,
-    wording,
-)
+from medbench.harness.workload import MINI_NOTICE
+from medbench.leaderboard.audit.data import findings
+from medbench.leaderboard.audit.data import images as looked
+from medbench.leaderboard.audit.data.items import Item, TaskItems, items_of, read_ids, row_count, training_rows
+from medbench.leaderboard.audit.data.scan import CHECKS, CONTAINMENT, GRAM, ItemIndex, Scan, Tally
+from medbench.leaderboard.audit.document import WORDS, Audit, Example, TaskVerdict, Verdict, plain, strongest, wording
 from medbench.leaderboard.audit.normalise import MIN_WORDS, NORM_VERSION
+from medbench.tasks.catalog import get_task, select_tasks
+from medbench.tasks.foundation.console import meter, say
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.prepared import Prepared, load_prepared, prepared_names
+from medbench.tasks.suite import prepare_mini_suite, suite_of
 
-_SHOWN = 3
+_PROGRESS_FROM = 5000
 _SHOWN_WORDS = 60
-_SHOWN_CHECKS: tuple[Check, ...] = ("item", "near_item", "text", "near_text", "image", "near_image", "review_image")
 _SETTINGS = {
     "normaliser": NORM_VERSION,
     "near texts": {"containment": CONTAINMENT, "words of a run": GRAM, "least words": MIN_WORDS},
     "near images": {
-        "near bits": NEAR, "review bits": REVIEW, "bits": 256, "views": list(VIEWS), "least quality": MIN_QUALITY,
-        "least standard deviation": MIN_STD, "least side": MIN_SIDE,
+        "near bits": looked.NEAR, "review bits": looked.REVIEW, "bits": 256, "views": list(looked.VIEWS),
+        "least quality": looked.MIN_QUALITY, "least standard deviation": looked.MIN_STD, "least side": looked.MIN_SIDE,
     },
-    "mark": {"share": MARK_SHARE, "texts above the null": MARK_EXCESS},
+    "mark": {"share": findings.MARK_SHARE, "texts above the null": findings.MARK_EXCESS},
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataToAudit:
+    """What is audited."""
+
+    test: Sequence[TaskItems]  # test items of the audited tasks
+    train: Sequence[TaskItems] = ()  # by task: of the audited ones, and of others that may hold their items
+    files: Mapping[Path, Path] = field(default_factory=dict)  # the user's training data, and where their images start
+    seed: int = 0  # of the null re-split
+    images: bool = True  # whether images are looked at
+    reveal: bool = False  # whether texts of credentialed datasets are shown
+    prepared: Mapping[str, Prepared] = field(default_factory=dict)  # all prepared tasks by name
+    fingerprints: Mapping[str, str] = field(default_factory=dict)  # of the data of each task and file, by name
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be shown beside the verdicts."""
+        used = [one for name, one in self.prepared.items() if name in self.fingerprints]
+        return [MINI_NOTICE] if suite_of(used) == "mini" else []
+
+
+def read_data(
+    tasks: str | None = None, data_dir: Path | None = None, *, ids: Sequence[Path] = (), with_train: bool = True
+) -> DataToAudit:
+    """Read prepared data that are to be audited, with their training splits or without.
+
+    `tasks` is a selection, None for all that are prepared, variants left out; `data_dir` None for the mini suite.
+    Raises UsageError if a task is unknown; DataError if a task is not prepared, or a file is missing or broken.
+    """
+    data_dir = data_dir or prepare_mini_suite()
+    if not data_dir.is_dir():
+        raise DataError(
+            f"The data folder {data_dir} does not exist.",
+            "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR",
+        )
+    prepared = {name: load_prepared(data_dir, name) for name in prepared_names(data_dir)}
+    chosen = _chosen(tasks, tuple(prepared))
+    compared = [name for name in prepared if with_train and (name in chosen or not get_task(name).variant_of)]
+    more_ids = read_ids(ids)
+    return DataToAudit(
+        test=[items_of(prepared[name], "test", more_ids.get(name, {})) for name in chosen],
+        train=[items_of(prepared[name], "train", more_ids.get(name, {})) for name in compared],
+        prepared=prepared,
+        fingerprints={
+            name: one.manifest.data_fingerprint for name, one in prepared.items() if name in {*chosen, *compared}
+        },
+    )
+
+
+def _chosen(selection: str | None, present: tuple[str, ...]) -> tuple[str, ...]:
+    if selection is None:
+        return tuple(name for name in present if not get_task(name).variant_of)
+    named = dict.fromkeys(select_tasks(selection))
+    missing = [name for part in selection.split(",") if (name := part.strip()) in named and name not in present]
+    if missing:
+        raise DataError(
+            f"Not prepared: {', '.join(missing)}.",
+            f"Prepare it: medbench data prepare {missing[0]} --source DIR --data-dir DIR",
+        )
+    found = tuple(name for name in named if name in present)
+    if not found:
+        raise DataError(f"No task of {selection!r} is prepared.", f"Prepared are: {', '.join(present)}.")
+    return found
 
 
 def audit_data(
@@ -59,146 +117,166 @@ def audit_data(
     data = read_data(ids=ids, **prepared)
     files = {path: images or path.parent for path in train}
     digests = {path.name: file_sha256(path) for path in (*train, *ids)}
-    asked = replace(
-        data, files=files, seed=seed, images=read_images, reveal=reveal, fingerprints={**data.fingerprints, **digests}
-    )
-    return report_overlaps(find_overlaps(asked))
+    return report_overlaps(
+        replace(
+            data, files=files, seed=seed, images=read_images, reveal=reveal,
+            fingerprints={**data.fingerprints, **digests},
+        )
+    )  # fmt: skip
 
 
-def report_overlaps(found: DataOverlaps) -> Audit:
-    """Return what was found as an audit; texts of credentialed data are left out unless they are to be revealed."""
-    data = found.data
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOverlaps:
+    """All that was found of one task: repeats within its splits, its null if there is one, and overlaps."""
+
+    task: TaskItems
+    train_rows: int
+    within: Mapping[str, findings.Consistency]
+    null: findings.Null | None
+    overlaps: tuple[findings.Overlap, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The strongest of its overlaps; `not_testable` before `no_evidence`."""
+        return strongest(one.verdict for one in self.overlaps)
+
+    @property
+    def mark(self) -> str:
+        """The mark of the dataset: set by prepared training data, not by the user's files."""
+        prepared = (one for one in self.overlaps if one.corpus.origin != "file")
+        return findings.MARK if any(one.verdict == "strong" for one in prepared) else ""
+
+
+def find_overlaps(data: DataToAudit) -> list[TaskOverlaps]:
+    """Compare test items with training data. Raises DataError if a file of the user cannot be read."""
+    with closing(looked.Printer(enabled=data.images)) as printer:
+        index = ItemIndex(data.test, printer)
+        nulls, found = dict(_nulls(data, printer)), list(_scanned(data, index, printer))
+    own = {task.task: task for task in data.train}
+    return [
+        TaskOverlaps(
+            task=task, train_rows=len(own[task.task].items) if task.task in own else 0,
+            within={
+                split: findings.consistency(part.items, one_answer=task.kind != "report")
+                for split, part in (("test", task), ("train", own.get(task.task)))
+                if part is not None
+            },
+            null=nulls.get(task.task),
+            overlaps=tuple(
+                findings.Comparison(
+                    index, task, replace(corpus, origin="own" if corpus.task == task.task else corpus.origin), tally,
+                    nulls.get(task.task), data.images,
+                ).overlap()
+                for corpus, tally in found
+            ),
+        )
+        for task in data.test
+    ]  # fmt: skip
+
+
+def _scanned(data: DataToAudit, index: ItemIndex, printer: looked.Printer) -> Iterator[tuple[findings.Corpus, Tally]]:
+    """Yield each body of training data with what it shares; each language is a body of its own."""
+    sources: list[tuple[findings.Corpus, Iterable[Item], int]] = []
+    for task in data.train:
+        corpus = findings.Corpus(
+            name=f"{task.task} train", task=task.task, origin="task", family=task.family, credentialed=task.credentialed
+        )
+        sources.append((corpus, task.items, len(task.items)))
+    for path, images in data.files.items():
+        sources.append((findings.Corpus(name=path.name, origin="file"), training_rows(path, images), row_count(path)))
+    for corpus, rows, count in sources:
+        scan, message = Scan(index, printer, keep_prints=corpus.origin == "task"), f"Comparing with {corpus.name}"
+        # A few thousand rows need no display of their progress.
+        if count < _PROGRESS_FROM:
+            say(f"{message}.")
+            tallies = scan.feed(rows)
+        else:
+            with meter(message, count) as progress:
+                tallies = scan.feed(rows, done=progress.advance)
+        for language, tally in sorted(tallies.items()) or [("", Tally(len(index.items)))]:
+            name = f"{corpus.name} [{language}]" if language else corpus.name
+            yield replace(corpus, name=name, rows=tally.rows), tally
+
+
+def _nulls(data: DataToAudit, printer: looked.Printer) -> Iterator[tuple[str, findings.Null]]:
+    sizes = {task.task: len(task.items) for task in data.test}
+    for task in data.train:
+        test, rest, unit = findings.null_split(task, sizes.get(task.task, 0), data.seed)
+        if test.items:
+            index, decisive = ItemIndex([test], printer), unit == task.decisive
+            tallies = Scan(index, printer, keep_prints=True).feed(rest)
+            tally = next(iter(tallies.values()), Tally(len(index.items)))
+            checks = (*CHECKS, *(f"id:{name}" for name in tally.known_ids))
+            shares = {check: float(tally.shared[check].mean()) for check in checks}
+            yield task.task, findings.Null(unit=unit, decisive=decisive, items=len(test.items), shares=shares)
+
+
+def report_overlaps(data: DataToAudit) -> Audit:
+    """Compare test items with training data, and return what was found.
+
+    Texts of credentialed data are left out unless they are to be revealed. Raises like `find_overlaps`.
+    """
+    found = find_overlaps(data)
     unknown = [
         f"{task.task.task} in {overlap.corpus.name}: {one.title} **unknown**, {one.note}"
-        for task in found.tasks
+        for task in found
         for overlap in task.overlaps
         for one in overlap.findings
         if one.state == "unknown"
     ]
-    matrix = table_of(
-        found.tasks,
-        {
-            "task": lambda task: f"{task.task.task}{task.mark}",
-            "verdict": lambda task: WORDS[task.verdict],
-            "test": lambda task: len(task.task.items),
-            "train": lambda task: task.train_rows,
-        },
-        right=2,
-    )
-    credentialed = any(task.credentialed for task in (*data.test, *data.train))
-    verdict = WORDS[strongest(task.verdict for task in found.tasks)]
+    text, verdict = wording("data"), WORDS[strongest(task.verdict for task in found)]
+    shown = {"seed": data.seed, "images": data.images, "data": dict(sorted(data.fingerprints.items()))}
     return Audit(
-        kind="data", title="Leakage audit of data", question=f"Verdict: **{verdict}**. {wording('data')['question']}",
-        tasks={task.task.task: _task_verdict(task, data) for task in found.tasks},
-        incomplete=any(task.verdict == "not_testable" for task in found.tasks),
-        tables=[matrix, *(part for task in found.tasks for part in _parts(task, data))],
-        examples=[one for task in found.tasks for one in _examples(task, found)],
-        notes=data.notes, limits=[*unknown, *wording("data")["limits"]],
-        marks={task.task.task: task.mark for task in found.tasks if task.mark},
-        settings=_SETTINGS
-        | {"seed": data.seed, "images": data.images, "data": dict(sorted(data.fingerprints.items()))},
-        revealed=data.reveal and credentialed,
+        kind="data", title="Leakage audit of data", question=f"Verdict: **{verdict}**. {text['question']}",
+        tasks={task.task.task: _task_verdict(task, reveal=data.reveal) for task in found},
+        columns=("task", "verdict", "test", "train"), right=2, notes=data.notes, limits=[*unknown, *text["limits"]],
+        incomplete=any(task.verdict == "not_testable" for task in found), settings=_SETTINGS | shown,
+        examples=[one for task in found for one in _examples(task, reveal=data.reveal)],
+        marks={task.task.task: task.mark for task in found if task.mark},
+        revealed=data.reveal and any(task.credentialed for task in (*data.test, *data.train)),
     )  # fmt: skip
 
 
-def _task_verdict(task: TaskOverlaps, data: DataToAudit) -> TaskVerdict:
-    telling = [one for one in task.overlaps if one.verdict == task.verdict]
+def _task_verdict(found: TaskOverlaps, *, reveal: bool) -> TaskVerdict:
+    task = found.task
     details = {
-        "mark": task.mark, "test_items": len(task.task.items), "train_items": task.train_rows,
-        "decisive_id": task.task.decisive, "texts_withheld": task.task.credentialed and not data.reveal,
-        "within": {split: asdict(one) for split, one in task.within.items()},
-        "null": None if task.null is None else asdict(task.null),
+        "mark": found.mark, "test_items": len(task.items), "train_items": found.train_rows,
+        "decisive_id": task.decisive, "texts_withheld": task.credentialed and not reveal,
+        "within": plain(found.within), "null": plain(found.null),
         "overlaps": [
             {
                 "corpus": one.corpus.name, "origin": one.corpus.origin, "rows": one.corpus.rows, "verdict": one.verdict,
-                "reasons": one.reasons, "checks": [_check(finding) for finding in one.findings],
+                "reasons": one.reasons, "checks": list(map(_check, one.findings)),
             }
-            for one in task.overlaps
+            for one in found.overlaps
         ],
     }  # fmt: skip
+    telling = [one for one in found.overlaps if one.verdict == found.verdict]
     text = "; ".join(f"{one.corpus.name}: {reason}" for one in telling for reason in one.reasons)
-    return TaskVerdict(title=task.task.task, verdict=task.verdict, text=text, details=details)
+    cells = (f"{task.task}{found.mark}", WORDS[found.verdict], len(task.items), found.train_rows)
+    return TaskVerdict(title=task.task, verdict=found.verdict, text=text, cells=cells, details=details)
 
 
-def _check(one: Finding) -> dict[str, Any]:
-    found: dict[str, Any] = {"check": one.check, "title": one.title, "state": one.state, "note": one.note}
-    if one.state == "unknown":
-        return found
-    found |= {"shared": one.shared, "of": one.of, "share": one.share, "null": one.null, "counts": one.counts}
-    if one.of_groups is not None:
-        found |= {"groups": one.groups, "of_groups": one.of_groups, "group_share": one.group_share}
-    return found
+def _check(one: findings.Finding) -> dict[str, Any]:
+    told = ["check", "title", "state", "note"]
+    if one.state != "unknown":
+        told += ["shared", "of", "share", "null", "counts"]
+        told += ["groups", "of_groups", "group_share"] if one.of_groups is not None else []
+    return {name: getattr(one, name) for name in told}
 
 
-def _parts(task: TaskOverlaps, data: DataToAudit) -> Iterator[Table]:
-    others = [one for one in task.overlaps if one.corpus.origin == "task" and one.verdict not in FOUND]
-    silent = ", ".join(one.corpus.name for one in others if one.verdict == "no_evidence")
-    null, decisive = task.null, task.task.decisive
-    told = "Null: none, there are too few training items to split."
-    if null is not None:
-        kept = f"whole by {null.unit}" if null.unit != "item" else "item by item"
-        weak = "" if null.decisive else f"; not by {decisive}, so that it may hide a leak"
-        told = f"Null: {null.items} training items held out {kept} and compared with the rest{weak}."
-    lines = [
-        told,
-        wording("data")["withheld"] if task.task.credentialed and not data.reveal else "",
-        *(_within_text(split, one) for split, one in task.within.items()),
-        f"No evidence in: {silent}." if silent else "",
-    ]
-    yield Table(title=f"{task.task.task}{task.mark}", bullets=[line for line in lines if line])
-    for overlap in task.overlaps:
-        if overlap not in others:
-            yield table_of(
-                overlap.findings,
-                {
-                    "check": lambda one: one.title,
-                    "shared": _shared,
-                    "null": lambda one: percent(one.null) if one.state == "checked" else "-",
-                    "note": lambda one: one.note or "-",
-                },
-                title=f"{task.task.task} in {overlap.corpus.name}: {WORDS[overlap.verdict]}",
-            )
-
-
-def _within_text(split: str, one: Consistency) -> str:
-    if not one.exact_duplicates and not one.contradicting_groups:
-        return ""
-    return (
-        f"Within {split}: {one.exact_duplicates} of {one.rows} rows repeat another exactly; {one.contradicting_groups} "
-        f"questions have contradicting answers ({one.contradicting_rows} rows), so that exact match cannot exceed "
-        f"{percent(one.ceiling, 2)}."
-    )
-
-
-def _shared(one: Finding) -> str:
-    if one.state != "checked":
-        return one.state.replace("_", " ")
-    parts = [f"{one.shared} of {one.of} items ({percent(one.share)})"] if one.of else []
-    if one.of_groups is not None:
-        parts.append(f"{one.groups} of {one.of_groups} groups ({percent(one.group_share)})")
-    return ", ".join(parts)
-
-
-def _examples(task: TaskOverlaps, found: DataOverlaps) -> Iterator[Example]:
-    numbers = found.index.range_of(task.task.task)
-    for overlap in task.overlaps:
-        hidden = (task.task.credentialed or overlap.corpus.credentialed) and not found.data.reveal
-        for check in _SHOWN_CHECKS:
-            witnesses = found.tallies[overlap.corpus.name].witnesses.get(check, {})
-            for number in sorted(number for number in witnesses if number in numbers)[:_SHOWN]:
-                item, witness = found.index.items[number], witnesses[number]
-                whole = {
-                    "test text": " / ".join(filter(None, dict.fromkeys((*item.texts, item.answer)))),
-                    "training text": witness.text,
-                }
-                yield Example(
-                    task=task.task.task,
-                    facts={
-                        "corpus": overlap.corpus.name, "check": check, "test": item.item_id, "train": witness.row,
-                        "how": witness.score,
-                    },
-                    texts={name: _shortened(text) for name, text in whole.items() if text and not hidden},
-                )  # fmt: skip
+def _examples(found: TaskOverlaps, *, reveal: bool) -> Iterator[Example]:
+    for overlap in found.overlaps:
+        hidden = (found.task.credentialed or overlap.corpus.credentialed) and not reveal
+        for check, item, witness in overlap.witnesses:
+            ours = " / ".join(filter(None, dict.fromkeys((*item.texts, item.answer))))
+            whole = {} if hidden else {"test text": ours, "training text": witness.text}
+            facts = {
+                "corpus": overlap.corpus.name, "check": check, "test": item.item_id, "train": witness.row,
+                "how": witness.score,
+            }  # fmt: skip
+            texts = {name: _shortened(text) for name, text in whole.items() if text}
+            yield Example(task=found.task.task, facts=facts, texts=texts)
 
 
 def _shortened(text: str) -> str:

@@ -5,12 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems
-from medbench.leaderboard.audit.data.scan import Check, ItemIndex, Tally
+from medbench.leaderboard.audit.data.scan import ItemIndex, Tally, Witness
 from medbench.leaderboard.audit.document import FOUND, Verdict, wording
 from medbench.leaderboard.audit.normalise import is_long, norm_v1
 
@@ -28,6 +28,8 @@ _ABOVE_NULL = {"near_item": MARK_SHARE, "near_image": MARK_SHARE, "text": MARK_E
 _NAMING_IDS = frozenset({"patient", "study", "case", "volume", "lesion"})
 # The held-out part is at most so much of the training data, so that what it is compared with stays alike.
 _LARGEST_SHARE = 4
+_SHOWN_CHECKS = ("item", "near_item", "text", "near_text", "image", "near_image", "review_image")
+_SHOWN = 3
 
 State = Literal["checked", "unknown", "not_applicable"]
 Origin = Literal["own", "task", "file"]
@@ -35,14 +37,12 @@ Origin = Literal["own", "task", "file"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """A body of training data: the task's own train split, another task's, or a file of the user.
-
-    `family` is the dataset whose ids it has; empty if unknown.
-    """
+    """A body of training data."""
 
     name: str
-    origin: Origin
-    family: str = ""
+    task: str = ""  # whose train split it is; empty for a file of the user
+    origin: Origin  # the task's own train split, another task's, or a file of the user
+    family: str = ""  # the dataset whose ids it has; empty if unknown
     rows: int = 0
     credentialed: bool = False
 
@@ -72,24 +72,15 @@ class Finding:
         """Share of the test side's groups that are on both sides."""
         return self.groups / self.of_groups if self.groups and self.of_groups else 0.0
 
-    @property
-    def largest(self) -> float:
-        """The larger of the two."""
-        return max(self.share, self.group_share)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Null:
-    """What two parts of a task's own training data share, by check.
+    """What two parts of a task's own training data share."""
 
-    `unit` is what was kept together; if that is the id that decides, a finding must exceed the null. `items` were held
-    out.
-    """
-
-    unit: str
-    decisive: bool
-    items: int
-    shares: Mapping[str, float]
+    unit: str  # what was kept together
+    decisive: bool  # whether that is the id that decides, so that a finding must exceed the null
+    items: int  # how many were held out
+    shares: Mapping[str, float]  # by check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +88,10 @@ class Overlap:
     """All checks of one task against one body of training data, and what they come to."""
 
     corpus: Corpus
-    findings: tuple[Finding, ...]
+    findings: Sequence[Finding]
     verdict: Verdict
     reasons: tuple[str, ...]
+    witnesses: Sequence[tuple[str, Item, Witness]]  # the first test items with a partner, by check
 
 
 def judge(findings: Sequence[Finding], null: Null | None, units: int) -> tuple[Verdict, tuple[str, ...]]:
@@ -116,26 +108,25 @@ def judge(findings: Sequence[Finding], null: Null | None, units: int) -> tuple[V
     errors) to be `strong`, below 0.05 to be `suspicious`; so is anything where the null has nothing.
     The test counts independent units of the test side.
     """
-    levels = {one: _level(one, null, units) for one in findings if one.state == "checked" and one.counts}
+    found: dict[Verdict, list[str]] = defaultdict(list)
+    for one in findings:
+        if one.state == "checked" and one.counts:
+            told = f"{one.title}: {100 * max(one.share, one.group_share):.1f} % shared"
+            if one.null is not None and one.check in _ABOVE_NULL:
+                told += f", null {100 * one.null:.1f} %"
+            found[_level(one, null, units)].append(told)
     for verdict in FOUND:
-        reasons = tuple(
-            f"{one.title}: {100 * one.largest:.1f} % shared"
-            + (f", null {100 * one.null:.1f} %" if one.null is not None and one.check in _ABOVE_NULL else "")
-            for one, level in levels.items()
-            if level == verdict
-        )
-        if reasons:
-            return verdict, reasons
+        if found[verdict]:
+            return verdict, tuple(found[verdict])
     missing = tuple(f"{one.title}: {one.note}" for one in findings if one.state == "unknown")
     return ("not_testable", missing) if missing else ("no_evidence", ())
 
 
 def _level(finding: Finding, null: Null | None, units: int) -> Verdict:
-    share = finding.largest
+    share, beside = max(finding.share, finding.group_share), finding.null or 0.0
     if finding.check not in _ABOVE_NULL:
         return "strong" if share > MARK_SHARE else "suspicious" if share > 0 else "no_evidence"
     decisive = null is not None and null.decisive
-    beside = finding.null or 0.0
     large = share - beside > _ABOVE_NULL[finding.check]
     p = _exact_p(share, beside, null, units)
     if large and p < _STRONG_P:
@@ -157,12 +148,11 @@ def _exact_p(share: float, beside: float, null: Null | None, units: int) -> floa
     if null is None:
         return 0.0
     units, others = max(units, 1), max(min(null.items, units), 1)
-    found = math.floor(share * units + _ROUNDING)
-    expected = math.ceil(beside * others - _ROUNDING)
+    found, expected = math.floor(share * units + _ROUNDING), math.ceil(beside * others - _ROUNDING)
     return float(stats.hypergeom.sf(found - 1, units + others, found + expected, units))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One task beside one body of training data: what the tally says of it; `images` if they were looked at."""
 
@@ -176,92 +166,88 @@ class Comparison:
     def overlap(self) -> Overlap:
         """Return all checks and what they come to."""
         ids = list(self._ids())
-        findings = (*self._items(), *self._texts(), *self._images(), *ids)
+        findings = [*self._items_and_texts(), *self._images(), *ids]
         if self.corpus.origin == "own" and any(one.state == "unknown" for one in ids):
-            findings = (*findings, _surrogate_groups(self.index, self.task, self.tally))
-        units = {self.task.unit_of(item) for item in self.task.items}
-        verdict, reasons = judge(findings, self.null, len(units))
-        return Overlap(corpus=self.corpus, findings=findings, verdict=verdict, reasons=reasons)
+            findings.append(_surrogate_groups(self.index, self.task, self.tally))
+        verdict, reasons = judge(findings, self.null, len({self.task.unit_of(item) for item in self.task.items}))
+        witnesses = [
+            (check, self.index.items[number], there[number])
+            for check in _SHOWN_CHECKS
+            for there in [self.tally.witnesses[check]]
+            for number in sorted(there.keys() & self.index.range_of(self.task.task))[:_SHOWN]
+        ]
+        return Overlap(corpus=self.corpus, findings=findings, verdict=verdict, reasons=reasons, witnesses=witnesses)
 
-    def _checked(self, check: Check, title: str, *, counts: bool = True, note: str = "") -> Finding:
+    def _checked(
+        self, check: str, title: str, note: str = "", *, counts: bool = True, groups: int | None = None,
+        of_groups: int | None = None,
+    ) -> Finding:  # fmt: skip
         return Finding(
             check=check, title=title, shared=self.index.count(self.tally.shared[check], self.task.task),
-            of=len(self.task.items), null=None if self.null is None else self.null.shares.get(check), counts=counts,
-            note=note,
+            of=len(self.task.items), groups=groups, of_groups=of_groups,
+            null=None if self.null is None else self.null.shares.get(check), counts=counts, note=note,
         )  # fmt: skip
 
     def _unseen(self) -> bool:
         return not self.images or self.tally.unreadable == self.tally.images
 
-    def _items(self) -> Iterator[Finding]:
-        pictured = self.task.kind != "qa"
-        item = self._checked("item", f"items: {'image, ' if pictured else ''}question and answer")
-        if pictured and not item.shared and self.tally.images and self._unseen():
+    def _items_and_texts(self) -> Iterator[Finding]:
+        kind, templated = self.task.kind, self.task.kind == "vqa"
+        item = self._checked("item", f"items: {'' if kind == 'qa' else 'image, '}question and answer")
+        if kind != "qa" and not item.shared and self.tally.images and self._unseen():
             yield replace(item, state="unknown", null=None, note="no image of the training data was looked at")
-            return
-        yield item
-        yield self._checked("near_item", f"items by nearly equal {'images' if pictured else 'questions'}")
-
-    def _texts(self) -> Iterator[Finding]:
-        if not any(item.texts for item in self.task.items):
-            return
-        templated = self.task.kind == "vqa"
-        what = "questions" if self.task.kind in {"qa", "vqa"} else "reports"
-        note = wording("data")["templates"] if templated else ""
-        yield self._checked("text", f"{what}, equal", counts=not templated, note=note)
-        yield self._checked("near_text", f"{what}, contained in one text", counts=not templated, note=note)
+        else:
+            yield item
+            yield self._checked("near_item", f"items by nearly equal {'questions' if kind == 'qa' else 'images'}")
+        if any(one.texts for one in self.task.items):
+            what, note = "questions" if kind in {"qa", "vqa"} else "reports", wording("data")["templates"]
+            for check, how in (("text", "equal"), ("near_text", "contained in one text")):
+                yield self._checked(check, f"{what}, {how}", note if templated else "", counts=not templated)
 
     def _images(self) -> Iterator[Finding]:
-        tally = self.tally
+        tally, text = self.tally, wording("data")
         if not any(item.images for item in self.task.items):
             return
         if not tally.images:
             note = "the training data name no images"
             yield Finding(check="image", title="images", state="not_applicable", note=note)
-            return
-        if self._unseen():
+        elif self._unseen():
             note = f"none of {tally.images} images could be read" if self.images else "images were left out"
             yield Finding(check="image", title="images", state="unknown", of=len(self.task.items), note=note)
-            return
-        text = wording("data")
-        yield self._checked("image", "images, equal pixels")
-        yield self._checked("near_image", "images, nearly equal")
-        yield self._checked("review_image", "images, to review", counts=False, note=text["review"])
-        blank = self._checked("blank_image", "images, blank", counts=False, note=text["blank"])
-        if blank.shared:
-            yield blank
-        if tally.unreadable:
-            note = f"{tally.unreadable} of {tally.images} images could not be read"
-            yield Finding(check="unreadable", title="unreadable images", state="unknown", note=note)
+        else:
+            yield self._checked("image", "images, equal pixels")
+            yield self._checked("near_image", "images, nearly equal")
+            yield self._checked("review_image", "images, to review", text["review"], counts=False)
+            if (blank := self._checked("blank_image", "images, blank", text["blank"], counts=False)).shared:
+                yield blank
+            if tally.unreadable:
+                note = f"{tally.unreadable} of {tally.images} images could not be read"
+                yield Finding(check="unreadable", title="unreadable images", state="unknown", note=note)
 
     def _ids(self) -> Iterator[Finding]:
-        task, known = self.task, self.tally.known_ids
+        task, known, needed = self.task, self.tally.known_ids, self.task.decisive
         if self.corpus.family not in {"", task.family}:
             return
-        needed = task.decisive
         missing = sum(not item.has_id(needed) for item in task.items)
         # Of other people's data only ids that name somebody are missed where they are not there.
         wanted = self.corpus.origin == "own" or needed in _NAMING_IDS
         unknown = wanted and (missing > 0 or needed not in known)
         for name in sorted({name for item in task.items for name in item.groups} & known):
-            values: set[object] = {item.groups[name] for item in task.items if name in item.groups}
-            found = self._id(name, f"shared {name} ids", values)
+            values = {item.groups[name] for item in task.items if name in item.groups}
+            found = self._id(name, f"shared {name} ids", len(values))
             if any(item.has_id(name) for item in task.items) and (name != needed or not unknown or found.groups):
                 yield found
         if SAME_NAME in known and self.corpus.origin == "file":
-            images: set[object] = {image for item in task.items for image in item.images}
-            yield self._id(SAME_NAME, "images, by the name of their file", images)
+            images = {image for item in task.items for image in item.images}
+            yield self._id(SAME_NAME, "images, by the name of their file", len(images))
         if unknown:
             who = f"{missing} of {len(task.items)} test items have" if missing else "the training data have"
-            note = f"{who} no {needed} id"
-            yield Finding(check=f"id:{needed}", title=f"shared {needed} ids", state="unknown", note=note)
+            title, note = f"shared {needed} ids", f"{who} no {needed} id"
+            yield Finding(check=f"id:{needed}", title=title, state="unknown", note=note)
 
-    def _id(self, name: str, title: str, groups: set[object]) -> Finding:
-        return Finding(
-            check=f"id:{name}", title=title, shared=self.index.count(self.tally.by_id(name), self.task.task),
-            of=len(self.task.items), groups=len(self.tally.groups.get((self.task.task, name), ())),
-            of_groups=len(groups), null=None if self.null is None else self.null.shares.get(f"id:{name}"),
-        )  # fmt: skip
+    def _id(self, name: str, title: str, groups: int) -> Finding:
+        shared = self.tally.groups.get((self.task.task, name), ())
+        return self._checked(f"id:{name}", title, groups=len(shared), of_groups=groups)
 
 
 def _surrogate_groups(index: ItemIndex, task: TaskItems, tally: Tally) -> Finding:
@@ -271,11 +257,12 @@ def _surrogate_groups(index: ItemIndex, task: TaskItems, tally: Tally) -> Findin
     """
     from scipy.cluster.hierarchy import DisjointSet
 
-    cases: Any = DisjointSet(index.range_of(task.task))
+    numbers = index.range_of(task.task)
+    cases: Any = DisjointSet(numbers)
     first_of_text: dict[str, int] = {}
-    for number in index.range_of(task.task):
-        text = norm_v1(index.items[number].answer)
-        if text is not None and is_long(text):
+    for number in numbers:
+        text = index.asked[number][1]
+        if is_long(text):
             cases.merge(number, first_of_text.setdefault(text, number))
     for match in index.near_images.match(index.prints):
         if match.how in {"exact", "near"}:
@@ -287,23 +274,19 @@ def _surrogate_groups(index: ItemIndex, task: TaskItems, tally: Tally) -> Findin
     if task.kind == "report":
         long = [any(is_long(norm_v1(text)) for text in item.texts) for item in index.items]
         touched |= tally.shared["text"] & np.asarray(long, dtype=bool)
-    shared = {cases[number] for number in index.range_of(task.task) if touched[number]}
+    shared = {cases[number] for number in numbers if touched[number]}
     return Finding(
         check="surrogate", title="surrogate groups", groups=len(shared), of_groups=cases.n_subsets, counts=False,
         note=wording("data")["surrogate"],
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NullSplit:
-    """A part of a task's training data in the place of its test data, and the rest.
-
-    `unit` is what is kept together: the decisive id, else the image, else nothing (`item`).
-    """
+class NullSplit(NamedTuple):
+    """A part of a task's training data in the place of its test data, and the rest."""
 
     test: TaskItems
     rest: tuple[Item, ...]
-    unit: str
+    unit: str  # what is kept together: the decisive id, else the image, else nothing (`item`)
 
 
 def null_split(train: TaskItems, size: int, seed: int) -> NullSplit:
@@ -313,16 +296,12 @@ def null_split(train: TaskItems, size: int, seed: int) -> NullSplit:
     cases: dict[str, list[int]] = defaultdict(list)
     for number, item in enumerate(train.items):
         cases[item.groups.get(unit, "") or item.item_id].append(number)
-    wanted = min(size, len(train.items) // _LARGEST_SHARE)
     held: set[int] = set()
     for case in sorted(cases, key=lambda name: blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()):
-        if len(held) >= wanted:
-            break
-        held.update(cases[case])
-    rest = tuple(item for number, item in enumerate(train.items) if number not in held)
-    return NullSplit(
-        test=replace(train, items=tuple(train.items[number] for number in sorted(held))), rest=rest, unit=unit
-    )
+        if len(held) < min(size, len(train.items) // _LARGEST_SHARE):
+            held.update(cases[case])
+    kept, rest = (tuple(one for n, one in enumerate(train.items) if (n in held) is there) for there in (True, False))
+    return NullSplit(test=replace(train, items=kept), rest=rest, unit=unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,12 +327,10 @@ def consistency(items: Sequence[Item], *, one_answer: bool = True) -> Consistenc
     contradicting = [counts for counts in answers.values() if len(counts) > 1]
     best = sum(max(counts.values()) for counts in answers.values())
     return Consistency(
-        rows=len(items),
-        exact_duplicates=sum(count - 1 for count in whole.values()),
-        contradicting_groups=len(contradicting),
-        contradicting_rows=sum(sum(counts.values()) for counts in contradicting),
+        rows=len(items), exact_duplicates=whole.total() - len(whole), contradicting_groups=len(contradicting),
+        contradicting_rows=sum(counts.total() for counts in contradicting),
         ceiling=best / len(items) if items else 1.0,
-    )
+    )  # fmt: skip
 
 
 def _as_asked(item: Item) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -106,8 +107,7 @@ def _print(place: Place) -> Print | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A training image, by its number among those asked about, that is or may be a test image, by its number.
 
     `how` is `exact` (equal pixels), `near` (up to 31 of 256 bits differ), `review` (up to 60: only a person can tell),
@@ -126,20 +126,17 @@ class ImageIndex:
 
     def __init__(self, prints: Sequence[Print | None]) -> None:
         self._by_pixels: dict[str, list[int]] = defaultdict(list)
-        for number, found in enumerate(prints):
-            if found is not None:
-                self._by_pixels[found.sha256].append(number)
-        kept = [(number, found) for number, found in enumerate(prints) if found is not None and found.comparable]
-        self._numbers = [number for number, _ in kept]
-        views = [found.views for _, found in kept]
+        known = [(number, found) for number, found in enumerate(prints) if found is not None]
+        for number, found in known:
+            self._by_pixels[found.sha256].append(number)
+        self._numbers = [number for number, found in known if found.comparable]
+        views = [found.views for _, found in known if found.comparable]
         # Word by word, [4, H]: one word of all hashes lies in one piece.
         self._words = np.ascontiguousarray((np.concatenate(views) if views else np.empty((0, _WORDS), np.uint64)).T)
 
     def match(self, prints: Sequence[Print | None]) -> Iterator[Match]:
         """Yield what is found for training images, in order of training image and test image."""
-        for row, found in enumerate(prints):
-            if found is None:
-                continue
+        for row, found in ((row, found) for row, found in enumerate(prints) if found is not None):
             same = self._by_pixels.get(found.sha256, [])
             near = self._near(found.views[0]) if found.comparable else {}
             for image in sorted({*same, *near}):

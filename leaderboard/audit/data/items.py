@@ -1,10 +1,7 @@
 """What is compared of a sample or of a row of training data: texts, images, ids, and the three together.
 
-Other people's training data as JSON lines: one row at a time, so that a file may be as long as it likes.
-
-What fields are called in the wild is in `fields.yaml`; `groups` may be a mapping like that of samples.
-
-A file that ends in `.json` may be one list of such rows; it is read row by row too.
+Other people's training data are JSON lines, or one JSON list in a file that ends in `.json`. Both are read row by row,
+so that a file may be of any length. `fields.yaml` has what fields are called in the wild.
 """
 
 import json
@@ -12,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,10 +47,10 @@ class Item:
     family: str = ""  # the dataset whose ids these are; empty if they may be any dataset's
     language: str = ""  # as the data say; empty if they do not
 
-    def ids(self) -> list[tuple[str, str]]:
-        """Return its ids with their names, the names of its images among them."""
-        own = [(name, value) for name, value in self.groups.items() if value]
-        return own + [(SAME_NAME, name) for name in image_names(self.images)]
+    def ids(self) -> Iterator[tuple[str, str]]:
+        """Yield its ids with their names, the names of its images among them."""
+        yield from ((name, value) for name, value in self.groups.items() if value)
+        yield from ((SAME_NAME, name) for name in image_names(self.images))
 
     def has_id(self, key: str) -> bool:
         """Return whether it has an id of its own; an image's name that stands in for a case or volume is none."""
@@ -81,25 +79,23 @@ def items_of(prepared: Prepared, split: Split, ids: Mapping[str, Mapping[str, st
 
     Raises DataError if the split's file is broken.
     """
-    spec = prepared.spec
+    spec, family = prepared.spec, family_of(prepared.spec)
+
+    def item_of(sample: Sample) -> Item:
+        answer = sample.choices.get(sample.reference, sample.reference)
+        question = sample.inputs.get("question", "")
+        if spec.kind in {"rec", "reg"}:
+            question = json.dumps([sample.inputs.get("object", ""), sample.box])
+        texts = {"qa": (question,), "vqa": (question,), "report": (answer,)}.get(spec.kind, ())
+        return Item(
+            item_id=sample.sample_id, texts=texts, question=question, answer=answer, images=sample.images,
+            source=prepared.source, groups={**sample.groups, **ids.get(sample.sample_id, {})}, family=family,
+        )  # fmt: skip
+
     return TaskItems(
-        task=spec.name, kind=spec.kind, family=family_of(spec),
-        decisive=_DECISIVE.get(spec.variant_of or spec.name, spec.group_key), credentialed=is_under_agreement(prepared),
-        items=tuple(
-            _item_of(sample, spec, prepared.source, ids.get(sample.sample_id, {})) for sample in prepared.samples(split)
-        ),
-    )  # fmt: skip
-
-
-def _item_of(sample: Sample, spec: TaskSpec, source: Path, more_ids: Mapping[str, str]) -> Item:
-    answer = sample.choices.get(sample.reference, sample.reference)
-    question = sample.inputs.get("question", "")
-    if spec.kind in {"rec", "reg"}:
-        question = json.dumps([sample.inputs.get("object", ""), sample.box])
-    texts = {"qa": (question,), "vqa": (question,), "report": (answer,)}.get(spec.kind, ())
-    return Item(
-        item_id=sample.sample_id, texts=texts, question=question, answer=answer, images=sample.images, source=source,
-        groups={**sample.groups, **more_ids}, family=family_of(spec),
+        task=spec.name, kind=spec.kind, family=family, credentialed=is_under_agreement(prepared),
+        decisive=_DECISIVE.get(spec.variant_of or spec.name, spec.group_key),
+        items=tuple(map(item_of, prepared.samples(split))),
     )  # fmt: skip
 
 
@@ -129,21 +125,18 @@ def read_ids(paths: Iterable[Path]) -> Mapping[str, Mapping[str, Mapping[str, st
     task or sample_id, or an id that is no text or number.
     """
     found: dict[str, dict[str, Mapping[str, str]]] = defaultdict(dict)
-    for path in paths:
-        for number, row in read_numbered_json_lines(path):
-            task, sample = row.pop("task", None), row.pop("sample_id", None)
-            if not isinstance(task, str) or not isinstance(sample, str):
-                raise DataError(f"{path}, line {number} has no task or no sample_id.", "Give both as texts.")
-            wrong = next((name for name, value in row.items() if not isinstance(value, str | int)), None)
-            if wrong is not None:
-                raise DataError(f"{path}, line {number}: the id {wrong!r} is no text.", "Give ids as texts.")
-            found[task][sample] = {name: str(value) for name, value in row.items()}
+    for path, (number, row) in ((file, line) for file in paths for line in read_numbered_json_lines(file)):
+        task, sample = row.pop("task", None), row.pop("sample_id", None)
+        if not isinstance(task, str) or not isinstance(sample, str):
+            raise DataError(f"{path}, line {number} has no task or no sample_id.", "Give both as texts.")
+        for wrong in (name for name, value in row.items() if not isinstance(value, str | int)):
+            raise DataError(f"{path}, line {number}: the id {wrong!r} is no text.", "Give ids as texts.")
+        found[task][sample] = {name: str(value) for name, value in row.items()}
     return found
 
 
 _FIELDS: Mapping[str, Any] = read_yaml_table(Path(__file__).resolve().parent.parent / "fields.yaml")
 _BLOCK = 1 << 20
-_JSON_TYPES = {dict: "object", list: "list", str: "text", bool: "truth value", int: "number", float: "number"}
 
 
 def training_rows(path: Path, images: Path) -> Iterator[Item]:
@@ -153,7 +146,7 @@ def training_rows(path: Path, images: Path) -> Iterator[Item]:
     """
     numbered = _listed(path) if path.suffix.lower() == ".json" else read_numbered_json_lines(path)
     for place, row in numbered:
-        yield _row(row, f"{path.name}:{place}", images)
+        yield _item_of(row, f"{path.name}:{place}", images)
 
 
 def row_count(path: Path) -> int:
@@ -182,30 +175,30 @@ def _listed(path: Path) -> Iterator[tuple[int, JsonObject]]:
             stream.seek(0)
             for place, row in enumerate(ijson.items(stream, "item", use_float=True), start=1):
                 if not isinstance(row, dict):
-                    found = _JSON_TYPES.get(type(row), "null")
-                    raise DataError(f"{path}, row {place} is a JSON {found}, not an object.")
+                    raise DataError(f"{path}, row {place} is a JSON {type(row).__name__}, not an object.")
                 yield place, row
         except (ijson.JSONError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is not JSON: {error}.") from error
 
 
-def _row(row: JsonObject, item_id: str, images: Path) -> Item:
-    question, answer = _first(row, "questions"), _first(row, "answers")
-    turns = list(_turns(row))
-    texts = [*(text for kind in ("questions", "answers", "texts") for text in _all(row, kind)), *turns]
-    pictured = tuple(ImageRef(path=name) for name in _image_paths(row))
-    groups = _groups(row)
+def _item_of(row: JsonObject, item_id: str, images: Path) -> Item:
+    questions, answers, more, families, languages = (
+        [row[name] for name in _FIELDS[kind] if isinstance(row.get(name), str) and row[name].strip()]
+        for kind in ("questions", "answers", "texts", "families", "languages")
+    )
+    turns, groups = list(_turns(row)), _groups(row)
+    texts, pictured = [*questions, *answers, *more, *turns], tuple(ImageRef(path=name) for name in _image_paths(row))
     if not texts and not pictured and not groups:
         kinds = ("questions", "answers", "texts", "turns", "images")
         allowed = ", ".join((*(name for kind in kinds for name in _FIELDS[kind]), "groups"))
         raise DataError(f"{item_id}: the row has no text, no image and no id.", f"Fields that are read: {allowed}.")
+    question, answer, family, language = (next(iter(found), "") for found in (questions, answers, families, languages))
     if len(turns) > 1 and not answer:
         question, answer = question or turns[0], turns[1]
-    family = _first(row, "families")
     return Item(
         item_id=item_id, texts=tuple(dict.fromkeys(texts)), question=_without_image_mark(question), answer=answer,
-        images=pictured, source=images, groups=groups,
-        family=family_of(get_task(family)) if family in TASKS else family.lower(), language=_first(row, "languages"),
+        images=pictured, source=images, groups=groups, language=language,
+        family=family_of(get_task(family)) if family in TASKS else family.lower(),
     )  # fmt: skip
 
 
@@ -213,20 +206,11 @@ def _without_image_mark(question: str) -> str:
     return question.replace("<image>", " ").strip()
 
 
-def _first(row: JsonObject, kind: str) -> str:
-    return next(iter(_all(row, kind)), "")
-
-
-def _all(row: JsonObject, kind: str) -> list[str]:
-    return [row[name] for name in _FIELDS[kind] if isinstance(row.get(name), str) and row[name].strip()]
-
-
 def _turns(row: JsonObject) -> Iterator[str]:
-    for name in _FIELDS["turns"]:
-        turns = row.get(name)
-        for turn in turns if isinstance(turns, list) else ():
-            if not isinstance(turn, dict) or str(turn.get("from") or turn.get("role") or "") == "system":
-                continue
+    """Yield what is said in conversations, by whomever but the system."""
+    there = (row[name] for name in _FIELDS["turns"] if isinstance(row.get(name), list))
+    for turn in chain.from_iterable(there):
+        if isinstance(turn, dict) and str(turn.get("from") or turn.get("role") or "") != "system":
             content = turn.get("value") if "value" in turn else turn.get("content")
             for part in content if isinstance(content, list) else [content]:
                 text = part.get("text") if isinstance(part, dict) else part
@@ -235,8 +219,7 @@ def _turns(row: JsonObject) -> Iterator[str]:
 
 
 def _image_paths(row: JsonObject) -> Iterator[str]:
-    for name in _FIELDS["images"]:
-        value = row.get(name)
+    for value in (row.get(name) for name in _FIELDS["images"]):
         for one in value if isinstance(value, list) else [value]:
             path = one.get("path") if isinstance(one, dict) else one
             if isinstance(path, str) and path:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, islice
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -52,15 +51,13 @@ class TextIndex:
                 yield number, share
 
 
-Check = Literal["item", "near_item", "text", "near_text", "image", "near_image", "review_image", "blank_image"]
-CHECKS: tuple[Check, ...] = get_args(Check)
+CHECKS = ("item", "near_item", "text", "near_text", "image", "near_image", "review_image", "blank_image")
 Flags = npt.NDArray[np.bool_]
 
 _BATCH_ROWS = 2048
-_IMAGE_CHECKS: dict[str, Check] = {
-    "exact": "image", "near": "near_image", "review": "review_image", "blank": "blank_image",
-}  # fmt: skip
-_ITEM_CHECKS: dict[str, Check] = {"exact": "item", "near": "near_item"}
+_IMAGE_CHECKS = {"exact": "image", "near": "near_image", "review": "review_image", "blank": "blank_image"}
+_ITEM_CHECKS = {"exact": "item", "near": "near_item"}
+_SAME = {"exact": "equal pixels", "blank": "equal, blank"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,35 +69,29 @@ class Witness:
     score: str = ""
 
 
-@dataclass(slots=True)
 class Tally:
-    """What one body of training data shares with N test items; memory depends on these alone."""
+    """What one body of training data shares with N test items; memory depends on these alone.
 
-    items: int  # how many test items there are, N
-    rows: int = 0  # training rows that were seen
-    images: int = 0  # images that these rows name; `unreadable` are those that could not be decoded
-    unreadable: int = 0
-    shared: dict[Check, Flags] = field(default_factory=dict)  # by check: has a partner [N]
-    # values of ids that are on both sides, by task and name of the id
-    groups: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-    in_groups: dict[str, Flags] = field(default_factory=dict)  # by name: is the id in the training data [N]
-    known_ids: set[str] = field(default_factory=set)  # names of the ids that any training row has
-    # the first partner of a test item, by check
-    witnesses: dict[Check, dict[int, Witness]] = field(default_factory=lambda: defaultdict(dict))
+    Checks are `CHECKS` and, for each name of an id, `id:NAME`.
+    """
 
-    def __post_init__(self) -> None:
-        self.shared = {check: np.zeros(self.items, dtype=bool) for check in CHECKS}
+    def __init__(self, items: int) -> None:
+        self.rows = 0  # training rows that were seen
+        self.images = 0  # images that these rows name; `unreadable` are those that could not be decoded
+        self.unreadable = 0
+        self.known_ids: set[str] = set()  # names of the ids that any training row has
+        # values of ids that are on both sides, by task and name of the id
+        self.groups: dict[tuple[str, str], set[str]] = defaultdict(set)
+        # by check: has a partner [N], and the first partner of a test item
+        self.shared: dict[str, Flags] = defaultdict(lambda: np.zeros(items, dtype=bool))
+        self.witnesses: dict[str, dict[int, Witness]] = defaultdict(dict)
+        self.settled: set[int] = set()  # test texts of which another text that contains them could tell nothing new
 
-    def share(self, check: Check, items: Iterable[int], witness: Witness) -> None:
+    def share(self, check: str, items: Iterable[int], witness: Witness) -> None:
         """Note that test items have a partner."""
         for item in items:
-            if not self.shared[check][item]:
-                self.shared[check][item] = True
-                self.witnesses[check][item] = witness
-
-    def by_id(self, name: str) -> Flags:
-        """Return whether each test item's id of this name is in the training data [N]."""
-        return self.in_groups.get(name, np.zeros(self.items, dtype=bool))
+            self.shared[check][item] = True
+            self.witnesses[check].setdefault(item, witness)
 
 
 class ItemIndex:
@@ -111,42 +102,30 @@ class ItemIndex:
 
     def __init__(self, tasks: Sequence[TaskItems], printer: Printer) -> None:
         self.items = [item for task in tasks for item in task.items]
+        self.task_of = [task for task in tasks for _ in task.items]
         ends = list(accumulate((len(task.items) for task in tasks), initial=0))
         self._ranges = {task.task: range(*ends[place : place + 2]) for place, task in enumerate(tasks)}
-        self.asked = [(norm_v1(item.question) or "", norm_v1(item.answer) or "") for item in self.items]
-        self.task_of = [task for task in tasks for _ in task.items]
         self._families = sorted({task.family for task in tasks})
-        self._index_texts()
+        self.asked = [(norm_v1(item.question) or "", norm_v1(item.answer) or "") for item in self.items]
         self.places = places_of(self.items)
         self.prints = printer.prints(self.places, keep=True)
-        self._index_images_and_ids()
-
-    def _index_texts(self) -> None:
-        self.numbers_of_texts: dict[str, int] = {}
-        self.items_of_text: list[list[int]] = []
-        self._answers: dict[tuple[int, str], list[int]] = defaultdict(list)
-        for number, item in enumerate(self.items):
-            for text in filter(None, map(norm_v1, item.texts)):
-                place = self.numbers_of_texts.setdefault(text, len(self.numbers_of_texts))
-                if place == len(self.items_of_text):
-                    self.items_of_text.append([])
-                self.items_of_text[place].append(number)
-                if self.task_of[number].kind == "qa":
-                    self._answers[place, self.asked[number][1]].append(number)
-        self.texts = tuple(self.numbers_of_texts)
-
-    def _index_images_and_ids(self) -> None:
-        numbers = {place: number for number, place in enumerate(self.places)}
-        self.items_of_image: list[list[int]] = [[] for _ in self.places]
+        self.items_of_text: dict[str, list[int]] = defaultdict(list)
+        self.items_of_image: dict[int, list[int]] = defaultdict(list)
         self.keys: dict[tuple[int, tuple[str, str]], list[int]] = defaultdict(list)
+        self._answers: dict[tuple[str, str], list[int]] = defaultdict(list)
         self._ids: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-        for number, item in enumerate(self.items):
-            for image in item.images:
-                place = numbers[item.source, image]
+        numbers = {place: number for number, place in enumerate(self.places)}
+        for number, (item, task) in enumerate(zip(self.items, self.task_of, strict=True)):
+            for text in filter(None, map(norm_v1, item.texts)):
+                self.items_of_text[text].append(number)
+                if task.kind == "qa":
+                    self._answers[text, self.asked[number][1]].append(number)
+            for place in (numbers[item.source, image] for image in item.images):
                 self.items_of_image[place].append(number)
                 self.keys[place, self.asked[number]].append(number)
             for name, value in item.ids():
-                self._ids[self.task_of[number].family, name, value].append(number)
+                self._ids[task.family, name, value].append(number)
+        self.texts = tuple(self.items_of_text)
 
     @cached_property
     def near_texts(self) -> TextIndex:
@@ -167,7 +146,7 @@ class ItemIndex:
         numbers = self.range_of(task)
         return int(flags[numbers.start : numbers.stop].sum())
 
-    def with_answer(self, text: int, row: Item) -> list[int]:
+    def with_answer(self, text: str, row: Item) -> list[int]:
         """Return items of text-only tasks with this text and the answer of a row.
 
         A row that does not say which of its texts is the answer may have it in any.
@@ -188,18 +167,15 @@ def _askings(row: Item) -> list[tuple[str, str]]:
     return [(question, answer) for answer in answers for question in questions]
 
 
+@dataclass(slots=True)
 class Scan:
-    """A running pass; of `declared` training data no images are opened and no near texts looked for."""
+    """A running pass over training data."""
 
-    def __init__(
-        self, index: ItemIndex, printer: Printer, *, keep_prints: bool = False, declared: bool = False
-    ) -> None:
-        self._index = index
-        self._printer = printer
-        self._keep = keep_prints
-        self._declared = declared
-        self._settled: dict[str, set[int]] = {}
-        self.tallies: dict[str, Tally] = {}
+    index: ItemIndex
+    printer: Printer
+    keep_prints: bool = False  # whether the rows' images will be asked about again
+    declared: bool = False  # whether the data are only declared: no images are opened, no near texts looked for
+    tallies: dict[str, Tally] = field(default_factory=dict)
 
     def feed(self, rows: Iterable[Item], done: Callable[[int], None] | None = None) -> dict[str, Tally]:
         """Look at all rows; return what was found by language: the empty one holds rows that state none.
@@ -212,10 +188,12 @@ class Scan:
             for row in batch:
                 by_language[row.language].append(row)
             for language, part in by_language.items():
-                tally = self.tallies.setdefault(language, Tally(len(self._index.items)))
+                tally = self.tallies.setdefault(language, Tally(len(self.index.items)))
                 tally.rows += len(part)
-                self._texts(part, tally, language)
-                if not self._declared:
+                for row in part:
+                    for text in row.texts:
+                        self._text(row, text, tally)
+                if not self.declared:
                     self._images(part, tally)
                 for row in part:
                     self._ids(row, tally)
@@ -223,59 +201,53 @@ class Scan:
                 done(len(batch))
         return self.tallies
 
-    def _texts(self, rows: Sequence[Item], tally: Tally, language: str) -> None:
-        settled = self._settled.setdefault(language, set())
-        for row, original in ((one, text) for one in rows for text in one.texts):
-            if (text := norm_v1(original)) is not None:
-                self._text(row, text, original, tally, settled)
-
-    def _text(self, row: Item, text: str, original: str, tally: Tally, settled: set[int]) -> None:
-        index = self._index
-        number = index.numbers_of_texts.get(text)
-        if number is not None:
+    def _text(self, row: Item, original: str, tally: Tally) -> None:
+        index, text = self.index, norm_v1(original)
+        if text is None:
+            return
+        if text in index.items_of_text:
             witness = Witness(row.item_id, original, "equal")
-            tally.share("text", index.items_of_text[number], witness)
-            tally.share("item", index.with_answer(number, row), witness)
-        for number, share in () if self._declared else index.near_texts.contained_in(text):
-            if number in settled:
-                continue
-            items = index.items_of_text[number]
-            witness = Witness(row.item_id, original, f"containment {share:.2f}")
-            tally.share("near_text", items, witness)
-            tally.share("near_item", index.with_answer(number, row), witness)
-            if all(tally.shared["near_item"][item] or index.task_of[item].kind != "qa" for item in items):
-                # Another text that contains this one could tell nothing new.
-                settled.add(number)
+            tally.share("text", index.items_of_text[text], witness)
+            tally.share("item", index.with_answer(text, row), witness)
+        for number, share in () if self.declared else index.near_texts.contained_in(text):
+            if number not in tally.settled:
+                items = index.items_of_text[index.texts[number]]
+                witness = Witness(row.item_id, original, f"containment {share:.2f}")
+                tally.share("near_text", items, witness)
+                tally.share("near_item", index.with_answer(index.texts[number], row), witness)
+                if all(tally.shared["near_item"][item] or index.task_of[item].kind != "qa" for item in items):
+                    tally.settled.add(number)
 
     def _images(self, rows: Sequence[Item], tally: Tally) -> None:
         places = places_of(rows)
         tally.images += len(places)
-        if not places or not self._printer.enabled:
+        if not places or not self.printer.enabled:
             return
-        prints = self._printer.prints(places, keep=self._keep)
+        prints = self.printer.prints(places, keep=self.keep_prints)
         tally.unreadable += sum(found is None for found in prints)
         owners: dict[Place, list[Item]] = defaultdict(list)
         for row in rows:
             for image in row.images:
                 owners[row.source, image].append(row)
-        for match in self._index.near_images.match(prints):
+        for match in self.index.near_images.match(prints):
             theirs = owners[places[match.row]]
-            how = {"exact": "equal pixels", "blank": "equal, blank"}.get(match.how, f"{match.bits} bits, {match.view}")
-            witness = Witness(theirs[0].item_id, "", how)
-            tally.share(_IMAGE_CHECKS[match.how], self._index.items_of_image[match.image], witness)
+            how = _SAME.get(match.how, f"{match.bits} bits, {match.view}")
+            first = Witness(theirs[0].item_id, "", how)
+            tally.share(_IMAGE_CHECKS[match.how], self.index.items_of_image[match.image], first)
             for row in theirs if match.how in _ITEM_CHECKS else ():
-                items = [item for asked in _askings(row) for item in self._index.keys.get((match.image, asked), ())]
+                items = [item for asked in _askings(row) for item in self.index.keys.get((match.image, asked), ())]
                 tally.share(_ITEM_CHECKS[match.how], items, Witness(row.item_id, row.answer, how))
 
     def _ids(self, row: Item, tally: Tally) -> None:
         for name, value in row.ids():
             tally.known_ids.add(name)
             # Within a dataset its own ids are better than the names of files.
-            if name == SAME_NAME and row.family and not self._declared:
+            if name == SAME_NAME and row.family and not self.declared:
                 continue
-            for item in self._index.with_id(row.family, name, value):
-                tally.groups[self._index.task_of[item].task, name].add(value)
-                tally.in_groups.setdefault(name, np.zeros(tally.items, dtype=bool))[item] = True
+            for item in self.index.with_id(row.family, name, value):
+                tally.groups[self.index.task_of[item].task, name].add(value)
+                witness = Witness(row.item_id, row.answer, f"same {name}")
+                tally.share(f"id:{name}", [item], witness)
                 # The same image by its id or name, with the same question and answer, is the same item.
-                if name in {"image", SAME_NAME} and row.answer and self._index.asked[item] in _askings(row):
-                    tally.share("item", [item], Witness(row.item_id, row.answer, f"same {name}"))
+                if name in {"image", SAME_NAME} and row.answer and self.index.asked[item] in _askings(row):
+                    tally.share("item", [item], witness)

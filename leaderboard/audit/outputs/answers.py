@@ -12,27 +12,28 @@ references has `{"reference": "..."}` or a plain JSON text a line.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter
 
 from medbench.harness.predictions.json_lines import parse_lines
 from medbench.harness.results import Results, read_results
 from medbench.harness.settings import Settings, load_settings
-from medbench.harness.workload import load_workload
+from medbench.harness.workload import TaskLoad, load_workload
 from medbench.leaderboard.audit.outputs.cells import Answered, Cell, long_texts, make_cell
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.answers.thoughts import final_answer
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import file_sha256
-from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind
-from medbench.tasks.validation import NativeRow
+from medbench.tasks.validation import NativeRow, parse_value
 
+Predictions = Path | Iterable[Mapping[str, Any]]
+"""A file of predictions, or its rows."""
 _CLOSED_KINDS: frozenset[Kind] = frozenset({"rec", "cls"})
 """Boxes, and classes from a list."""
 _FREE_TEXT: frozenset[Kind] = frozenset({"qa", "vqa", "report"})
@@ -46,9 +47,7 @@ _TRAIN_FORM = 'Expected: one JSON object a line with "reference" (text), or one 
 class TaskData:
     """What a task's prepared data hold for an audit."""
 
-    kind: Kind  # its kind
-    samples: Mapping[str, Sample]  # test samples by id
-    whole_split: Sequence[tuple[str | None, str]]  # reference and case of every test sample
+    load: TaskLoad  # its test split
     # training references of all tasks at hand, and what else the user knows of; None where none are known of this task.
     # `train_references` are the long ones, normalised.
     train_texts: Sequence[str] | None
@@ -62,9 +61,13 @@ class Answers:
     name: str  # title of the model, or the name of the file
     run: str  # identity of the run; of a file a part of its digest
     cells: Mapping[str, Cell]  # the answers, of the tasks that could be read
-    tables: Mapping[str, ScoreTable] = field(default_factory=dict)  # their scores, where there are some
     problems: Mapping[str, str] = field(default_factory=dict)  # why the other tasks could not be checked
     notes: Sequence[str] = ()  # what must be said beside a verdict on them
+
+    @property
+    def identity(self) -> str:
+        """The identity of the run; empty for a file."""
+        return self.run if any(cell.table is not None for cell in self.cells.values()) else ""
 
 
 def read_run_answers(path: Path, data: Mapping[str, TaskData | str]) -> Answers:
@@ -73,42 +76,38 @@ def read_run_answers(path: Path, data: Mapping[str, TaskData | str]) -> Answers:
     Raises RunError if the folder is no finished run; DataError if its results are malformed.
     """
     results = read_results(path)
-    tables: dict[str, ScoreTable] = {}
     cells: dict[str, Cell] = {}
     problems: dict[str, str] = {}
     for task in results.tasks:
         found = data.get(task, "Its data were not read.")
-        if isinstance(found, str):
-            problems[task] = found
-            continue
         try:
-            table = read_score_table(path, results, task)
-            cells[task] = make_cell(
-                _answered(table, found), train_references=found.train_references, whole_split=found.whole_split
-            )
-            tables[task] = table
+            if isinstance(found, str):
+                problems[task] = found
+            else:
+                cells[task] = _cell(read_score_table(path, results, task), found)
         except MedbenchError as error:
             # Reports name no folder of this machine.
             problems[task] = error.problem.replace(f"{path}/", "").replace(str(path), "the folder")
-    return Answers(
-        name=results.model.title, run=results.run, cells=cells, tables=tables, problems=problems, notes=results.notices
-    )  # fmt: skip
+    return Answers(name=results.model.title, run=results.run, cells=cells, problems=problems, notes=results.notices)
 
 
-def _answered(table: ScoreTable, data: TaskData) -> list[Answered]:
+def _cell(table: ScoreTable, data: TaskData) -> Cell:
+    spec, samples = data.load.spec, {sample.sample_id: sample for sample in data.load.samples}
     found: dict[str, Answered] = {}
     for record in table.records:
-        sample = data.samples.get(record.sample_id)
+        sample = samples.get(record.sample_id)
         if sample is None or record.sample_id in found:
             what = "is no sample of the prepared data" if sample is None else "was scored twice"
             raise DataError(f"A sample {what}: {record.sample_id!r}.", "Score the run again: medbench score RUN")
         found[record.sample_id] = Answered(
             sample_id=record.sample_id, group=record.group,
             prediction=None if record.state in {"error", "empty"} else record.prediction, reference=sample.reference,
-            question=" ".join(sample.inputs.values()), closed=bool(sample.choices) or data.kind in _CLOSED_KINDS,
+            question=" ".join(sample.inputs.values()), closed=bool(sample.choices) or spec.kind in _CLOSED_KINDS,
             truncated=record.state == "truncated",
         )  # fmt: skip
-    return list(found.values())
+    split = [(one.reference, one.groups.get(spec.group_key, one.sample_id)) for one in data.load.samples]
+    cell = make_cell(found.values(), train_references=data.train_references, whole_split=split)
+    return replace(cell, train_texts=data.train_texts, table=table)
 
 
 def read_task_data(
@@ -120,15 +119,13 @@ def read_task_data(
     """
     settings = load_settings(path / "run.yaml", {"data_dir": data_dir})
     found = {task: _load(settings, results, task) for task in results.tasks}
-    loaded = [one for one in found.values() if not isinstance(one, str)]
-    texts = tuple(chain(*(one.train_texts or () for one in loaded), more_references))
+    own = [one.train_texts or () for one in found.values() if isinstance(one, TaskData)]
+    texts = tuple(chain(*own, more_references))
     known = long_texts(texts)
-    return {
-        task: replace(one, train_texts=texts, train_references=known)
-        if not isinstance(one, str) and (one.train_texts or more_references)
-        else one
-        for task, one in found.items()
-    }
+    for task, one in found.items():
+        if isinstance(one, TaskData) and (one.train_texts or more_references):
+            found[task] = replace(one, train_texts=texts, train_references=known)
+    return found
 
 
 def _load(settings: Settings, results: Results, task: str) -> TaskData | str:
@@ -137,17 +134,10 @@ def _load(settings: Settings, results: Results, task: str) -> TaskData | str:
         (load,) = load_workload(replace(settings, tasks=(task,), limit=None)).loads
         if load.prepared.manifest.data_fingerprint != results.tasks[task].data:
             return "The prepared data are not those that the run answered."
-        free = load.spec.kind in _FREE_TEXT
-        train = tuple(sample.reference for sample in load.prepared.samples("train")) if free else ()
+        train = load.prepared.samples("train") if load.spec.kind in _FREE_TEXT else ()
     except MedbenchError as error:
         return error.problem
-    key = load.spec.group_key
-    return TaskData(
-        kind=load.spec.kind,
-        samples={sample.sample_id: sample for sample in load.samples},
-        whole_split=[(sample.reference, sample.groups.get(key, sample.sample_id)) for sample in load.samples],
-        train_texts=train or None,
-    )
+    return TaskData(load=load, train_texts=[sample.reference for sample in train] or None)
 
 
 def refuse_unequal(task: str, ours: Cell, theirs: Cell, name: str) -> None:
@@ -196,22 +186,18 @@ _ROW: TypeAdapter[_Row] = TypeAdapter(_Row)
 _TRAIN_ROW: TypeAdapter[_TrainRow | str] = TypeAdapter(_TrainRow | str)
 
 
-def read_predictions(
-    given: Path | Iterable[Mapping[str, Any]], kind: Kind, *, name: str, train: Iterable[str] | None
-) -> Answers:
+def read_predictions(given: Predictions, kind: Kind, *, name: str, train: Iterable[str] | None) -> Answers:
     """Read predictions as the answers to one task, named after its kind.
 
     Answers of closed kinds prove nothing; `train` is None if no training references are known. Raises DataError if the
     file cannot be read, a line has another form, an id occurs twice, or no line at all has a prediction or a reference;
     messages name lines and fields, never values.
     """
-    where_from = str(given) if isinstance(given, Path) else name
-    rows = parse_lines(given, _ROW, _FORM) if isinstance(given, Path) else _checked(given, name)
     items: list[Answered] = []
     seen: dict[str, str] = {}
     fields: set[str] = set()
     without = 0
-    for where, row in rows:
+    for where, row in _rows(given, name):
         fields |= row.model_fields_set
         sample_id = row.sample_id or where.rpartition(", ")[2]
         if seen.setdefault(sample_id, where) != where:
@@ -219,38 +205,37 @@ def read_predictions(
         without += not row.group
         items.append(
             Answered(
-                sample_id=sample_id,
-                group=row.group or f"item {sample_id}",
+                sample_id=sample_id, group=row.group or f"item {sample_id}",
                 # What a model thought of a case is no copy of its reference; what it answers may be one.
-                prediction=None if row.prediction is None else final_answer(row.prediction),
-                reference=row.reference,
-                question=row.question or "",
-                closed=bool(row.choices) or kind in _CLOSED_KINDS,
+                prediction=None if row.prediction is None else final_answer(row.prediction), reference=row.reference,
+                question=row.question or "", closed=bool(row.choices) or kind in _CLOSED_KINDS,
             )
-        )
+        )  # fmt: skip
     absent = [field for field in ("prediction", "reference") if field not in fields]
     if absent:
+        where_from = str(given) if isinstance(given, Path) else name
         raise DataError(f"No line of {where_from} has the field {absent[0]}.", _FORM)
-    cell = make_cell(items, train_references=None if train is None else long_texts(train))
-    note = f"{without} of {len(items)} items have no group and count as a case each."
+    texts = None if train is None else list(train)
+    cell = replace(make_cell(items, train_references=None if texts is None else long_texts(texts)), train_texts=texts)
+    notes = [f"{without} of {len(items)} items have no group and count as a case each."] if without else []
     run = file_sha256(given)[:12] if isinstance(given, Path) else ""
-    notes = [note] if without else []
     return Answers(name=name, run=run, cells={kind: cell}, notes=notes)
 
 
-def _checked(rows: Iterable[Mapping[str, Any]], name: str) -> Iterable[tuple[str, _Row]]:
-    for number, row in enumerate(rows, start=1):
+def _rows(given: Predictions, name: str) -> Iterator[tuple[str, _Row]]:
+    if isinstance(given, Path):
+        yield from parse_lines(given, _ROW, _FORM)
+        return
+    for number, row in enumerate(given, start=1):
         where = f"{name}, line {number}"
         try:
-            yield where, _ROW.validate_python(dict(row))
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise DataError(f"{where}, field {place}: {first['msg']}.", _FORM) from error
+            yield where, parse_value(_ROW, dict(row), where)
+        except DataError as error:
+            raise DataError(error.problem, _FORM) from error
 
 
 def read_train_references(path: Path) -> list[str]:
     """Read training references; raises DataError like `read_predictions`."""
-    rows = [row for _, row in parse_lines(path, _TRAIN_ROW, _TRAIN_FORM)]
-    texts = [row if isinstance(row, str) else row.reference for row in rows]
+    rows = (row for _, row in parse_lines(path, _TRAIN_ROW, _TRAIN_FORM))
+    texts = (row if isinstance(row, str) else row.reference for row in rows)
     return [text for text in texts if text is not None]

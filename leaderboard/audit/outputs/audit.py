@@ -1,29 +1,29 @@
 """`medbench audit model` and `selftest`: a model's outputs beside test references, and would a leak be found?"""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medbench.harness.results import Results, read_results
-from medbench.leaderboard.audit.document import FOUND, Audit, TaskVerdict, table_of, write_audit
+from medbench.leaderboard.audit import document
+from medbench.leaderboard.audit.document import WORDS, Audit, Example, TaskVerdict, percent, plain
+from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, word_count
 from medbench.leaderboard.audit.outputs import answers as read
-from medbench.leaderboard.audit.outputs.answers import Answers, TaskData
-from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, count_matches
-from medbench.leaderboard.audit.outputs.evidence import effects, find_evidence
-from medbench.leaderboard.audit.outputs.report import TaskOutputs, report_outputs
-from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs, matches_by_chance, run_controls
+from medbench.leaderboard.audit.outputs.answers import Answers, Predictions, TaskData
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, count_matches
+from medbench.leaderboard.audit.outputs.evidence import Evidence, effects, find_evidence
+from medbench.leaderboard.audit.outputs.verdict import Judgement, Peer, audit_outputs, matches_by_chance, run_controls
 from medbench.leaderboard.runs import AUDIT_FILE, is_credentialed
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
-from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint
 from medbench.tasks.spec import Kind
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Predictions = Path | Iterable[Mapping[str, Any]]
-"""A file of predictions, or its rows."""
+_COLUMNS = ("task", "verdict", "k of K", "rate [95 %]", "p", "detectable", "exact of n", "planted leak")
 
 
 def audit_answers(given: "str | Predictions | DataFrame", kind: Kind | None = None, **options: Any) -> Audit:
@@ -59,14 +59,22 @@ def audit_run(
     more = read.read_train_references(train_references) if train_references is not None else []
     data = read.read_task_data(path, results, data_dir, more)
     ours = read.read_run_answers(path, data)
-    titles = {task: result.title for task, result in results.tasks.items()}
     closed = frozenset(task for task in results.tasks if is_credentialed(results, task))
-    train_texts = {task: one.train_texts for task, one in data.items() if isinstance(one, TaskData)}
-    found = _examined(
-        ours, titles, _peer_runs(ours, results, peers, data), train_texts, frozenset() if reveal else closed
-    )
-    command = _command("RUN", len(peers), train=bool(more), reveal=reveal)
-    return report_outputs(ours, titles, found, _facts(results), command, revealed=reveal and bool(closed))
+    model = results.model
+    trained = ", ".join(sorted(model.trained_on)) or "none of these tasks"
+    settings = {
+        "run": results.run, "model": model.name, "weights": model.weights, "suite": results.suite,
+        "samples per task": "all" if results.limit is None else f"the first {results.limit}",
+        "seed": results.seed,
+        "declared training splits": trained if model.declared else "nothing was declared",
+        "data of": {task: result.data for task, result in results.tasks.items()},
+    }  # fmt: skip
+    return _audit(
+        ours, {task: result.title for task, result in results.tasks.items()}, _peer_runs(ours, results, peers, data),
+        settings,
+        _command("RUN", len(peers), train=bool(more), reveal=reveal), withheld=frozenset() if reveal else closed,
+        revealed=reveal and bool(closed),
+    )  # fmt: skip
 
 
 def _peer_runs(
@@ -75,28 +83,14 @@ def _peer_runs(
     found: dict[str, Answers] = {}
     for folder in folders:
         theirs = read_results(folder)
-        if theirs.run == results.run:
-            continue
-        for task in ours.cells:
-            if task in theirs.tasks and theirs.tasks[task].data != results.tasks[task].data:
-                raise UsageError(
-                    f"The peer {theirs.model.title} answered other data of {task}.",
-                    "Give peers that answered the same.",
-                )
-        found[theirs.run] = read.read_run_answers(folder, {task: data[task] for task in theirs.tasks if task in data})
+        for task in (task for task in ours.cells if task in theirs.tasks):
+            if theirs.tasks[task].data != results.tasks[task].data:
+                what = f"The peer {theirs.model.title} answered other data of {task}."
+                raise UsageError(what, "Give peers that answered the same.")
+        if theirs.run != results.run:
+            there = {task: data[task] for task in theirs.tasks if task in data}
+            found[theirs.run] = read.read_run_answers(folder, there)
     return list(found.values())
-
-
-def _facts(results: Results) -> dict[str, Any]:
-    model = results.model
-    trained = ", ".join(sorted(model.trained_on)) or "none of these tasks"
-    return {
-        "run": results.run, "model": model.name, "weights": model.weights, "suite": results.suite,
-        "samples per task": "all" if results.limit is None else f"the first {results.limit}",
-        "seed": results.seed,
-        "declared training splits": trained if model.declared else "nothing was declared",
-        "data of": {task: result.data for task, result in results.tasks.items()},
-    }  # fmt: skip
 
 
 def audit_predictions(
@@ -116,11 +110,10 @@ def audit_predictions(
     ours, *theirs = (
         read.read_predictions(one, kind, name=title, train=known) for title, one in [(called, given), *others.items()]
     )
-    facts = {"file sha256": given, "training references sha256": train_references}
-    found = _examined(ours, {kind: kind}, theirs, {kind: known})
-    digests = {name: file_sha256(path) for name, path in facts.items() if isinstance(path, Path)}
+    files = {"file sha256": given, "training references sha256": train_references}
+    digests = {name: file_sha256(path) for name, path in files.items() if isinstance(path, Path)}
     command = _command(f"--predictions FILE --kind {kind}", len(theirs), train=known is not None)
-    return report_outputs(ours, {kind: kind}, found, digests, command)
+    return _audit(ours, {kind: kind}, theirs, digests, command)
 
 
 def audit_after_run(path: Path) -> Audit | None:
@@ -130,13 +123,13 @@ def audit_after_run(path: Path) -> Audit | None:
     """
     try:
         audit = audit_run(path)
-        write_audit(audit, path / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
+        document.write_audit(audit, path / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
     except MedbenchError as error:
         # The answers and their scores are on disk; the audit can be made any time.
         warn(f"Outputs were not audited: {error.problem} Do it later: medbench audit model {path}")
         return None
     for one in audit.tasks.values():
-        if one.verdict in FOUND:
+        if one.verdict in document.FOUND:
             warn(f"Leakage audit, {one.title}: {one.verdict}. See {AUDIT_FILE.with_suffix('.md')}.")
     return audit
 
@@ -148,72 +141,118 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
     """
     results = read_results(path)
     run = read.read_run_answers(path, read.read_task_data(path, results, data_dir))
-    found = {task: run_controls(cell, seed=seed) for task, cell in run.cells.items()}
-    tasks = {
-        task: TaskVerdict(
-            title=results.tasks[task].title, verdict=one.planted.verdict, facts={"outcome": one.outcome},
-            details=one.brief(),
-        )
-        for task, one in found.items()
-    }  # fmt: skip
-    columns = {
-        "task": lambda task: results.tasks[task].title,
-        "cases that count": lambda task: found[task].planted.K,
-        "planted in": lambda task: found[task].planted_cases,
-        "planted leak": lambda task: found[task].planted.verdict.replace("_", " "),
-        "dealt to other cases": lambda task: found[task].shuffled.verdict.replace("_", " "),
-        "outcome": lambda task: found[task].outcome,
-    }
+    titles = {task: result.title for task, result in results.tasks.items()}
+    tasks = {}
+    for task, cell in run.cells.items():
+        one = run_controls(cell, seed=seed)
+        found = (one.planted.K, one.planted_cases, WORDS[one.planted.verdict], WORDS[one.shuffled.verdict], one.outcome)
+        tasks[task] = TaskVerdict(
+            title=titles[task], verdict=one.planted.verdict, cells=(titles[task], *found),
+            facts={"outcome": one.outcome}, details=one.brief(),
+        )  # fmt: skip
     return Audit(
         kind="selftest", title="Self-test of the leakage audit",
         question="Would a leak in these outputs be found, and its control not?", run=results.run, tasks=tasks,
-        tables=[table_of(found, columns)],
-        notes=[f"{results.tasks[task].title}: could not be checked: {why}" for task, why in run.problems.items()],
-        settings={"seed": seed, "thresholds": asdict(THRESHOLDS)},
-        command="medbench audit selftest RUN",
+        columns=("task", "cases that count", "planted in", "planted leak", "dealt to other cases", "outcome"),
+        notes=[f"{titles[task]}: could not be checked: {why}" for task, why in run.problems.items()],
+        settings={"seed": seed, "thresholds": plain(THRESHOLDS)}, command="medbench audit selftest RUN",
     )  # fmt: skip
 
 
 def _command(what: str, peers: int, *, train: bool, reveal: bool = False) -> str:
-    words = [
-        "medbench audit model", what, *(["--peers", *["PEER"] * peers] if peers else []),
-        *(["--train-references FILE"] if train else []), *(["--reveal"] if reveal else []),
-    ]  # fmt: skip
-    return " ".join(words)
+    others = ["--peers", *["PEER"] * peers] if peers else []
+    known, shown = ["--train-references FILE"] if train else [], ["--reveal"] if reveal else []
+    return " ".join(["medbench audit model", what, *others, *known, *shown])
+
+
+def _audit(
+    ours: Answers, titles: Mapping[str, str], peers: Sequence[Answers], settings: Mapping[str, Any], command: str, *,
+    withheld: frozenset[str] = frozenset(), revealed: bool = False,
+) -> Audit:  # fmt: skip
+    """Look at a model's answers from all sides, beside other models that must have answered the same items.
+
+    `titles` has all tasks, also those that could not be read.
+    """
+    judged = audit_outputs(ours.cells, {task: list(_peers(task, cell, peers)) for task, cell in ours.cells.items()})
+    text, tasks = document.wording("outputs"), {}
+    examples: list[Example] = []
+    reasons: list[str] = list(text["alternatives"])
+    for task, title in titles.items():
+        if task in judged:
+            cell, others = ours.cells[task], {one.name: one.cell for one in judged[task].peers if one.cell is not None}
+            evidence = find_evidence(
+                cell, judged[task].counts, cell.train_texts, task=task, peers=others, withheld=task in withheld
+            )
+            tasks[task] = _examined(title, ours.identity, cell, judged[task], evidence, others, task in withheld)
+            examples += evidence.examples
+            reasons += _own_explanations(title, tasks[task].details)
+        else:
+            why = f"Could not be checked: {ours.problems[task]}"
+            row = (title, "not checked", *"-" * (len(_COLUMNS) - 2))
+            tasks[task] = TaskVerdict(title=title, verdict="not_testable", text=why, cells=row)
+    known = {cell.train_references for cell in ours.cells.values() if cell.train_references is not None}
+    prints = sorted((fingerprint(sorted(texts)), f"{len(texts):,} long ones") for texts in known)
+    return Audit(
+        kind="model", title=f"Leakage audit of outputs: {ours.name}", question=text["question"], run=ours.identity,
+        tasks=tasks, columns=_COLUMNS, incomplete=bool(ours.problems), notes=ours.notes, limits=text["limits"],
+        alternatives=reasons, examples=examples,
+        settings={
+            **settings, "normaliser": NORM_VERSION, "thresholds": plain(THRESHOLDS),
+            "answers and references of": {task: cell.fingerprint() for task, cell in ours.cells.items()},
+            "training references": dict(prints),
+        },
+        command=command, revealed=revealed,
+    )  # fmt: skip
+
+
+def _peers(task: str, ours: Cell, peers: Sequence[Answers]) -> Iterator[Peer]:
+    for peer in sorted(peers, key=lambda one: (one.name, one.run)):
+        if task in peer.cells:
+            name, cell = f"{peer.name} #{peer.run[:6]}" if peer.identity else peer.name, peer.cells[task]
+            read.refuse_unequal(task, ours, cell, name)
+            counts = count_matches(cell, THRESHOLDS.min_words)
+            matches, of, exact = len(counts.matched), len(counts.sizes), sum(counts.exact)
+            yield Peer(name=name, run=peer.run, matches=matches, of=of, exact=exact, cell=cell)
 
 
 def _examined(
-    ours: Answers, titles: Mapping[str, str], peers: Sequence[Answers],
-    train_texts: Mapping[str, Sequence[str] | None], withheld: frozenset[str] = frozenset(),
-) -> dict[str, TaskOutputs]:  # fmt: skip
-    """Look at a model's answers from all sides, beside other models that must have answered the same items."""
-    beside: dict[str, dict[str, Answers]] = {task: {} for task in ours.cells}
-    for peer in sorted(peers, key=lambda one: (one.name, one.run)):
-        name = f"{peer.name} #{peer.run[:6]}" if peer.tables else peer.name
-        for task in (task for task in ours.cells if task in peer.cells):
-            read.refuse_unequal(task, ours.cells[task], peer.cells[task], name)
-            beside[task][name] = peer
-    counted: dict[str, list[Peer]] = {}
-    for task, others in beside.items():
-        for name, peer in others.items():
-            counts = count_matches(peer.cells[task], THRESHOLDS.min_words)
-            share = Share(matches=counts.matches, of=counts.clusters)
-            one = Peer(name=name, run=peer.run, share=share, exact=sum(counts.exact))
-            counted.setdefault(task, []).append(one)
-    judged = audit_outputs(ours.cells, counted)
-    found = {}
-    for task, cell in ours.cells.items():
-        counts = judged[task].counts
-        told = task in ours.tables and counts.matches >= THRESHOLDS.fewest_suspicious
-        scores = {name: peer.tables[task] for name, peer in beside[task].items() if task in peer.tables}
-        found[task] = TaskOutputs(
-            title=titles[task], run=ours.run if ours.tables else "", cell=cell, judged=judged[task],
-            controls=run_controls(cell), chance=matches_by_chance(cell, THRESHOLDS.min_words),
-            evidence=find_evidence(
-                cell, counts, train_texts.get(task), task=task, withheld=task in withheld,
-                peers={name: peer.cells[task] for name, peer in beside[task].items()},
-            ),
-            effects=effects(ours.tables[task], frozenset(counts.matched), scores) if told else (),
-            withheld=task in withheld,
-        )  # fmt: skip
-    return found
+    title: str, run: str, cell: Cell, found: Judgement, evidence: Evidence, peers: Mapping[str, Cell], withheld: bool
+) -> TaskVerdict:
+    few, known = found.k < THRESHOLDS.fewest_suspicious, cell.train_references
+    controls, chance = run_controls(cell), matches_by_chance(cell, THRESHOLDS.min_words)
+    scores = {name: peer.table for name, peer in peers.items() if peer.table is not None}
+    effect = [] if few or cell.table is None else effects(cell.table, found.counts.matched, scores)
+    details = plain(found) | plain(evidence) | {
+        "controls": {**controls.brief(), "exact_by_chance": chance}, "matches": list(_matches(cell, found, run)),
+        "effect": plain(effect), "withheld": withheld, "train_references": None if known is None else len(known),
+    }  # fmt: skip
+    cells = (
+        title, WORDS[found.verdict], f"{found.k} of {found.K}", found.interval,
+        document.p_text(found.p if found.K else None), percent(found.detectable_rate), f"{found.exact} of {found.n}",
+        WORDS[controls.planted.verdict] if controls.testable else "too few cases",
+    )  # fmt: skip
+    facts = {"matches": f"{found.k} of {found.K} cases", "exact matches": found.exact, "items": found.n}
+    text = document.rendered("sentence.md", found=found, least=THRESHOLDS)
+    return TaskVerdict(
+        title=title, verdict=found.verdict, text=" ".join(text.split()), cells=cells, facts=facts, details=details,
+        silent=found.verdict == "not_testable" and few,
+    )  # fmt: skip
+
+
+def _matches(cell: Cell, found: Judgement, run: str) -> Iterator[dict[str, Any]]:
+    """Yield every exact match on a long reference; its text only as a hash that is salted with run and sample."""
+    for item, reason, exact in zip(cell.items, found.counts.reasons, found.counts.exact, strict=True):
+        if exact and is_long(item.right):
+            salted = canonical_json([run, item.sample_id, item.right])
+            yield {
+                "sample_id": item.sample_id, "group": item.group, "reason": reason, "words": word_count(item.right),
+                "hash": hashlib.blake2b(salted.encode(), digest_size=16).hexdigest(),
+            }  # fmt: skip
+
+
+def _own_explanations(title: str, found: Mapping[str, Any]) -> Iterator[str]:
+    text, composed, exact = document.wording("outputs"), found["of_train_sentences"], found["exact_by_reason"]
+    if composed and "eligible" in exact:
+        yield f"{title}: {composed} of {exact['eligible']} {text['composed']}"
+    if found["ref_in_train"]:
+        yield f"{title}: {percent(found['ref_in_train'])} {text['known']}"

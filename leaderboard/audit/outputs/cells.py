@@ -1,37 +1,30 @@
-"""What an audit of outputs looks at: answers beside references, and which matches could prove anything.
-
-A match counts only where the reference is long, new to the model as far as is known, one case's own, and said once. An
-answer that equals a short reference is skill or luck; one that equals a training reference is what training is for; one
-that equals several cases' reference, or that the model also says of other cases, is a template.
-"""
+"""What an audit of outputs looks at: answers beside references, and which matches could prove anything."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
-from typing import Literal, get_args
+from functools import cached_property
+from itertools import chain
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medbench.leaderboard.audit.normalise import is_long, norm_v1
+from medbench.leaderboard.samples import ScoreTable
 from medbench.tasks.foundation.files import fingerprint
 
-Clusters = Mapping[str, frozenset[str]]
+Clusters = Mapping[str, set[str]]
 """The cases in which a text occurs, by the text."""
 Reason = Literal[
     "eligible", "no_reference", "closed", "short", "in_the_question", "in_train_refs", "shared_across_clusters",
     "model_repeats_itself", "truncated", "missing",
 ]  # fmt: skip
-REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The numbers by which an audit of outputs decides; every report repeats them.
-
-    The defaults hold in simulations with invented reports; `docs/audit.md` has the table.
-    """
+    """The numbers by which an audit of outputs decides: they hold in simulations, see the table of `docs/audit.md`."""
 
     min_words: int = 8  # words that a reference needs, normalised, to be hardly ever written twice
     sensitive_words: int = 12  # the same for the second look that is reported beside the first
@@ -55,9 +48,9 @@ class Thresholds:
 THRESHOLDS = Thresholds()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Answered:
-    """One answer of a model beside its reference."""
+    """One answer of a model beside its reference; `said` and `right` are both in normal form."""
 
     sample_id: str  # the sample; unique
     group: str  # the case that it belongs to: patient, study, image, document
@@ -67,63 +60,58 @@ class Answered:
     closed: bool = False  # whether the answer comes from a list, or is no text at all
     truncated: bool = False  # whether the answer was cut at the length limit
 
+    @cached_property
+    def said(self) -> str | None:
+        """The answer in normal form."""
+        return norm_v1(self.prediction)
+
+    @cached_property
+    def right(self) -> str | None:
+        """The reference in normal form."""
+        return norm_v1(self.reference)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cell:
-    """One model on one task, normalised; N items in the order of their ids, whatever order they came in.
-
-    Texts are None where they are missing. `reference_clusters` has the cases by reference, of the whole test split,
-    `train_references` the long references that a model may have been trained on; None where they are not known.
-    """
+    """One model on one task; N items in the order of their ids, whatever order they came in."""
 
     items: Sequence[Answered]
-    predictions: Sequence[str | None]
-    references: Sequence[str | None]
-    questions: Sequence[str | None]
-    reference_clusters: Clusters
-    train_references: frozenset[str] | None
+    reference_clusters: Clusters  # the cases by reference, of the whole test split
+    train_references: frozenset[str] | None  # long ones that a model may have been trained on; None if not known
+    train_texts: Sequence[str] | None = None  # all of them, as they stand in the data
+    table: ScoreTable | None = None  # the scores of the answers, where there are some
 
-    @property
-    def groups(self) -> list[str]:
-        """The case of each item."""
-        return [item.group for item in self.items]
-
-    def with_predictions(self, predictions: Sequence[str | None]) -> "Cell":
-        """Return the same with other normalised answers, none of them cut."""
-        return replace(self, items=[replace(item, truncated=False) for item in self.items], predictions=predictions)
+    def with_answers(self, answers: Sequence[str | None]) -> "Cell":
+        """Return the same with other answers, none of them cut."""
+        pairs = zip(self.items, answers, strict=True)
+        return replace(self, items=[replace(item, prediction=said, truncated=False) for item, said in pairs])
 
     def fingerprint(self) -> str:
         """Return the identity of answers, references and cases, for whoever wants to repeat an audit."""
-        ids = ((item.sample_id, item.group) for item in self.items)
-        return fingerprint([(*one, *texts) for one, *texts in zip(ids, self.predictions, self.references, strict=True)])
+        return fingerprint([(item.sample_id, item.group, item.said, item.right) for item in self.items])
 
 
 def make_cell(
     items: Iterable[Answered], *, train_references: frozenset[str] | None,
     whole_split: Iterable[tuple[str | None, str]] = (),
 ) -> Cell:  # fmt: skip
-    """Normalise a task's answers: ids are unique, in any order.
+    """Return a task's answers as what is audited: ids are unique, in any order.
 
     `whole_split` has reference and case of every sample of the test split, where not all were answered;
     `train_references` is None if none are known.
     """
     ordered = sorted(items, key=lambda item: item.sample_id)
-    own = [(norm_v1(item.reference), item.group) for item in ordered]
-    return Cell(
-        items=ordered, predictions=[norm_v1(item.prediction) for item in ordered],
-        references=[reference for reference, _ in own], questions=[norm_v1(item.question) for item in ordered],
-        reference_clusters=_clusters([*own, *((norm_v1(reference), group) for reference, group in whole_split)]),
-        train_references=train_references,
-    )  # fmt: skip
+    own = ((item.right, item.group) for item in ordered)
+    clusters = _clusters(chain(own, ((norm_v1(reference), group) for reference, group in whole_split)))
+    return Cell(items=ordered, reference_clusters=clusters, train_references=train_references)
 
 
 def _clusters(occurrences: Iterable[tuple[str | None, str]]) -> Clusters:
-    """Return the cases in which each text occurs, from texts with their case."""
     found: dict[str, set[str]] = defaultdict(set)
     for text, group in occurrences:
         if text is not None:
             found[text].add(group)
-    return {text: frozenset(there) for text, there in found.items()}
+    return found
 
 
 def long_texts(texts: Iterable[object], min_words: int = THRESHOLDS.min_words) -> frozenset[str]:
@@ -135,84 +123,46 @@ def long_texts(texts: Iterable[object], min_words: int = THRESHOLDS.min_words) -
 class MatchCounts:
     """The counts of one model on one task."""
 
-    reasons: list[Reason]  # of each of N items, whether a match would count, or why not
-    exact: list[bool]  # of each of N items, whether the answer equals the reference
+    reasons: Sequence[Reason]  # of each of N items, whether a match would count, or why not
+    exact: Sequence[bool]  # of each of N items, whether the answer equals the reference
+    eligible: Sequence[int]  # places of the items in which a match counts
+    counted: Sequence[int]  # places of the matches among them
     sizes: npt.NDArray[np.intp]  # distinct eligible references of each of K cases that have any [K]
-    matched: tuple[str, ...]  # the cases among these with an eligible exact match, sorted
-
-    @property
-    def clusters(self) -> int:
-        """Cases with an eligible reference, K."""
-        return len(self.sizes)
-
-    @property
-    def matches(self) -> int:
-        """Cases with an eligible exact match, k."""
-        return len(self.matched)
-
-    @property
-    def items_by_reason(self) -> dict[Reason, int]:
-        """All items by reason."""
-        return {reason: number for reason in REASONS if (number := self.reasons.count(reason))}
-
-    @property
-    def exact_by_reason(self) -> dict[Reason, int]:
-        """Exact matches by reason."""
-        exact = list(compress(self.reasons, self.exact))
-        return {reason: number for reason in REASONS if (number := exact.count(reason))}
-
-    @property
-    def eligible(self) -> list[int]:
-        """Places of the items in which a match counts."""
-        return [place for place, reason in enumerate(self.reasons) if reason == "eligible"]
-
-    @property
-    def counted_rows(self) -> list[int]:
-        """Places of the exact matches that count."""
-        return [place for place in self.eligible if self.exact[place]]
+    matched: frozenset[str]  # the cases among these with an eligible exact match
 
 
 def count_matches(cell: Cell, min_words: int) -> MatchCounts:
     """Count by case: two images of one study with one report are one match, not two."""
-    said = _clusters(zip(cell.predictions, cell.groups, strict=True))
-    reasons = [next(_reasons(cell, place, said, min_words)) for place in range(len(cell.items))]
-    pairs = zip(cell.predictions, cell.references, strict=True)
-    exact = [prediction is not None and prediction == reference for prediction, reference in pairs]
+    said = _clusters((item.said, item.group) for item in cell.items)
+    reasons = [_reason(cell, item, said, min_words) for item in cell.items]
+    exact = [item.said is not None and item.said == item.right for item in cell.items]
+    eligible = [place for place, reason in enumerate(reasons) if reason == "eligible"]
+    counted = [place for place in eligible if exact[place]]
     references: dict[str, set[str | None]] = defaultdict(set)
-    matched = set()
-    for item, reference, reason, same in zip(cell.items, cell.references, reasons, exact, strict=True):
-        if reason == "eligible":
-            references[item.group].add(reference)
-            matched |= {item.group} if same else set()
-    sizes = np.asarray([len(references[group]) for group in sorted(references)], dtype=np.intp)
-    return MatchCounts(reasons=reasons, exact=exact, sizes=sizes, matched=tuple(sorted(matched)))
+    for item in (cell.items[place] for place in eligible):
+        references[item.group].add(item.right)
+    return MatchCounts(
+        reasons=reasons, exact=exact, eligible=eligible, counted=counted,
+        sizes=np.asarray([len(references[group]) for group in sorted(references)], dtype=np.intp),
+        matched=frozenset(cell.items[place].group for place in counted),
+    )  # fmt: skip
 
 
-def _reasons(cell: Cell, place: int, said: Clusters, min_words: int) -> Iterator[Reason]:
-    """Yield which rules forbid that an exact match counts, and `eligible` last.
-
-    The rules on the reference come first, so that models of one task differ only where they repeat themselves or said
-    nothing.
-    """
-    item, reference, prediction = cell.items[place], cell.references[place], cell.predictions[place]
-    if reference is None:
-        yield "no_reference"
-        return
-    if item.closed:
-        yield "closed"
-    if not is_long(reference, min_words):
-        yield "short"
-    if f" {reference} " in f" {cell.questions[place] or ''} ":
-        yield "in_the_question"
-    if cell.train_references is not None and reference in cell.train_references:
-        yield "in_train_refs"
-    if cell.reference_clusters[reference] - {item.group}:
-        yield "shared_across_clusters"
-    if prediction is None:
-        yield "missing"
-    # A model that says a reference where it is wrong, and nowhere else, has not made its right answers templates.
-    elif prediction == reference and said[prediction] - {item.group}:
-        yield "model_repeats_itself"
-    if item.truncated:
-        yield "truncated"
-    yield "eligible"
+def _reason(cell: Cell, item: Answered, said: Clusters, min_words: int) -> Reason:
+    """Return the first rule that forbids that an exact match counts, or `eligible`."""
+    if item.right is None:
+        return "no_reference"
+    # Rules on the reference come first: models of a task differ only where they repeat themselves or are silent.
+    own, question = {item.group}, norm_v1(item.question) or ""
+    rules: dict[Reason, bool] = {
+        "closed": item.closed,
+        "short": not is_long(item.right, min_words),
+        "in_the_question": f" {item.right} " in f" {question} ",
+        "in_train_refs": item.right in (cell.train_references or ()),
+        "shared_across_clusters": cell.reference_clusters[item.right] > own,
+        "missing": item.said is None,
+        # A model that says a reference where it is wrong, and nowhere else, has not made its right answers templates.
+        "model_repeats_itself": item.said == item.right and said[item.right] > own,
+        "truncated": item.truncated,
+    }
+    return next((reason for reason, holds in rules.items() if holds), "eligible")

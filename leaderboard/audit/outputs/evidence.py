@@ -1,14 +1,9 @@
-"""What a person can look at beside a verdict: pairs of texts, and what the matches do to the scores.
+"""What a person can look at beside a verdict: pairs of texts, and what the matches do to the scores."""
 
-Pairs are the longest matches, some at random, the weakest, and near misses: random and weakest ones stand beside the
-most striking, so that nobody can pick. Scores are shown with and without the cases that match.
-"""
-
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
-from typing import Literal
 
 import numpy as np
 
@@ -20,8 +15,6 @@ from medbench.leaderboard.samples import MetricScores, ScoreTable
 from medbench.tasks.metrics.reports import lcs_length
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
-Why = Literal["longest", "random", "weakest", "near", "not counted"]
-_SHOWN: Mapping[Why, int] = {"longest": 5, "random": 5, "weakest": 3, "near": 5, "not counted": 3}
 _LONGEST_TEXT = 2000
 _GRAM = 8
 _BINS = 10
@@ -56,15 +49,15 @@ def _grams(words: Sequence[str]) -> Iterable[tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a person can look at."""
+    """What a person can look at: examples, and numbers."""
 
-    examples: tuple[Example, ...]  # pairs of texts
+    examples: Sequence[Example] = field(repr=False)  # pairs of texts
     near_matches: int  # eligible items whose answer nearly equals the reference
     # matches that count and consist of sentences of training references alone, which a model may put together by
     # itself; None if no training references are known
     of_train_sentences: int | None
     cut_alike: int  # answers cut at the length limit that agree with the reference up to there, and were not counted
-    similarities: tuple[int, ...]  # eligible items by similarity: from 0, .1, ... up to below 1, and equal ones last.
+    similarities: Sequence[int]  # eligible items by similarity: from 0, .1, ... up to below 1, and equal ones last.
 
 
 def find_evidence(
@@ -76,78 +69,71 @@ def find_evidence(
     `train_texts` stand as in the data, None if none are known; texts are `withheld` that nobody may see without a
     signed agreement.
     """
-    words = [
-        ((reference or "").split(), (prediction or "").split())
-        for reference, prediction in zip(cell.references, cell.predictions, strict=True)
-    ]
+    words = [((item.right or "").split(), (item.said or "").split()) for item in cell.items]
     near = [row for row in counts.eligible if not counts.exact[row] and is_near(*words[row])]
-    alike = {row: 1.0 if counts.exact[row] else similarity(*words[row]) for row in counts.eligible}
-    bins = Counter(int(one * _BINS + 1e-9) for one in alike.values())
+    alike = (1.0 if counts.exact[row] else similarity(*words[row]) for row in counts.eligible)
+    bins = Counter(int(one * _BINS + 1e-9) for one in alike)
     chosen = _chosen(cell, counts, near)
-    nearest = _nearest({cell.references[row] or "" for row in chosen}, train_texts or ())
+    nearest = _nearest({cell.items[row].right or "" for row in chosen}, train_texts or ())
     examples = []
     for row, why in chosen.items():
         item, run = cell.items[row], longest_run(*words[row])
-        text, likeness = nearest.get(cell.references[row] or "", ("", None))
         facts = {
             "sample_id": item.sample_id, "group": item.group, "why": why, "words": len(words[row][0]),
             "similarity": similarity(*words[row]), "run": run,
-            **({} if likeness is None else {"nearest": likeness}),
         }  # fmt: skip
         texts = {
-            "reference": item.reference,
-            "prediction": item.prediction,
+            "reference": item.reference, "prediction": item.prediction,
             "reference, normalised": _marked(words[row][0], run["first"], run["words"]),
             "prediction, normalised": _marked(words[row][1], run["second"], run["words"]),
             **{f"peer {name}": peer.items[row].prediction for name, peer in (peers or {}).items()},
-            **({} if likeness is None else {"nearest training reference": text}),
-        }
+        }  # fmt: skip
+        if (found := nearest.get(cell.items[row].right or "")) is not None:
+            texts["nearest training reference"], facts["nearest"] = found
         shown = {} if withheld else {name: _cut(said or "") for name, said in texts.items()}
         examples.append(Example(task=task, facts=facts, texts=shown))
     # A cut answer agrees if, but for its last word, it is how the reference begins.
     cuts = [(words[row][0], words[row][1][:-1]) for row, why in enumerate(counts.reasons) if why == "truncated"]
-    composed = None
-    if train_texts is not None:
-        rows = counts.counted_rows
-        known = {sentence for text in train_texts for sentence in sentences_of(text)} if rows else set()
-        composed = sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in rows)
+    composed = None if train_texts is None else 0
+    if train_texts and counts.counted:
+        known = {sentence for text in train_texts for sentence in sentences_of(text)}
+        composed = sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in counts.counted)
     return Evidence(
-        examples=tuple(examples), near_matches=len(near), of_train_sentences=composed,
+        examples=examples, near_matches=len(near), of_train_sentences=composed,
         cut_alike=sum(len(cut) >= _GRAM and whole[: len(cut)] == cut for whole, cut in cuts),
-        similarities=tuple(bins[place] for place in range(_BINS + 1)),
+        similarities=[bins[place] for place in range(_BINS + 1)],
     )  # fmt: skip
 
 
-def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, Why]:
+def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, str]:
     """Return the rows to show with the reason, each once, in the order of reasons."""
 
     def by_length(rows: Iterable[int]) -> list[int]:
-        return sorted(rows, key=lambda row: (-word_count(cell.references[row]), cell.items[row].sample_id))
+        return sorted(rows, key=lambda row: (-word_count(cell.items[row].right), cell.items[row].sample_id))
 
-    one_of_each_case = {cell.items[row].group: row for row in reversed(counts.counted_rows)}.values()
+    one_of_each_case = {cell.items[row].group: row for row in reversed(counts.counted)}.values()
     longest = by_length(one_of_each_case)
     not_counted = [
         row
         for row, (exact, reason) in enumerate(zip(counts.exact, counts.reasons, strict=True))
-        if exact and reason not in {"eligible", "closed"} and word_count(cell.references[row]) >= _FEWEST_WORDS
+        if exact and reason not in {"eligible", "closed"} and word_count(cell.items[row].right) >= _FEWEST_WORDS
     ]
-    rows: dict[Why, Sequence[int]] = {
-        "longest": longest, "weakest": longest[::-1],
-        "random": sorted(one_of_each_case, key=lambda row: (drawn(0, name := cell.items[row].sample_id), name)),
-        "near": near, "not counted": by_length(not_counted),
-    }  # fmt: skip
-    chosen: dict[int, Why] = {}
-    for why, candidates in rows.items():
-        chosen |= dict.fromkeys([row for row in candidates if row not in chosen][: _SHOWN[why]], why)
+    at_random = sorted(one_of_each_case, key=lambda row: (drawn(0, name := cell.items[row].sample_id), name))
+    chosen: dict[int, str] = {}
+    for why, most, rows in (
+        ("longest", 5, longest), ("weakest", 3, longest[::-1]), ("random", 5, at_random), ("near", 5, near),
+        ("not counted", 3, by_length(not_counted)),
+    ):  # fmt: skip
+        chosen |= dict.fromkeys([row for row in rows if row not in chosen][:most], why)
     return chosen
 
 
 def _nearest(references: Collection[str], train_texts: Sequence[str]) -> dict[str, tuple[str, float]]:
     """Return for each reference the training reference most like it, among those that share eight words in a row."""
-    by_gram: dict[tuple[str, ...], set[str]] = {}
+    by_gram: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for reference in references:
         for gram in _grams(reference.split()):
-            by_gram.setdefault(gram, set()).add(reference)
+            by_gram[gram].add(reference)
     found: dict[str, tuple[str, float]] = {}
     for text in train_texts if by_gram else ():
         words = (norm_v1(text) or "").split()
@@ -194,43 +180,37 @@ class Effect:
     @property
     def gain(self) -> float | None:
         """How much higher the cases that match score than the others."""
-        if self.matches_only.value is None or self.without_matches.value is None:
-            return None
-        return self.matches_only.value - self.without_matches.value
+        matching, others = self.matches_only.value, self.without_matches.value
+        return None if matching is None or others is None else matching - others
 
 
-def effects(
-    table: ScoreTable, matched: Collection[str], peers: Mapping[str, ScoreTable] | None = None
-) -> tuple[Effect, ...]:
+def effects(table: ScoreTable, matched: Collection[str], peers: Mapping[str, ScoreTable] | None = None) -> list[Effect]:
     """Return the scores of a task with and without some of its cases, from the statistics of its items."""
-    others = {name: effects(one, matched) for name, one in (peers or {}).items()}
+    others = {
+        name: {(one.protocol, one.metric): one for one in effects(theirs, matched)}
+        for name, theirs in (peers or {}).items()
+    }
     found = []
     for protocol in PROTOCOLS:
         for metric, column in table.columns[protocol].items():
-            groups = table.groups_of(column.sample_ids)
-            inside, outside = (
-                _part(column, groups, [place for place, group in enumerate(groups) if (group in matched) is there])
-                for there in (True, False)
-            )
+            groups = dict(zip(column.sample_ids, table.groups_of(column.sample_ids), strict=True))
+            inside = [name for name, group in groups.items() if group in matched]
+            outside = [name for name, group in groups.items() if group not in matched]
+            clean = _part(column, groups, outside)
             one = Effect(
-                protocol=protocol, metric=metric, all=_part(column, groups, range(len(groups))),
-                without_matches=outside, matches_only=inside,
-                estimable=outside.cases >= THRESHOLDS.fewest_clean_clusters,
+                protocol=protocol, metric=metric, all=_part(column, groups, list(groups)), without_matches=clean,
+                matches_only=_part(column, groups, inside),
+                estimable=clean.cases >= THRESHOLDS.fewest_clean_clusters,
             )  # fmt: skip
-            same = {
-                name: other
-                for name, rows in others.items()
-                for other in rows
-                if (other.protocol, other.metric) == (protocol, metric)
-            }
+            same = {name: rows[protocol, metric] for name, rows in others.items() if (protocol, metric) in rows}
             gains = [other.gain for other in same.values() if other.gain is not None]
             known = one.gain is not None and one.estimable and len(gains) == len(same) > 0
             beyond = (one.gain or 0.0) - sum(gains) / len(gains) if known else None
             found.append(replace(one, peers=same, beyond_peers=beyond))
-    return tuple(found)
+    return found
 
 
-def _part(column: MetricScores, groups: Sequence[str], places: Sequence[int]) -> PartScore:
-    value = float(column.metric.compute(column.statistics[list(places)].sum(axis=0))) if places else float("nan")
-    cases = len({groups[place] for place in places})
-    return PartScore(value=None if np.isnan(value) else value, n=len(places), cases=cases)
+def _part(column: MetricScores, groups: Mapping[str, str], names: Sequence[str]) -> PartScore:
+    value = column.value(names) if names else float("nan")
+    cases = len({groups[name] for name in names})
+    return PartScore(value=None if np.isnan(value) else value, n=len(names), cases=cases)

@@ -1,23 +1,6 @@
 """Did a model's outputs repeat references more often than an honest model could? The decision, task by task.
 
-Exact match alone proves nothing: an honest model that is right in 80 % of yes/no questions matches 80 % of them. What
-counts are cases whose reference is long, new and their own (`cells`), against a small rate that is tolerated. Where
-there are too few such cases the verdict is `not_testable`, never `no_evidence`.
-
-A case with u references of its own, each reproduced with probability p0, shows a match with probability
-1 - (1 - p0)^u. Cases of one size make a binomial; the sizes together are its convolutions, all terms positive, so that
-tails are exact to rounding however small they are (Wang 1993, "On the number of successes in independent trials").
-
-Skill raises that chance. Where reports are put together from set sentences, a model that chooses each of them rightly
-with probability q writes a report of m sentences right with probability q^m, without having seen it. Its answers then
-come in all grades: all sentences right, all but one, all but two. A model that has seen some of the cases has whole
-references and, elsewhere, its usual grade. So q is read from the answers that do not equal the reference, and what q
-explains is tolerated. The estimate takes hits of single sentences for independent and equally hard; it is the largest q
-that the likelihood does not refuse at 95 %, and what it may explain has a ceiling, since no model is known that writes
-more than one of ten unseen reports right, word for word.
-
-The controls say what the same test says where the truth is known: answers dealt to other cases, and a leak that was
-planted. Without them nobody could tell `no_evidence` from a detector that does not work on these data.
+The reasoning behind the test, its skill and its controls: docs/design/0008-the-audit.md.
 """
 
 import hashlib
@@ -25,14 +8,15 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from medbench.leaderboard.audit.document import FOUND, Verdict, p_text, percent, wording
+from medbench.leaderboard.audit.document import FOUND, Verdict, percent
 from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, norm_v1
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts, Reason, count_matches
 from medbench.tasks.metrics.metric import FloatArray
@@ -42,10 +26,15 @@ _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 _GRID = np.linspace(0.0, 0.999, 1000)
 _REFUSED = float(stats.chi2.ppf(0.9, 1)) / 2
 """Drop of the log-likelihood at a one-sided bound of 95 %."""
+_SLACK = 1e-12
 
 
 def distribution(chances: FloatArray) -> FloatArray:
-    """Return the probabilities [K + 1] of 0 to K cases with a match, from the chance of each case [K]."""
+    """Return the probabilities [K + 1] of 0 to K cases with a match, from the chance of each case [K].
+
+    Cases of one chance are a binomial, all together its convolutions (Wang 1993, "On the number of successes in
+    independent trials"): all terms are positive, so that tails are exact to rounding however small they are.
+    """
     found = np.ones(1)
     for chance, cases in zip(*np.unique(chances, return_counts=True), strict=True):
         found = np.convolve(found, stats.binom.pmf(np.arange(cases + 1), cases, chance))
@@ -79,8 +68,7 @@ def clopper_pearson(matches: int, cases: int, level: float = 0.95) -> tuple[floa
     """Return the exact two-sided interval of a share; cases must be one or more."""
     tail = (1 - level) / 2
     low = float(stats.beta.ppf(tail, matches, cases - matches + 1)) if matches else 0.0
-    high = float(stats.beta.ppf(1 - tail, matches + 1, cases - matches)) if matches < cases else 1.0
-    return low, high
+    return low, upper_bound(matches, cases, 1 - tail)
 
 
 def upper_bound(matches: int, cases: int, level: float = 0.95) -> float:
@@ -90,7 +78,7 @@ def upper_bound(matches: int, cases: int, level: float = 0.95) -> float:
 
 def sentences_of(text: str | None) -> list[str]:
     """Return the sentences of a text, normalised; lines and semicolons end one too."""
-    return [sentence for part in _SENTENCE.split(text or "") if (sentence := norm_v1(part)) is not None]
+    return list(filter(None, map(norm_v1, _SENTENCE.split(text or ""))))
 
 
 def sentence_skill(cell: Cell, counts: MatchCounts) -> float | None:
@@ -99,11 +87,10 @@ def sentence_skill(cell: Cell, counts: MatchCounts) -> float | None:
     Answers tell that are eligible, do not equal their reference, and have a reference of several sentences.
     """
     told: Counter[tuple[int, int]] = Counter()
-    for row in counts.eligible:
-        sentences = [] if counts.exact[row] else sentences_of(cell.items[row].reference)
+    for item in (cell.items[row] for row in counts.eligible if not counts.exact[row]):
+        sentences = sentences_of(item.reference)
         if len(sentences) > 1:
-            answer = f" {cell.predictions[row]} "
-            hits = sum(f" {sentence} " in answer for sentence in sentences)
+            hits = sum(f" {sentence} " in f" {item.said} " for sentence in sentences)
             # An answer may hold all sentences in another order, or more besides: all but equal.
             told[len(sentences), min(hits, len(sentences) - 1)] += 1
     if told.total() < THRESHOLDS.fewest_graded:
@@ -112,8 +99,7 @@ def sentence_skill(cell: Cell, counts: MatchCounts) -> float | None:
     for (sentences_in, hits), answers in sorted(told.items()):
         whole = stats.binom.pmf(sentences_in, sentences_in, _GRID)
         likelihood += answers * (stats.binom.logpmf(hits, sentences_in, _GRID) - np.log1p(-whole))
-    kept = np.flatnonzero(likelihood >= likelihood.max() - _REFUSED)
-    return float(_GRID[kept[-1]])
+    return float(_GRID[np.flatnonzero(likelihood >= likelihood.max() - _REFUSED)[-1]])
 
 
 def honest_chances(cell: Cell, counts: MatchCounts, rate: float, skill: float | None) -> FloatArray:
@@ -122,60 +108,48 @@ def honest_chances(cell: Cell, counts: MatchCounts, rate: float, skill: float | 
     Any reference is met at the tolerated rate; the model's skill may explain more, up to a ceiling.
     """
     references: dict[str, dict[str | None, float]] = defaultdict(dict)
-    for row in counts.eligible:
-        item = cell.items[row]
+    for item in (cell.items[row] for row in counts.eligible):
         sentences = len(sentences_of(item.reference)) if skill is not None else 0
         composed = min(THRESHOLDS.skill_ceiling, (skill or 0.0) ** sentences) if sentences > 1 else 0.0
-        references[item.group][cell.references[row]] = max(rate, composed)
-    return np.asarray(
-        [1 - np.prod([1 - met for met in sorted(references[group].values())]) for group in sorted(references)],
-        dtype=np.float64,
-    )
+        references[item.group][item.right] = max(rate, composed)
+    met = (sorted(references[group].values()) for group in sorted(references))
+    return np.asarray([1 - np.prod([1 - one for one in chances]) for chances in met], dtype=np.float64)
 
-
-_SLACK = 1e-12
 
 Attribution = Literal["none", "train_references", "unseen_references", "both", "unknown"]
-RateSource = Literal["default", "peers"]
+_ATTRIBUTION: Mapping[tuple[bool, bool], Attribution] = {
+    (False, False): "none", (True, False): "train_references", (False, True): "unseen_references", (True, True): "both",
+}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Share:
-    """How many of so many matched."""
+    """How many of so many matched; there is no rate of nothing."""
 
     matches: int
     of: int
+    rate: float | None = field(init=False)
 
-    @property
-    def rate(self) -> float | None:
-        """The share; None of nothing."""
-        return self.matches / self.of if self.of else None
+    def __post_init__(self) -> None:
+        self.rate = self.matches / self.of if self.of else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+@dataclass(slots=True, kw_only=True)
+class Peer(Share):
     """Another model on the same items: its cases with a match of those that could have one, and all exact matches."""
 
     name: str
     run: str
-    share: Share
     exact: int
+    cell: Cell | None = field(default=None, repr=False, compare=False)  # its answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sensitivity:
-    """The same test with longer references alone."""
+class Judgement:
+    """What is to be said of one model on one task; the fields but the first two are what JSON has."""
 
-    min_words: int
-    k: int
-    K: int
-    p: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellVerdict:
-    """What is to be said of one model on one task."""
-
+    counts: MatchCounts = field(repr=False, compare=False)
+    chances: FloatArray = field(repr=False, compare=False)  # of an honest model to match in each of K cases [K]
     n: int  # items, of so many `cases`
     cases: int
     K: int  # cases with an eligible reference; `k` of them have an exact match
@@ -187,7 +161,7 @@ class CellVerdict:
     skill: float | None  # upper bound of the share of single sentences that it gets right; None where too few tell
     p_holm: float | None = None  # p by Holm over the tasks that could be tested; None where this one could not
     p0: float  # the tolerated rate: the default, or what peers reproduce at most; `p_default` is p at the default rate
-    p0_source: RateSource
+    p0_source: Literal["default", "peers"]
     p_default: float
     exact: int  # exact matches, whatever they are worth; `exact_by_reason` by what they are, of which `eligible` count
     exact_by_reason: Mapping[Reason, int]
@@ -199,8 +173,8 @@ class CellVerdict:
     attribution: Attribution
     in_train: Share | None  # exact matches on long references of the known training data; None if none are known
     not_in_train: Share  # exact matches on the other long references
-    sensitivity: Sensitivity
-    peers: tuple[Peer, ...]
+    sensitivity: Mapping[str, float]  # the same test with longer references alone: min_words, k, K, p
+    peers: Sequence[Peer]
     verdict: Verdict = "not_testable"
     version: str = NORM_VERSION  # of the normaliser
 
@@ -210,149 +184,65 @@ class CellVerdict:
         return "-" if self.ci is None else f"{percent(self.rate)} [{100 * self.ci[0]:.1f}, {100 * self.ci[1]:.1f}]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Judged:
-    """A verdict with the counts behind it, and for each of K cases the chance of an honest model [K]."""
-
-    counts: MatchCounts
-    chances: FloatArray
-    verdict: CellVerdict
-
-
-def audit_outputs(cells: Mapping[str, Cell], peers: Mapping[str, Sequence[Peer]] | None = None) -> dict[str, Judged]:
+def audit_outputs(cells: Mapping[str, Cell], peers: Mapping[str, Sequence[Peer]] | None = None) -> dict[str, Judgement]:
     """Judge a model on several tasks at once, beside other models on the same items; the order changes nothing."""
     found = {task: _tested(cell, (peers or {}).get(task, ())) for task, cell in cells.items()}
-    family = [task for task, one in found.items() if one.counts.clusters >= THRESHOLDS.fewest_clusters]
+    family = {task: one for task, one in found.items() if len(one.chances) >= THRESHOLDS.fewest_clusters}
     # What decides is the larger p: beyond the model's skill, where that explains anything.
-    tested = [found[task].verdict for task in family]
-    deciding = [one.p if one.p_skill is None else one.p_skill for one in tested]
-    adjusted = dict(zip(family, holm(deciding), strict=True))
-    return {
-        task: replace(one, verdict=_decided(one, adjusted[task], len(family))) if task in adjusted else one
-        for task, one in found.items()
-    }
+    adjusted = holm([one.p if one.p_skill is None else one.p_skill for one in family.values()])
+    decided = {task: _decided(one, p, len(family)) for (task, one), p in zip(family.items(), adjusted, strict=True)}
+    return found | decided
 
 
-def _tested(cell: Cell, peers: Sequence[Peer]) -> Judged:
-    counts = count_matches(cell, THRESHOLDS.min_words)
-    rate, source = _tolerated_rate(peers)
-    longer = count_matches(cell, THRESHOLDS.sensitive_words)
-    cases, matches = counts.clusters, counts.matches
-    skill = sentence_skill(cell, counts)
+def _tested(cell: Cell, peers: Sequence[Peer]) -> Judgement:
+    counts, longer = (count_matches(cell, words) for words in (THRESHOLDS.min_words, THRESHOLDS.sensitive_words))
+    asked = sum(peer.of for peer in peers) if len(peers) >= THRESHOLDS.fewest_peers else 0
+    pooled = upper_bound(sum(peer.matches for peer in peers), asked) if asked else 0.0
+    rate = max(pooled, THRESHOLDS.tolerated_rate)
+    cases, matches, skill = len(counts.sizes), len(counts.matched), sentence_skill(cell, counts)
     honest = honest_chances(cell, counts, rate, skill)
-    p_skill = float(tails(distribution(honest))[matches])
-    in_train, not_in_train = _by_training(cell, counts)
-    long = 0 if in_train is None else in_train.of + not_in_train.of
-    verdict = CellVerdict(
-        n=len(cell.items), cases=len(set(cell.groups)), K=cases, k=matches, rate=matches / cases if cases else None,
+    explains = (honest > chances_of(counts.sizes, rate) + _SLACK).any()
+    # Exact matches on long references that are in the known training data, and on those that are not.
+    known = cell.train_references
+    found: dict[bool, list[bool]] = {True: [], False: []}
+    for item, exact in zip(cell.items, counts.exact, strict=True):
+        if not item.closed and is_long(item.right, THRESHOLDS.min_words):
+            found[known is not None and item.right in known].append(exact)
+    seen, new = (Share(matches=sum(found[there]), of=len(found[there])) for there in (True, False))
+    long = seen.of + new.of
+    return Judgement(
+        counts=counts, chances=honest, n=len(cell.items), cases=len({item.group for item in cell.items}),
+        K=cases, k=matches, rate=matches / cases if cases else None,
         ci=clopper_pearson(matches, cases) if cases else None, p=_p_value(counts, rate), skill=skill,
-        p_skill=p_skill if (honest > chances_of(counts.sizes, rate) + _SLACK).any() else None,
-        p0=rate, p0_source=source, p_default=_p_value(counts, THRESHOLDS.tolerated_rate), exact=sum(counts.exact),
-        exact_by_reason=counts.exact_by_reason, items_by_reason=counts.items_by_reason,
-        ref_in_train=None if in_train is None or not long else in_train.of / long,
-        attribution=_attribution(in_train, not_in_train), in_train=in_train, not_in_train=not_in_train,
-        sensitivity=Sensitivity(
-            min_words=THRESHOLDS.sensitive_words, k=longer.matches, K=longer.clusters, p=_p_value(longer, rate)
-        ),
-        peers=tuple(peers),
+        p_skill=float(tails(distribution(honest))[matches]) if explains else None,
+        p0=rate, p0_source="peers" if pooled > THRESHOLDS.tolerated_rate else "default",
+        p_default=_p_value(counts, THRESHOLDS.tolerated_rate), exact=sum(counts.exact),
+        exact_by_reason=Counter(compress(counts.reasons, counts.exact)), items_by_reason=Counter(counts.reasons),
+        ref_in_train=None if known is None or not long else seen.of / long,
+        attribution="unknown" if known is None and new.matches else _ATTRIBUTION[seen.matches > 0, new.matches > 0],
+        in_train=None if known is None else seen, not_in_train=new,
+        sensitivity={
+            "min_words": THRESHOLDS.sensitive_words, "k": len(longer.matched), "K": len(longer.sizes),
+            "p": _p_value(longer, rate),
+        },
+        peers=peers,
     )  # fmt: skip
-    return Judged(counts=counts, chances=honest, verdict=verdict)
-
-
-def _tolerated_rate(peers: Sequence[Peer]) -> tuple[float, RateSource]:
-    cases = sum(peer.share.of for peer in peers)
-    if len(peers) < THRESHOLDS.fewest_peers or not cases:
-        return THRESHOLDS.tolerated_rate, "default"
-    pooled = upper_bound(sum(peer.share.matches for peer in peers), cases)
-    return (pooled, "peers") if pooled > THRESHOLDS.tolerated_rate else (THRESHOLDS.tolerated_rate, "default")
 
 
 def _p_value(counts: MatchCounts, rate: float) -> float:
     """Return the probability of as many cases with a match or more, at a rate for each reference."""
-    return float(tails(distribution(chances_of(counts.sizes, rate)))[counts.matches])
+    return float(tails(distribution(chances_of(counts.sizes, rate)))[len(counts.matched)])
 
 
-def _decided(one: Judged, p_holm: float, family: int) -> CellVerdict:
-    found = one.verdict
+def _decided(one: Judgement, p_holm: float, family: int) -> Judgement:
     # The smallest share of the cases that would be `strong` with the thresholds' power, were it the only leak.
     needed = fewest_with(tails(distribution(one.chances)), THRESHOLDS.alpha / family, THRESHOLDS.fewest_matches)
     detectable = None if needed is None else rate_found_with(THRESHOLDS.power, needed, len(one.chances))
-    strong = found.k >= THRESHOLDS.fewest_matches and p_holm <= THRESHOLDS.alpha
-    beyond_skill = found.p_skill is None or found.p_skill <= THRESHOLDS.skill_alpha
-    suspicious = found.k >= THRESHOLDS.fewest_suspicious and found.p <= THRESHOLDS.suspicious_alpha and beyond_skill
+    strong = one.k >= THRESHOLDS.fewest_matches and p_holm <= THRESHOLDS.alpha
+    beyond_skill = one.p_skill is None or one.p_skill <= THRESHOLDS.skill_alpha
+    suspicious = one.k >= THRESHOLDS.fewest_suspicious and one.p <= THRESHOLDS.suspicious_alpha and beyond_skill
     verdict: Verdict = "strong" if strong else "suspicious" if suspicious else "no_evidence"
-    return replace(found, p_holm=p_holm, detectable_rate=detectable, verdict=verdict)
-
-
-def _by_training(cell: Cell, counts: MatchCounts) -> tuple[Share | None, Share]:
-    """Return the exact matches on long references that are in the known training data, and on those that are not."""
-    known = cell.train_references
-    found: dict[bool, list[bool]] = {True: [], False: []}
-    for item, reference, exact in zip(cell.items, cell.references, counts.exact, strict=True):
-        if not item.closed and is_long(reference, THRESHOLDS.min_words):
-            found[known is not None and reference in known].append(exact)
-    seen, new = (Share(matches=sum(found[there]), of=len(found[there])) for there in (True, False))
-    return None if known is None else seen, new
-
-
-def _attribution(in_train: Share | None, not_in_train: Share) -> Attribution:
-    if in_train is None:
-        return "unknown" if not_in_train.matches else "none"
-    if in_train.matches:
-        return "both" if not_in_train.matches else "train_references"
-    return "unseen_references" if not_in_train.matches else "none"
-
-
-def sentence(found: CellVerdict) -> str:
-    """Return a verdict with what it rests on, in a sentence or two; neutral, and never more than is known."""
-    if found.verdict == "not_testable":
-        return _not_testable(found)
-    counted = f"The outputs equal the reference in {found.k} of the {found.K} cases where a match could prove something"
-    if found.verdict == "no_evidence":
-        reach = (
-            "no leak, however large, would have been found"
-            if found.detectable_rate is None
-            else f"a leak of {percent(found.detectable_rate)} of them would have been found with a probability of "
-            f"{percent(THRESHOLDS.power, 0)}"
-        )
-        return f"{counted}; {reach}. {_explained(found)}This does not show that there is none."
-    skill = f"Its skill at single sentences does not explain it (p = {p_text(found.p_skill)}). "
-    beyond = "" if found.p_skill is None else skill
-    known = ": references that are not in the known ones"
-    if found.attribution == "unknown":
-        known = "; no training references were at hand to compare with"
-    elif found.in_train is not None and found.in_train.matches:
-        known = ": besides references of the known training data, unseen ones are reproduced"
-    return (
-        f"{counted} ({found.interval}), p = {p_text(found.p)} against a tolerated rate of {percent(found.p0)}. {beyond}"
-        f"Consistent with test items among the training data{known}."
-    )
-
-
-def _not_testable(found: CellVerdict) -> str:
-    texts = wording("outputs")["reasons"]
-    others = {reason: number for reason, number in found.items_by_reason.items() if reason != "eligible"}
-    ordered = sorted(others.items(), key=lambda pair: (-pair[1], pair[0]))
-    reasons = "; ".join(f"{number:,} {texts[reason]}" for reason, number in ordered)
-    why = f" Of {found.n:,} items: {reasons}." if others else ""
-    few = (
-        f"{found.K} cases have a reference with which a match could prove something; at least "
-        f"{THRESHOLDS.fewest_clusters} are needed.{why}"
-    )
-    return f"{few} In {found.k} of the {found.K} the output equals the reference." if found.k else few
-
-
-def _explained(found: CellVerdict) -> str:
-    by_itself = found.k >= THRESHOLDS.fewest_suspicious and found.p <= THRESHOLDS.suspicious_alpha
-    if not by_itself or found.skill is None:
-        return ""
-    return (
-        f"The matches alone would be suspicious (p = {p_text(found.p)}), but the model gets up to "
-        f"{percent(found.skill, 0)} of single sentences right, and that explains them (p = {p_text(found.p_skill)}). "
-    )
-
-
-Outcome = Literal["found", "missed", "not testable"]
+    return replace(one, p_holm=p_holm, detectable_rate=detectable, verdict=verdict)
 
 
 def matches_by_chance(cell: Cell, min_words: int) -> dict[str, float]:
@@ -361,16 +251,16 @@ def matches_by_chance(cell: Cell, min_words: int) -> dict[str, float]:
     An answer goes to an item of another case with equal probability. `exact` is of all items, `long` of those with a
     long reference.
     """
-    by_text: Counter[str | None] = Counter(cell.predictions)
-    by_group: Counter[tuple[str | None, str]] = Counter(zip(cell.predictions, cell.groups, strict=True))
-    group_sizes = Counter(cell.groups)
+    by_text = Counter(item.said for item in cell.items)
+    by_group = Counter((item.said, item.group) for item in cell.items)
+    sizes = Counter(item.group for item in cell.items)
     found = {"exact": 0.0, "long": 0.0}
-    for item, reference in zip(cell.items, cell.references, strict=True):
-        others = len(cell.items) - group_sizes[item.group]
-        if reference is not None and others:
-            share = (by_text[reference] - by_group[reference, item.group]) / others
+    for item in cell.items:
+        others = len(cell.items) - sizes[item.group]
+        if item.right is not None and others:
+            share = (by_text[item.right] - by_group[item.right, item.group]) / others
             found["exact"] += share
-            found["long"] += share if is_long(reference, min_words) else 0.0
+            found["long"] += share if is_long(item.right, min_words) else 0.0
     return found
 
 
@@ -380,11 +270,11 @@ class Controls:
 
     planted_cases: int  # cases into whose answers the reference was written, in capital letters
     testable: bool  # whether a leak of this size could be found at all: enough cases, and enough of them planted
-    planted: CellVerdict  # what is said of these answers
-    shuffled: CellVerdict  # what is said of the same answers, dealt to other cases
+    planted: Judgement  # what is said of these answers
+    shuffled: Judgement  # what is said of the same answers, dealt to other cases
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Literal["found", "missed", "not testable"]:
         """`found` if the planted leak is evidence and the dealt answers are not."""
         if self.planted.verdict in FOUND and self.shuffled.verdict not in FOUND:
             return "found"
@@ -398,28 +288,22 @@ class Controls:
 
 
 def run_controls(cell: Cell, seed: int = 0) -> Controls:
-    """Plant a leak into a copy of the answers, test it, deal the answers to other cases, and test again."""
-    copy, cases = _plant(cell, seed)
-    planted = audit_outputs({"": copy})[""].verdict
-    return Controls(
-        planted_cases=cases, testable=planted.verdict != "not_testable" and cases >= THRESHOLDS.fewest_suspicious,
-        planted=planted, shuffled=audit_outputs({"": shuffle(copy, seed)})[""].verdict,
-    )  # fmt: skip
-
-
-def _plant(cell: Cell, seed: int) -> tuple[Cell, int]:
-    """Return the cell with the references of some cases written into their answers, and how many cases.
+    """Plant a leak into a copy of the answers, test it, deal the answers to other cases, and test again.
 
     Cases are drawn among those with an eligible reference, by a hash, so that neither order nor generator matters.
     """
     eligible = count_matches(cell, THRESHOLDS.min_words).eligible
     groups = sorted({cell.items[place].group for place in eligible}, key=lambda group: (drawn(seed, group), group))
     chosen = set(groups[: math.ceil(THRESHOLDS.planted * len(groups))])
-    predictions = list(cell.predictions)
-    for item, place in ((cell.items[place], place) for place in eligible):
-        if item.group in chosen:
-            predictions[place] = norm_v1((item.reference or "").upper())
-    return cell.with_predictions(predictions), len(chosen)
+    answers = [item.prediction for item in cell.items]
+    for place in eligible:
+        if cell.items[place].group in chosen:
+            answers[place] = (cell.items[place].reference or "").upper()
+    copy = cell.with_answers(answers)
+    found = audit_outputs({"planted": copy})["planted"]
+    testable = found.verdict != "not_testable" and len(chosen) >= THRESHOLDS.fewest_suspicious
+    dealt = audit_outputs({"dealt": shuffle(copy, seed)})["dealt"]
+    return Controls(planted_cases=len(chosen), testable=testable, planted=found, shuffled=dealt)
 
 
 def shuffle(cell: Cell, seed: int = 0) -> Cell:
@@ -427,12 +311,10 @@ def shuffle(cell: Cell, seed: int = 0) -> Cell:
 
     Cases are put in an order by a hash, and each item gets the answer half of all items further on.
     """
-    keys = [(drawn(seed, item.group), item.sample_id) for item in cell.items]
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    predictions: list[str | None] = [None] * len(order)
-    for rank, place in enumerate(order):
-        predictions[place] = cell.predictions[order[(rank + len(order) // 2) % len(order)]]
-    return cell.with_predictions(predictions)
+    order = sorted(cell.items, key=lambda item: (drawn(seed, item.group), item.sample_id))
+    half = len(order) // 2
+    dealt = {ours.sample_id: theirs.prediction for ours, theirs in zip(order, order[half:] + order[:half], strict=True)}
+    return cell.with_answers([dealt[item.sample_id] for item in cell.items])
 
 
 def drawn(seed: int, name: str) -> str:
