@@ -46,8 +46,8 @@ def run_identity(
 ) -> dict[str, object]:  # fmt: skip
     """Return everything that can change an answer, and nothing else; output folder and data folder cannot.
 
-    A user's `own` model was given in Python, and is in no catalogue under its name. In 16 bits sums in another order
-    decide close calls, so there the rows that are computed together are part of it.
+    A user's `own` model is in no catalogue under its name. In 16 bits the order of sums decides close calls, so there
+    the rows that are computed together are part of it.
     """
     parts = {
         **made_of,
@@ -78,10 +78,7 @@ def portable_name(model: str) -> str:
 
 
 def made_of(adapter: Adapter, tasks: Iterable[str] = ()) -> dict[str, object]:
-    """Return what the answers of a model to tasks depend on beside settings, weights and data.
-
-    That is code, libraries, and what the adapter itself says that it is made of.
-    """
+    """Return what answers depend on beside settings, weights and data: code, libraries, what the adapter says."""
     plugins, parts = _plugins_of(adapter, tasks), dict(adapter.made_of)
     names = _OF_IMAGES if isinstance(adapter, RemoteAdapter) else _OF_ANSWERS
     return {
@@ -133,10 +130,7 @@ def _imports(file: Path) -> frozenset[Path]:
 
 
 def _imported_names(node: ast.AST) -> Iterator[str]:
-    """Yield the modules that code may import, but for what only type checkers read.
-
-    Of `from a import b`, where `b` may be a module, `a` and `a.b`.
-    """
+    """Yield the modules that code may import, not for type checkers alone; of `from a import b` both `a` and `a.b`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
             continue

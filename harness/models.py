@@ -140,7 +140,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """The tasks, by name, that one folder of weights answers; None for the model's default."""
+    """The tasks, by name, that one folder of weights (None: the model's default) answers."""
 
     checkpoint: Path | None
     tasks: tuple[str, ...]

@@ -173,7 +173,9 @@ def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, ove
     """
     identity = fingerprint(parts)[:_DIGITS]
     probe = f"-{settings.probe}" if settings.probe else ""
-    path = settings.output_dir.absolute() / f"{slug(str(parts['model']))}-{suite}{probe}-{identity}"
+    # The readable part of the name; what makes it unique is the identity.
+    slug = re.sub(r"[^a-z0-9.]+", "-", str(parts["model"]).lower())[:_SLUG_CHARACTERS].strip("-.")
+    path = settings.output_dir.absolute() / f"{slug}-{suite}{probe}-{identity}"
     directory = RunDirectory(path=path, identity=identity)
     with _writing(f"The output folder {path.parent} cannot be written to", _OTHER_FOLDER):
         path.mkdir(parents=True, exist_ok=True)
@@ -190,11 +192,6 @@ def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, ove
             hint = "Give another --output-dir, or --overwrite always."
             raise RunError(f"{path / 'run.yaml'} belongs to another run.", hint)
         yield directory
-
-
-def slug(model: str) -> str:
-    """Return the readable part of a folder's name; what makes it unique is the identity."""
-    return re.sub(r"[^a-z0-9.]+", "-", model.lower())[:_SLUG_CHARACTERS].strip("-.")
 
 
 def read_run(path: Path) -> dict[str, Any]:

@@ -42,8 +42,7 @@ class Scores:
     """What scoring gave."""
 
     tasks: Mapping[str, TaskResult]  # The numbers of the tasks that were scored.
-    # Why the others were not, by task: a scorer that fails takes nothing away from other tasks.
-    failed: Mapping[str, MedbenchError]
+    failed: Mapping[str, MedbenchError]  # Why others were not: a scorer that fails takes nothing from other tasks.
     doubts: tuple[str, ...]  # Warnings of boxes most of which cover nothing, which is what the wrong space looks like.
 
     def notices(self) -> tuple[str, ...]:
@@ -151,20 +150,15 @@ def _score_task(
     )  # fmt: skip
 
 
-def _group_of(sample: Sample, unit: str) -> str:
-    return sample.groups.get(unit, sample.sample_id)
-
-
 def numbers_of(
     spec: TaskSpec, evaluations: Mapping[Protocol, Sequence[Evaluation]], items: Sequence[Item],
     samples: Sequence[Sample], *, unit: str, boxes: BoxSpace | None,
 ) -> dict[Protocol, dict[str, MetricResult]]:  # fmt: skip
-    """Return, by protocol, each metric's number with its interval, its counts and its signature.
+    """Return, by protocol, each metric's number; `unit` (`image`, `patient`) is what its interval resamples.
 
-    `unit` (`image`, `patient`) is what is resampled. The ceiling is the score of a perfect model that writes the right
-    boxes in the space `boxes`.
+    The ceiling is the score of a perfect model that writes the right boxes in the space `boxes`.
     """
-    groups = [_group_of(sample, unit) for sample in samples]
+    groups = [sample.groups.get(unit, sample.sample_id) for sample in samples]
     right = [(one.box, one.image_size) for one in samples if one.box and one.image_size and spec.kind == "rec"]
     numbers: dict[Protocol, dict[str, MetricResult]] = {}
     for protocol, found in evaluations.items():
@@ -214,8 +208,9 @@ def _score_records(
 ) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = [
         {
-            "sample_id": sample.sample_id, "group": _group_of(sample, load.spec.group_key), "state": item.state,
-            "prediction": item.scorable.prediction, "box": item.scorable.predicted_box, "labels": labels_of(sample),
+            "sample_id": sample.sample_id, "group": sample.groups.get(load.spec.group_key, sample.sample_id),
+            "state": item.state, "prediction": item.scorable.prediction, "box": item.scorable.predicted_box,
+            "labels": labels_of(sample),
             **({"error": item.error} if item.error else {}), **{protocol: {} for protocol in evaluations},
         }
         for sample, item in zip(load.samples, items, strict=True)
@@ -259,8 +254,7 @@ def written_on(records: Sequence[GenerationRecord]) -> Written:
 def rescore(path: Path, data_dir: Path | None = None) -> Results:
     """Score a run's generations again with today's metrics and write `scores/` and `results.json`.
 
-    `data_dir` is where the prepared tasks are now, if not where they were. Raises RunError if the folder is no finished
-    run, or the data are not those of the run.
+    `data_dir` is where the tasks are now. RunError if the run is not finished, or the data are not those that it had.
     """
     before, document = results.read_results(path), read_run(path)
     parts = document["identity_of"]

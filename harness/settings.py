@@ -81,8 +81,7 @@ class Settings:
     def decoding(self) -> dict[str, float]:
         """Return how tokens are chosen, without what was left at its default: plain greedy decoding is empty."""
         defaults = {one.name: one.default for one in fields(self)}
-        chosen = {name: getattr(self, name) for name in CHOOSING}
-        return {name: value for name, value in chosen.items() if value != defaults[name]}
+        return {name: getattr(self, name) for name in CHOOSING if getattr(self, name) != defaults[name]}
 
     def as_yaml(self) -> dict[str, Any]:
         """Return the settings as plain values; paths are absolute, so that the file works from anywhere."""
