@@ -30,7 +30,7 @@ Publish = Callable[[Path], None]
 PAGE = "leaderboard.md"
 REPORT = "report.html"
 # Writes the pages of runs; named, not imported, since the leaderboard is built on the harness.
-PAGES = "medbench.leaderboard.publish"
+PAGES = "medbench.leaderboard.pages"
 # Writes the pages of a run's folder from its `results.json`.
 publish_run: Publish = imported_when_called(f"{PAGES}:publish_run")
 # Writes one leaderboard of several runs into a folder, and shows it.

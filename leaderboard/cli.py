@@ -1,38 +1,54 @@
-"""The commands of this room: `leaderboard`, `breakdown`, `compare`, `gate`, `report` and `site`."""
+"""The commands of this room, from `leaderboard` to `push`."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
+from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import write_atomically
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
-_PART_COLUMNS = ("task", "label", "value", "metric", "score % [95 %]", "n", "of")
-_COMPARED_COLUMNS = ("task", "metric", "first", "second", "difference [95 %]", "p", "p (Holm)", "verdict", "would show")
+if TYPE_CHECKING:
+    from medbench.leaderboard.export.public import PublicCopy, PublicRun
+
+FORMATS = ("eval-results", "every-eval-ever", "parquet", "folder")
+_ONLY_FOR = {
+    **dict.fromkeys(("dataset", "scale", "source_url", "date"), ("eval-results",)),
+    **dict.fromkeys(("model_id", "organization", "relationship", "data_dir", "no_inputs"), ("every-eval-ever",)),
+    "protocol": ("eval-results", "every-eval-ever"),
+}
 _PATH = click.Path(path_type=Path)
+_FORMS = click.Choice(["markdown", "csv", "latex", "json"])
 _LAYOUTS = click.Choice(["table2", "table3", "table5", "table6"])
+_DATASET = "[TASK=]OWNER/NAME"
+_MARGIN = click.FloatRange(0, 100)
+_RELATIONSHIPS = click.Choice(["first_party", "third_party", "collaborative", "other"])
+_run = click.argument("run", type=_PATH)
+_PROTOCOL = click.Choice(PROTOCOLS)
 _pair_protocol = click.option(
-    "--protocol", type=click.Choice(PROTOCOLS), default="strict", show_default=True, help="Whose definitions."
+    "--protocol", type=_PROTOCOL, default="strict", show_default=True, help="Whose definitions."
 )
 _shared_tasks = click.option("-t", "--tasks", help="Names, kinds or globs, comma-separated.  [default: all shared]")
 
 
+def _write(output: Path, text: str) -> None:
+    write_atomically(output, text)
+    say(f"Written to {output}")
+
+
 @click.command("leaderboard")
 @click.argument("runs", nargs=-1, type=_PATH)
-@click.option(
-    "--format", "form", type=click.Choice(["markdown", "csv", "latex", "json"]), default="markdown", show_default=True
-)
-@click.option("--protocol", type=click.Choice(PROTOCOLS), help="One protocol alone.  [default: both; latex: paper]")
+@click.option("--format", "form", type=_FORMS, default="markdown", show_default=True)
+@click.option("--protocol", type=_PROTOCOL, help="One protocol alone.  [default: both; latex: paper]")
 @click.option("--layout", type=_LAYOUTS, help="Rows as in a table of the Uni-Med paper.")
 @click.option("--models-as-rows", is_flag=True, help="A row for each model (markdown).")
 @click.option("--mean", "grouped", is_flag=True, help="One column for all runs of a model: mean ± std.")
 @click.option(
-    "--reported",
-    multiple=True,
+    "--reported", multiple=True,
     help="Numbers of a paper beside: table2a to table2e, table3, table5, table6, or a YAML file of your own.",
-)
+)  # fmt: skip
 @click.option("--baseline", help="Name of the model that gains are counted against.")
 @click.option("--data-audit", type=_PATH, help="audit-data.json of `medbench audit data`: marks ‡.")
 @click.option("--output", type=_PATH, help="Write to this file.  [default: standard output]")
@@ -48,27 +64,24 @@ def leaderboard_command(runs: tuple[Path, ...], output: Path | None, **wishes: A
               medbench leaderboard --reported table3 --layout table3 --format latex
     """
     from medbench.leaderboard.pages import leaderboard
-    from medbench.leaderboard.runs import Gathered, gather
+    from medbench.leaderboard.runs import gather
 
-    found = gather(runs) if runs else Gathered()
-    found.tell()
-    page = leaderboard(found.paths, **wishes)
+    page = leaderboard(gather(runs).paths if runs else [], **wishes)
     if output is None:
         emit(page)
-        return
-    write_atomically(output, page)
-    say(f"Written to {output}")
+    else:
+        _write(output, page)
 
 
 @click.command("breakdown")
-@click.argument("run", type=_PATH)
+@_run
 @click.option("--by", help="A label of the data.  [default: all that divide the samples into groups]")
 @click.option("-t", "--tasks", help="Names, kinds or globs, comma-separated.  [default: all of the run]")
-@click.option("--protocol", type=click.Choice(PROTOCOLS), default="paper", show_default=True, help="Whose definitions.")
+@click.option("--protocol", type=_PROTOCOL, default="paper", show_default=True, help="Whose definitions.")
 @click.option("--every-metric", is_flag=True, help="All metrics, not only the primary one of each task.")
 @click.option("--output", type=_PATH, help="Write a markdown table to this file.")
 def breakdown_command(
-    run: Path, by: str | None, tasks: str | None, protocol: str, every_metric: bool, output: Path | None
+    run: Path, by: str | None, tasks: str | None, protocol: Protocol, every_metric: bool, output: Path | None
 ) -> None:
     """Show RUN's numbers by the dataset's own labels: open or closed, modality, organ, size of the box.
 
@@ -79,14 +92,14 @@ def breakdown_command(
     from medbench.leaderboard.pages import breakdown_as_markdown, part_rows
     from medbench.leaderboard.samples import break_down, read_score_tables
 
-    results, asked = read_results(run), cast("Protocol", protocol)
-    tables = read_score_tables(run, results, tasks)
-    parts = break_down(results, tables.values(), asked, by=by, every_metric=every_metric)
+    results = read_results(run)
+    tables = read_score_tables(run, results, tasks).values()
+    parts = break_down(results, tables, protocol, by=by, every_metric=every_metric)
     if output is not None:
-        write_atomically(output, breakdown_as_markdown(results, asked, parts))
+        write_atomically(output, breakdown_as_markdown(results, protocol, parts))
     title = f"{results.model.title}, protocol {protocol}"
     if len(parts):
-        emit_table(_PART_COLUMNS, part_rows(parts), title=title)
+        emit_table(("task", "label", "value", "metric", "score % [95 %]", "n", "of"), part_rows(parts), title=title)
     else:
         emit(f"{title}: no label divides the samples of these tasks.")
 
@@ -97,7 +110,7 @@ def breakdown_command(
 @_pair_protocol
 @_shared_tasks
 @click.option("--output", type=_PATH, help="Write a markdown page with the samples that changed.")
-def compare_command(run_a: Path, run_b: Path, protocol: str, tasks: str | None, output: Path | None) -> None:
+def compare_command(run_a: Path, run_b: Path, protocol: Protocol, tasks: str | None, output: Path | None) -> None:
     """Compare RUN_A with RUN_B on the samples that both scored.
 
     \b
@@ -106,30 +119,28 @@ def compare_command(run_a: Path, run_b: Path, protocol: str, tasks: str | None, 
     from medbench.leaderboard import pages, render
     from medbench.leaderboard.compare import compare_runs
 
-    comparison = compare_runs(run_a, run_b, protocol=cast("Protocol", protocol), tasks=tasks)
+    comparison = compare_runs(run_a, run_b, protocol=protocol, tasks=tasks)
     for notice in comparison.notices:
         warn(notice)
+    heads = ("task", "metric", "first", "second", "difference [95 %]", "p", "p (Holm)", "verdict", "would show")
     first, second = comparison.names
     title = f"first: {first}, second: {second}, protocol {protocol}"
-    emit_table(_COMPARED_COLUMNS, pages.compared_rows(comparison), title=title)
+    emit_table(heads, pages.compared_rows(comparison), title=title)
     emit(pages.compared_summary(comparison))
     for remark in pages.compared_remarks(comparison):
         warn(remark)
     say(render.WORDING["compared"])
     if output is not None:
-        write_atomically(output, pages.comparison_as_markdown(comparison))
-        say(f"Written to {output}")
+        _write(output, pages.comparison_as_markdown(comparison))
 
 
 @click.command("gate")
-@click.argument("run", type=_PATH)
+@_run
 @click.option("--baseline", required=True, type=_PATH, help="The run to be as good as.")
-@click.option(
-    "--margin", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="Accepted loss, percentage points."
-)
+@click.option("--margin", type=_MARGIN, default=1.0, show_default=True, help="Accepted loss, percentage points.")
 @_pair_protocol
 @_shared_tasks
-def gate_command(run: Path, baseline: Path, margin: float, protocol: str, tasks: str | None) -> int:
+def gate_command(run: Path, baseline: Path, margin: float, protocol: Protocol, tasks: str | None) -> int:
     """Tell a script whether RUN may replace the baseline, by the primary metric of each task.
 
     Exit codes: 0 no task loses more than the margin, 3 a task is worse, 4 the data cannot tell.
@@ -141,7 +152,7 @@ def gate_command(run: Path, baseline: Path, margin: float, protocol: str, tasks:
     from medbench.leaderboard.render import p_text
     from medbench.leaderboard.samples import rows_of
 
-    found = decide(compare_runs(run, baseline, protocol=cast("Protocol", protocol), tasks=tasks), margin / 100)
+    found = decide(compare_runs(run, baseline, protocol=protocol, tasks=tasks), margin / 100)
     rows = [
         [
             row.title, row.metric, f"{100 * row.difference:+.2f}", f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]",
@@ -178,13 +189,11 @@ def report_command(
     Example:  medbench report runs/uni-med-mini-0123456789ab
               medbench report runs/uni-med-* runs/blind-* --output both.html
     """
-    from medbench.leaderboard.report.document import REPORT_FILE, report_of
-    from medbench.leaderboard.report.samples import MEGABYTE, ImageBudget
+    from medbench.leaderboard.report.document import MEGABYTE, REPORT_FILE, ImageBudget, report_of
     from medbench.leaderboard.runs import gather
 
     budget = ImageBudget(size=megabytes * MEGABYTE) if megabytes else None
     found = gather(runs)
-    found.tell()
     page = report_of(found.paths, data_dir, budget=budget, reveal=reveal_credentialed)
     target = output or (runs[0] / REPORT_FILE if list(runs) == found.paths and len(runs) == 1 else Path(REPORT_FILE))
     write_atomically(target, page)
@@ -216,5 +225,126 @@ def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> 
     for site_run in found.runs.values():
         if site_run.no_report:
             warn(f"The report of {site_run.public.results.run} was not copied: {site_run.no_report}.")
-    tables = len(found.boards)
-    say(f"{len(found.runs)} runs in {tables} {'table' if tables == 1 else 'tables'}: {output / 'index.html'}")
+    tables = "1 table" if len(found.boards) == 1 else f"{len(found.boards)} tables"
+    say(f"{len(found.runs)} runs in {tables}: {output / 'index.html'}")
+
+
+@click.command("export")
+@_run
+@click.option("--format", "form", type=click.Choice(FORMATS), required=True)
+@click.option("--output", type=_PATH, required=True, help="A folder; for Parquet, a file.")
+@click.option("--protocol", type=_PROTOCOL, help="Of the numbers.  [default: paper]")
+@click.option("--dataset", multiple=True, metavar=_DATASET, help="Dataset on the Hub that numbers belong to.")
+@click.option("--scale", type=click.Choice(["percent", "fraction"]), help="What its leaderboard counts in. [percent]")
+@click.option("--source-url", help="Where the evaluation can be seen.")
+@click.option("--date", help="When it was run, e.g. 2026-05-31.  [default: the commit's]")
+@click.option("--model-id", metavar="OWNER/NAME", help="The model's name on the Hub.")
+@click.option("--organization", help="Who evaluated.")
+@click.option("--relationship", type=_RELATIONSHIPS, help="How they stand to the model's makers.")
+@click.option("--data-dir", type=_PATH, help="Where the prepared tasks are now.")
+@click.option("--no-inputs", is_flag=True, default=None, help="Write no questions and right answers.")
+def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
+    """Write the results of RUN in a format that others read.
+
+    `eval-results`: `.eval_results/*.yaml` for a model's repository on the Hub. `every-eval-ever`: a document and the
+    samples in the schema that several harnesses share. `parquet`: scores by sample. `folder`: the files that `medbench
+    push` uploads. Texts of data under an agreement, or whose licence does not say that they may be passed on, are never
+    written, and neither are paths.
+
+    \b
+    Example:  medbench export runs/RUN --format parquet --output scores.parquet
+              medbench export runs/RUN --format eval-results --dataset slake-vqa=OWNER/NAME --output model-repo
+    """
+    from medbench.leaderboard.export.public import public_copy, read_public, write_files, write_parquet
+
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if wrong := next((name for name in given if form not in _ONLY_FOR[name]), None):
+        way_out = f"It is for {' and '.join(_ONLY_FOR[wrong])}."
+        raise UsageError(f"--{wrong.replace('_', '-')} says nothing of {form}.", way_out)
+    public = read_public(run)
+    if form == "eval-results":
+        _eval_results(output, public, given)
+    elif form == "every-eval-ever":
+        _every_eval_ever(output, public, given)
+    elif form == "parquet":
+        say(f"Written: {output} ({write_parquet(output, public):,} rows)")
+        _say_held_back(public)
+    else:
+        copy = public_copy(public)
+        _say_written(write_files(output, copy.files))
+        _show_left_out(copy)
+    for notice in public.results.notices:
+        warn(notice)
+
+
+def _eval_results(output: Path, run: "PublicRun", given: dict[str, Any]) -> None:
+    from medbench.leaderboard.export import formats
+    from medbench.leaderboard.export.public import write_files
+
+    options = formats.EvalResultsOptions(datasets=formats.read_datasets(given.pop("dataset", ())), **given)
+    _say_written(write_files(output, formats.eval_result_files(run.results, options)))
+    if left := formats.without_dataset(run.results, options):
+        say(f"Left out, since no dataset on the Hub is known for them: {', '.join(left)}. Name one with --dataset.")
+
+
+def _every_eval_ever(output: Path, run: "PublicRun", given: dict[str, Any]) -> None:
+    from medbench.harness.results import RESULTS_FILE
+    from medbench.leaderboard.export import formats
+
+    data_dir, no_inputs = given.pop("data_dir", None), given.pop("no_inputs", False)
+    options = formats.EveryEvalOptions(timestamp=int((run.path / RESULTS_FILE).stat().st_mtime), **given)
+    _say_written(formats.write_every_eval(output, run, options, data_dir=data_dir, with_inputs=not no_inputs))
+    if formats.names_of(run, options).model.startswith(f"{formats.UNKNOWN}/"):
+        say("Who made the model is not known; say it with --model-id OWNER/NAME before you pass the files on.")
+    _say_held_back(run)
+
+
+def _say_written(files: tuple[Path, ...]) -> None:
+    for path in files:
+        say(f"Written: {path}")
+
+
+def _say_held_back(run: "PublicRun") -> None:
+    for task, terms in run.terms.items():
+        if terms.reason:
+            say(f"Without the texts of {task}: {terms.reason}.")
+
+
+def _show_left_out(copy: "PublicCopy") -> None:
+    if copy.left_out:
+        emit_table(["stays here", "because"], copy.left_out)
+
+
+@click.command("push")
+@_run
+@click.option("--repo", required=True, metavar="OWNER/NAME", help="A dataset repository on the Hugging Face Hub.")
+@click.option("--yes", is_flag=True, help="Really upload.  [default: only show what would go]")
+@click.option("--public", is_flag=True, help="If the repository is made now, let everybody see it.  [default: private]")
+def push_command(run: Path, repo: str, yes: bool, public: bool) -> None:
+    """Upload the results of RUN to a dataset repository on the Hugging Face Hub, into a folder of the run's name.
+
+    Without --yes nothing is uploaded: every file is listed with its size, and what stays here and why. Images, texts of
+    data under an agreement, paths and secrets of this machine never go. The login is the Hub's own: hf auth login.
+
+    \b
+    Example:  medbench push runs/RUN --repo OWNER/medbench-results
+              medbench push runs/RUN --repo OWNER/medbench-results --yes
+    """
+    from huggingface_hub import HfApi
+
+    from medbench.leaderboard.export.formats import checked_repo
+    from medbench.leaderboard.export.public import public_copy, read_public, upload
+
+    checked_repo(repo)
+    shown = read_public(run)
+    copy = public_copy(shown)
+    rows = [[name, f"{len(text.encode()):,}"] for name, text in copy.files.items()]
+    emit_table(["file", "bytes"], rows, title=f"To huggingface.co/datasets/{repo}")
+    _show_left_out(copy)
+    for notice in shown.results.notices:
+        warn(notice)
+    if not yes:
+        say("Nothing was uploaded. Give --yes to upload.")
+        return
+    upload(copy, repo, HfApi(), private=not public)
+    say(f"Uploaded: https://huggingface.co/datasets/{repo}")

@@ -1,30 +1,35 @@
-"""Two runs on the samples that both scored: which is better where, how sure that is, which samples changed.
+"""Runs on the samples that they share: who leads and ranks, what separates two, may the one replace the other?
 
-And what a script asks: may the one replace the other?
+A run that scored less than 80 % of the samples that any run scored takes no part, and nothing is decided on less than
+half of them: machines do not fail at random, and what they left would decide. A model that cannot do a task, or whose
+number has evidence of a leak, is not last there, it has no rank.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 
-from medbench.harness.results import Results, read_results
-from medbench.leaderboard.runs import (
-    chosen_tasks,
-    distinct_names,
-    in_catalogue_order,
-    is_credentialed,
-    notices_of,
-    primary_metric,
-)
+from medbench.harness.results import MetricResult, Results, read_results
+from medbench.leaderboard import runs as known
 from medbench.leaderboard.samples import MetricScores, ScoreRecord, ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.metrics.metric import FloatArray
 from medbench.tasks.protocols import Protocol
-from medbench.tasks.statistics.paired import ALPHA, Difference, difference, holm, levels_to_reach
+from medbench.tasks.spec import Kind
+from medbench.tasks.statistics import paired
+from medbench.tasks.statistics.paired import ALPHA, Difference, bounds, difference, ranks
 
+Standing = Literal["best", "second", "none"]
+ScoresByRun = Mapping[str, Mapping[str, ScoreTable]]  # by identity of the run and task, where they are at hand
+_DIGITS = 4  # numbers that look the same in a table share their standing
+_TAKES_PART = 0.8
+_LEAST_SHARED = 0.5
+_PAIR = 2  # one run leads nobody
+_NOT_KNOWN = "which samples each run scored is not known, since its scores by sample are not at hand"
 Verdict = Literal["better", "worse", "not distinguishable", "too few clusters"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Decision = Literal["pass", "worse", "undecidable"]
@@ -34,12 +39,155 @@ ROWS = (
     "detectable", "samples", "clusters",
 )  # fmt: skip
 _DTYPES = dict.fromkeys(("first", "second", "difference", "low", "high", "p", "p_adjusted", "detectable"), "float64")
-CHANGES = ("task", "sample_id", "first", "second", "gain")
 _UNSCORED = 0.01
-"""Share of the baseline's samples that a candidate may leave unscored without making it a doubt.
+"""Share of the baseline's samples that may be left unscored: failures, under `paper` reports without text."""
 
-Unscored are failures, and under `paper` reports without text.
-"""
+
+class Field(NamedTuple):
+    """Runs on the samples of a metric that they share."""
+
+    runs: tuple[MetricScores | None, ...]  # None for one that takes no part
+    shared: Sequence[str]  # samples that all of those that take part scored
+    groups: Sequence[str]  # clusters of these
+    scored: int  # samples that any of the runs scored
+    counts: tuple[int | None, ...]  # by run, samples that it scored; None if it does not have the metric
+    reason: str  # why they cannot be compared; empty if they can
+
+    @property
+    def values(self) -> tuple[float | None, ...]:
+        """The metric on the shared samples by run; None for a run that takes no part."""
+        found = [None if run is None else run.value(self.shared) for run in self.runs]
+        return tuple(None if value is None or np.isnan(value) else value for value in found)
+
+    def remark(self, names: Sequence[str]) -> str:
+        """Return what must be said of the comparison: why there is none, or on which samples; empty if on all."""
+        if self.reason:
+            return self.reason
+        out = [(name, n) for name, run, n in zip(names, self.runs, self.counts, strict=True) if run is None]
+        left = [f"{name} ({count} of {self.scored} samples)" for name, count in out if count is not None]
+        parts = [f"without {', '.join(left)}"] if left else []
+        if len(self.shared) < self.scored:
+            parts.append(f"on the {len(self.shared)} of {self.scored} samples that all of them scored")
+        return f"compared {', '.join(parts)}" if parts else ""
+
+
+def field_of(tables: Sequence[ScoreTable | None], protocol: Protocol, metric: str) -> Field:
+    """Return runs on what they share of a metric; None stands for a run that takes no part, one at least does."""
+    columns = [None if table is None else table.columns[protocol].get(metric) for table in tables]
+    scored = set().union(*(column.places for column in columns if column is not None))
+    taking = [one if one and one.places and len(one.places) >= _TAKES_PART * len(scored) else None for one in columns]
+    there = [column for column in taking if column is not None]
+    shared = [name for name in there[0].sample_ids if all(name in one.places for one in there)] if there else []
+    groups = next((table.groups_of(shared) for table, one in zip(tables, taking, strict=True) if table and one), [])
+    reason = ""
+    if not scored:
+        reason = "nothing was scored"
+    elif sum(column is not None for column in columns) > 1 and len(there) < _PAIR:
+        reason = f"fewer than two of the runs scored {100 * _TAKES_PART:.0f} % of the {len(scored)} samples"
+    elif len(shared) < _LEAST_SHARED * len(scored):
+        reason = f"the runs have only {len(shared)} of {len(scored)} samples in common"
+    return Field(
+        runs=(None,) * len(tables) if reason else tuple(taking), shared=shared, groups=groups, scored=len(scored),
+        counts=tuple(None if column is None else len(column.places) for column in columns), reason=reason,
+    )  # fmt: skip
+
+
+def compared_values(
+    cells: Sequence[MetricResult | None], tables: Sequence[ScoreTable | None], protocol: Protocol, metric: str,
+    names: Sequence[str],
+) -> tuple[tuple[float | None, ...], str]:  # fmt: skip
+    """Return the numbers by which runs are compared on a metric, and what must be said; None takes no part.
+
+    Where not all scores by sample (`tables`) are at hand, numbers of equally many samples of which none failed are
+    compared as they are: these are the same samples of the same data.
+    """
+    there = [cell for cell in cells if cell is not None and cell.value is not None]
+    taking = [table if cell and cell.value is not None else None for cell, table in zip(cells, tables, strict=True)]
+    known = sum(table is not None and metric in table.columns[protocol] for table in taking)
+    if len(there) > 1 and known == len(there):
+        found = field_of(taking, protocol, metric)
+        return found.values, found.remark(names)
+    if len(there) > 1 and (len({cell.n for cell in there}) > 1 or any(cell.errors for cell in there)):
+        return (None,) * len(cells), _NOT_KNOWN
+    return tuple(None if cell is None else cell.value for cell in cells), ""
+
+
+def standings_of(values: Sequence[float | None]) -> tuple[Standing, ...]:
+    """Return who leads; None takes no part, nobody leads alone or at zero, and equal ones share their standing."""
+    rounded = [None if value is None else round(value, _DIGITS) for value in values]
+    there = [value for value in rounded if value is not None]
+    right = sorted({value for value in there if value > 0}, reverse=True) if len(there) >= _PAIR else []
+    words: dict[float | None, Standing] = dict(zip(right, ("best", "second"), strict=False))
+    return tuple(words.get(value, "none") for value in rounded)
+
+
+class Rank(NamedTuple):
+    """A rank, 1 for the best, equal ones sharing their mean, and its 95 % interval."""
+
+    rank: float
+    low: float
+    high: float
+
+
+class TaskRanks(NamedTuple):
+    """The ranks of all models on one task by its primary metric."""
+
+    title: str
+    metric: str
+    ranks: tuple[Rank | None, ...]  # None for one that takes no part
+    remark: str  # on which samples
+
+
+class Ranking(NamedTuple):
+    """All ranks."""
+
+    tasks: tuple[TaskRanks, ...]
+    overall: tuple[Rank, ...]  # means over kinds of the mean over those tasks on which all have a rank, if any
+    left_out: Mapping[str, str]  # why a task has no ranks, by its name in tables
+
+
+def rank_runs(
+    runs: Sequence[Results], scores: ScoresByRun, names: Sequence[str], protocol: Protocol,
+    leaks: known.Leaks | None = None,
+) -> Ranking:  # fmt: skip
+    """Return the ranks of two or more runs that may stand side by side, as intervals.
+
+    Test cases are drawn again, whole clusters for all models alike; an interval of ranks holds 95 % of what comes out.
+    """
+    found: list[TaskRanks] = []
+    of_kinds: dict[Kind, list[tuple[FloatArray, FloatArray]]] = {}
+    left_out: dict[str, str] = {}
+    for task in known.in_catalogue_order(name for run in runs for name in run.tasks):
+        result = next(run.tasks[task] for run in runs if task in run.tasks)
+        tables = [None if task in (leaks or {}).get(run.run, ()) else scores[run.run].get(task) for run in runs]
+        metric = known.primary_metric(result.kind, {name for one in tables if one for name in one.columns[protocol]})
+        if metric is None:
+            left_out[result.title] = "this protocol does not have its primary metric"
+            continue
+        field = field_of(tables, protocol, metric)
+        few = sum(count is not None for count in field.counts) < _PAIR
+        if few or field.reason:
+            left_out[result.title] = "only one of the runs may be ranked there" if few else field.reason
+            continue
+        taking = [run for run in field.runs if run is not None]
+        values = np.asarray([run.value(field.shared) for run in taking])
+        statistics = [run.of(field.shared) for run in taking]
+        resampled = paired.resampled_together(taking[0].metric, statistics, field.groups, seed=runs[0].seed)
+        # What cannot be computed comes last. Ranks are [M] of the runs that take part, [B, M] of their resamplings.
+        drawn = ranks(np.nan_to_num(values, nan=-np.inf)), ranks(np.nan_to_num(resampled, nan=-np.inf))
+        intervals = iter(_intervals(*drawn))
+        those = tuple(None if run is None else next(intervals) for run in field.runs)
+        found.append(TaskRanks(result.title, metric, those, field.remark(names)))
+        if None not in those:
+            of_kinds.setdefault(result.kind, []).append(drawn)
+    # Kinds weigh alike, or those with more data sets would decide.
+    by_kind = [[np.mean(of, axis=0) for of in zip(*pairs, strict=True)] for pairs in of_kinds.values()]
+    overall = _intervals(*(np.mean(of, axis=0) for of in zip(*by_kind, strict=True))) if by_kind else ()
+    return Ranking(tuple(found), overall, left_out)
+
+
+def _intervals(own: FloatArray, others: FloatArray) -> tuple[Rank, ...]:
+    return tuple(Rank(*map(float, one)) for one in zip(own, *bounds(others), strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +223,17 @@ class Side:
     """One of the two runs: its results and its scores by task."""
 
     results: Results
-    tables: Mapping[str, ScoreTable]
+    tables: Mapping[str, ScoreTable] = field(default_factory=dict)
 
 
 def compare_runs(first: Path, second: Path, *, protocol: Protocol = "strict", tasks: str | None = None) -> Comparison:
-    """Compare two runs on the samples that both scored; a difference is the first minus the second.
+    """Compare two runs on the samples that both scored; `tasks` are names, kinds or globs, None for all.
 
-    `tasks` are names, kinds or globs, comma-separated; None for all that they share. Raises UsageError if the runs
-    cannot be compared, or share none of the tasks; RunError if a folder is no finished run, or lacks scores.
+    Raises UsageError if the runs cannot be compared, or share none of the tasks; RunError if one is not finished, or
+    lacks scores.
     """
     results = read_results(first), read_results(second)
-    wanted = chosen_tasks(shared_tasks(*results), tasks)
+    wanted = known.chosen_tasks(shared_tasks(*results), tasks)
     ours, theirs = (
         Side(results=found, tables={name: read_score_table(path, found, name) for name in wanted})
         for path, found in zip((first, second), results, strict=True)
@@ -100,17 +248,15 @@ def shared_tasks(first: Results, second: Results) -> tuple[str, ...]:
     if first.probe != second.probe:
         raise UsageError("One of the runs asked in another way (--probe).", "Read it with `medbench audit probe`.")
     if first.suite != second.suite:
-        raise UsageError(
-            f"One run answered the suite {first.suite!r}, the other {second.suite!r}.", "Compare runs of one suite."
-        )
-    shared = in_catalogue_order(first.tasks.keys() & second.tasks.keys())
+        problem = f"One run answered the suite {first.suite!r}, the other {second.suite!r}."
+        raise UsageError(problem, "Compare runs of one suite.")
+    shared = known.in_catalogue_order(first.tasks.keys() & second.tasks.keys())
     if not shared:
         raise UsageError("The two runs share no task.", "Give runs that answered the same tasks.")
     for name in shared:
         if first.tasks[name].data != second.tasks[name].data:
-            raise UsageError(
-                f"The runs answered different data of {name}.", "Run both on the same prepared data, then compare."
-            )
+            way_out = "Run both on the same prepared data, then compare."
+            raise UsageError(f"The runs answered different data of {name}.", way_out)
     return tuple(shared)
 
 
@@ -119,9 +265,10 @@ def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
     found: list[tuple[dict[str, object], Difference, bool]] = []
     changed: list[dict[str, object]] = []
     unpaired: dict[str, tuple[int, int]] = {}
-    for name, ours in first.tables.items():
-        theirs, task = second.tables[name], first.results.tasks[name]
-        primary = primary_metric(task.kind, ours.columns[protocol])
+    shared = known.in_catalogue_order(first.tables.keys() & second.tables.keys())
+    for name in shared:
+        ours, theirs, task = first.tables[name], second.tables[name], first.results.tasks[name]
+        primary = known.primary_metric(task.kind, ours.columns[protocol])
         for metric, column in ours.columns[protocol].items():
             other = theirs.columns[protocol].get(metric)
             if other is None:
@@ -136,36 +283,34 @@ def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
             if metric == primary:
                 unpaired[name] = (len(column.sample_ids) - len(both), len(other.sample_ids) - len(both))
                 changed += _changed(ours, theirs, column, other, both)
-    one, two = distinct_names([first.results, second.results])
+    results = first.results, second.results
+    one, two = known.distinct_names(results)
     return Comparison(
         names=(one, two), runs=(first.results.run, second.results.run), protocol=protocol,
         rows=pd.DataFrame(_judged(found), columns=list(ROWS), dtype=object).astype(_DTYPES),
-        changed=pd.DataFrame(changed, columns=list(CHANGES)),
+        changed=pd.DataFrame(changed, columns=["task", "sample_id", "first", "second", "gain"]),
         left_out=tuple(sorted(set(first.results.tasks) ^ set(second.results.tasks))),
         unpaired={name: counts for name, counts in unpaired.items() if any(counts)},
-        notices=tuple(notices_of([first.results, second.results])),
-        withheld=frozenset(name for name in first.tables if is_credentialed(first.results, name)),
+        notices=tuple(known.notices_of(results)),
+        withheld=frozenset(name for name in shared if known.is_credentialed(first.results, name)),
     )  # fmt: skip
 
 
 def _judged(rows: Sequence[tuple[dict[str, object], Difference, bool]]) -> Iterator[dict[str, object]]:
     """Yield rows with what separates the runs, and the verdict of primary metrics, their p adjusted over all tasks."""
     ps = [found.p for _, found, primary in rows if primary]
-    adjusted = iter(zip(holm(ps), levels_to_reach(ps), strict=True))
+    adjusted = iter(zip(paired.holm(ps), paired.levels_to_reach(ps), strict=True))
     for row, found, primary in rows:
+        # The level is what its own p must be below, given those of the other tasks.
         p, level = next(adjusted) if primary else (None, ALPHA)
-        yield row | {
-            "difference": found.value, "low": found.low, "high": found.high, "p": found.p, "p_adjusted": p,
-            "verdict": None if p is None else _verdict(found, p, level), "detectable": found.detectable_at(level),
-            "samples": found.samples, "clusters": found.clusters,
+        verdict: Verdict | None = None
+        if p is not None and p < ALPHA:
+            verdict = "better" if found.value > 0 else "worse"
+        elif p is not None:
+            verdict = "too few clusters" if found.least_p >= level else "not distinguishable"
+        yield row | known.picked(found, ("low", "high", "p", "samples", "clusters")) | {
+            "difference": found.value, "p_adjusted": p, "verdict": verdict, "detectable": found.detectable_at(level),
         }  # fmt: skip
-
-
-def _verdict(found: Difference, p: float, level: float) -> Verdict:
-    """Return whether the first is better; `level` is what its own p must be below, given those of the other tasks."""
-    if p < ALPHA:
-        return "better" if found.value > 0 else "worse"
-    return "too few clusters" if found.least_p >= level else "not distinguishable"
 
 
 def _changed(
@@ -185,8 +330,7 @@ def _said(record: ScoreRecord) -> str:
     return " ".join(record.prediction.split())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class Gate(NamedTuple):
     """Whether a run may replace another: for all tasks, by task (a column `decision`), and what else leaves doubt."""
 
     decision: Decision
@@ -197,10 +341,9 @@ class Gate:
 def decide(comparison: Comparison, margin: float) -> Gate:
     """Decide by the primary metric of each task whether the first run is worse than the second.
 
-    `worse`: significantly worse (Holm over the tasks) by more than `margin`. `pass`: the interval excludes a loss of
-    more than `margin`, and nearly all of what the baseline scored was scored. Otherwise the data cannot tell: more
-    samples are needed, or a larger margin. The candidate comes first, the baseline second; `margin` is the loss that is
-    accepted, a fraction.
+    `worse`: significantly worse (Holm over the tasks) by more than `margin`, the accepted loss, a fraction. `pass`: the
+    interval excludes such a loss, and nearly all of what the baseline scored was scored. Otherwise the data cannot
+    tell: more samples are needed, or a larger margin. The candidate comes first, the baseline second.
     """
     rows = comparison.decisive
     worse = (rows["p_adjusted"] < ALPHA) & (rows["difference"] < -margin)
@@ -213,4 +356,4 @@ def decide(comparison: Comparison, margin: float) -> Gate:
     )
     doubtful = "undecidable" in decisions or reasons or not len(rows)
     overall: Decision = "worse" if "worse" in decisions else "undecidable" if doubtful else "pass"
-    return Gate(decision=overall, rows=rows.assign(decision=decisions), reasons=reasons)
+    return Gate(overall, rows.assign(decision=decisions), reasons)

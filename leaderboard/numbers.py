@@ -4,41 +4,37 @@ The rows stand in the order of the catalogue and of the tables from the start, s
 CSV, JSON, the report and the site are all made of these rows, and `Number` says what a row holds.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from itertools import groupby
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby, product
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal, get_type_hints
+from typing import Literal, NamedTuple, get_type_hints
 
-import numpy as np
 import pandas as pd
 
-from medbench.harness.results import MetricResult, Results, read_results
+from medbench.harness.results import Results, read_results
+from medbench.leaderboard import runs as known
+from medbench.leaderboard.compare import ScoresByRun, Standing, compared_values, standings_of
 from medbench.leaderboard.paper import Layout, Publication
-from medbench.leaderboard.runs import (
-    NOT_OK,
-    Leaks,
-    distinct_names,
-    in_catalogue_order,
-    in_table_order,
-    leaks_of,
-    mixture,
-    primary_metric,
-)
 from medbench.leaderboard.samples import read_score_tables
-from medbench.leaderboard.standings import ScoresByRun, Standing, compared_values, standings_of
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import UsageError
-from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.foundation.files import JsonObject, canonical_json
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 from medbench.tasks.statistics.paired import geometric_gain, relative_gain
 
 Origin = Literal["run", "runs", "reported"]
+_BOUNDS = ("if_failed_wrong", "if_failed_right")
 CSV_COLUMNS = (
     "protocol", "task", "metric", "model", "kind", "source", "value", "low", "high", "n", "std", "runs", "ceiling",
-    "zero_shot", "leaked", "standing", "overlaps", "compared", "remark", "answered", "among_answered",
-    "if_failed_wrong", "if_failed_right", *NOT_OK,
+    "zero_shot", "leaked", "standing", "overlaps", "compared", "remark", "answered", "among_answered", *_BOUNDS,
+    *known.NOT_OK,
+)  # fmt: skip
+_AS_SCORED = ("value", "n", "answered", "among_answered", "signature", *known.NOT_OK)
+_JSON_CELL = (
+    "value", "n", "compared", "whole", "answered", "among_answered", "bounds", "not_ok", "runs", "ceiling",
+    "zero_shot", "leaked", "standing",
 )  # fmt: skip
 _FEWEST_FOR_SPREAD = 3
 
@@ -101,17 +97,17 @@ class Number:
     @property
     def not_ok(self) -> dict[str, int]:
         """Samples without an answer, by why; empty where a paper does not say."""
-        return {} if self.errors is None else {why: getattr(self, why) for why in NOT_OK}
+        return {} if self.errors is None else known.picked(self, known.NOT_OK)
 
 
+_HINTS = get_type_hints(Number)
 _DTYPES = {float | None: "float64", int | None: "Int64", int: "int64", bool: "bool"}
 
 
 def as_frame(numbers: Iterable[Number]) -> pd.DataFrame:
     """Return numbers as a table whose columns are the fields of `Number`; what is None is missing."""
-    types = get_type_hints(Number)
-    frame = pd.DataFrame([asdict(one) for one in numbers], columns=[one.name for one in fields(Number)], dtype=object)
-    return frame.astype({name: _DTYPES[hint] for name, hint in types.items() if hint in _DTYPES})
+    frame = pd.DataFrame([asdict(one) for one in numbers], columns=list(_HINTS), dtype=object)
+    return frame.astype({name: _DTYPES[hint] for name, hint in _HINTS.items() if hint in _DTYPES})
 
 
 def as_numbers(frame: pd.DataFrame) -> list[Number]:
@@ -120,8 +116,7 @@ def as_numbers(frame: pd.DataFrame) -> list[Number]:
     return [Number(**{str(name): value for name, value in row.items()}) for row in there.to_dict("records")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(NamedTuple):
     """One model of a table: a run, several runs of one model, or a paper's numbers."""
 
     name: str
@@ -129,8 +124,7 @@ class Column:
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(NamedTuple):
     """The numbers of one protocol, as they are shown."""
 
     protocol: Protocol
@@ -139,95 +133,74 @@ class Table:
 
     def lines(self) -> Iterator[tuple[Number, tuple[Number | None, ...]]]:
         """Yield each metric of each task: a number that stands for all, and the number of each column, if any."""
-        for _, line in groupby(as_numbers(self.numbers), key=lambda number: f"{number.task} {number.metric}"):
+        for _, line in groupby(as_numbers(self.numbers), key=lambda number: (number.task, number.metric)):
             by_column = {number.column: number for number in line}
             first = next(iter(by_column.values()))
             yield first, tuple(by_column.get(place) for place in range(len(self.columns)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
+class Board(NamedTuple):
     """Runs that may be compared, their names made distinct, and their numbers under both protocols."""
 
     runs: tuple[Results, ...]
     names: tuple[str, ...]
     numbers: pd.DataFrame
-    leaks: Leaks
-
-    @property
-    def suite(self) -> str:
-        """The suite that all runs share."""
-        return self.runs[0].suite
+    leaks: known.Leaks
 
 
 def read(paths: Sequence[Path]) -> pd.DataFrame:
-    """Return the numbers of runs that may stand side by side as one long table; `Number` describes its columns.
+    """Return the numbers of runs as one long table; `Number` describes its columns.
 
-    Raises UsageError if they answered different suites or different data; RunError if a folder is no finished run, or
-    lacks scores; DataError if its files are malformed.
+    Raises UsageError if they may not stand side by side; RunError if one is not finished, or lacks scores; DataError if
+    its files are malformed.
     """
     frame = read_board(paths)[0].numbers
-    order = {
-        name: pd.Categorical(frame[name], categories=list(dict.fromkeys(frame[name])), ordered=True)
-        for name in ("task", "metric")
-    }
+    order = {name: pd.Categorical(frame[name], list(frame[name].unique()), ordered=True) for name in ("task", "metric")}
     return frame.assign(**order)
 
 
 def read_board(paths: Sequence[Path]) -> tuple[Board, ScoresByRun]:
     """Read runs, with their scores by sample if there are several, and put them side by side; raises like `read`."""
     runs = [read_results(path) for path in paths]
-    pairs = zip(paths, runs, strict=True) if len(runs) > 1 else ()
-    scores = {run.run: read_score_tables(path, run) for path, run in pairs}
-    return make_board(runs, leaks_of(paths, runs), scores), scores
+    several = zip(paths, runs, strict=True) if len(runs) > 1 else ()
+    scores = {run.run: read_score_tables(path, run) for path, run in several}
+    return make_board(runs, known.leaks_of(paths, runs), scores), scores
 
 
-def make_board(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByRun | None = None) -> Board:
-    """Put runs side by side; without their scores by sample nobody leads where a sample failed.
-
-    Raises UsageError if there is none, or they answered different suites or different data.
-    """
+def make_board(runs: Sequence[Results], leaks: known.Leaks | None = None, scores: ScoresByRun | None = None) -> Board:
+    """Put runs side by side; without scores by sample nobody leads where one failed. UsageError if they may not be."""
     if not runs:
         raise UsageError("No run was given.", "Give one or more folders that `medbench run` made.")
-    if problem := mixture(runs):
+    if problem := known.mixture(runs):
         raise problem
-    board = Board(runs=tuple(runs), names=distinct_names(runs), numbers=as_frame(()), leaks=leaks or {})
-    tasks = in_catalogue_order(name for run in runs for name in run.tasks)
-    pairs = [(protocol, task) for protocol in PROTOCOLS for task in tasks]
+    board = Board(runs=tuple(runs), names=known.distinct_names(runs), numbers=as_frame(()), leaks=leaks or {})
+    pairs = product(PROTOCOLS, known.in_catalogue_order(name for run in runs for name in run.tasks))
     numbers = [number for pair in pairs for number in _task_numbers(board, *pair, scores or {})]
-    return replace(board, numbers=_ranked(as_frame(numbers)))
+    return board._replace(numbers=_ranked(as_frame(numbers)))
 
 
 def _task_numbers(board: Board, protocol: Protocol, task: str, scores: ScoresByRun) -> Iterator[Number]:
-    having = [run.tasks[task] for run in board.runs if task in run.tasks]
-    first = having[0]
+    found = [run.tasks[task].metrics(protocol) if task in run.tasks else {} for run in board.runs]
+    first = next(run.tasks[task] for run in board.runs if task in run.tasks)
     leaked = [task in board.leaks.get(run.run, ()) for run in board.runs]
-    there = {metric for result in having for metric in result.metrics(protocol)}
-    primary = primary_metric(first.kind, there)
-    for metric in in_table_order(task, first.kind, protocol, there):
-        cells = [run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in board.runs]
+    tables = [scores.get(run.run, {}).get(task) for run in board.runs]
+    primary = known.primary_metric(first.kind, set().union(*found))
+    for metric in known.in_table_order(task, first.kind, protocol, set().union(*found)):
+        cells = [metrics.get(metric) for metrics in found]
         fair = [None if out else cell for cell, out in zip(cells, leaked, strict=True)]
-        tables = [scores.get(run.run, {}).get(task) for run in board.runs]
         compared, remark = compared_values(fair, tables, protocol, metric, board.names)
         for place, (run, cell) in enumerate(zip(board.runs, cells, strict=True)):
             if cell is not None:
+                (low, high), (wrong, right), how = cell.ci or (None, None), cell.bounds or (None, None), cell.interval
                 yield Number(
                     protocol=protocol, task=task, title=first.title, metric=metric, primary=metric == primary,
                     column=place, model=board.names[place], kind="run", source=run.run, remark=remark,
                     compared=compared[place], whole=not cell.errors and run.limit is None, leaked=leaked[place],
-                    zero_shot=run.model.is_zero_shot_on(task), **_of_metric(cell),
+                    zero_shot=run.model.is_zero_shot_on(task), low=low, high=high, ceiling=cell.limiting_ceiling,
+                    measured_ceiling=cell.ceiling, if_failed_wrong=wrong, if_failed_right=right,
+                    method=how.method if how else None, clusters=how.clusters if how else None,
+                    **known.picked(cell, _AS_SCORED),
                 )  # fmt: skip
-
-
-def _of_metric(cell: MetricResult) -> dict[str, Any]:
-    (low, high), (wrong, right) = cell.ci or (None, None), cell.bounds or (None, None)
-    return {
-        "value": cell.value, "low": low, "high": high, "n": cell.n, "ceiling": cell.limiting_ceiling,
-        "measured_ceiling": cell.ceiling, "answered": cell.answered, "among_answered": cell.among_answered,
-        "if_failed_wrong": wrong, "if_failed_right": right, "signature": cell.signature,
-        "method": cell.interval and cell.interval.method, "clusters": cell.interval and cell.interval.clusters,
-        **{why: getattr(cell, why) for why in NOT_OK},
-    }  # fmt: skip
 
 
 def make_table(
@@ -236,50 +209,45 @@ def make_table(
 ) -> Table:  # fmt: skip
     """Return the table of a board, of published numbers, or of both.
 
-    Without a board the published numbers stand alone. If `grouped`, runs of one title become one column: their mean,
-    and from three runs on the standard deviation. `layout` says which rows; all that the runs have if there is none.
-    Raises UsageError if published numbers follow another protocol or would stand beside another suite than the paper's.
+    If `grouped`, runs of one title become one column: their mean, and from three runs on the standard deviation.
+    `layout` says which rows; all that the runs have, or the papers without runs, if there is none. Raises UsageError if
+    published numbers follow another protocol or would stand beside another suite than the paper's.
     """
-    for publication in published:
-        if publication.protocol != protocol:
-            raise UsageError(
-                f"{publication.source} follows the protocol {publication.protocol!r}, not {protocol!r}.",
-                "Protocols are never mixed in one table.",
-            )
-    if published and board is not None and board.suite != "paper":
+    if other := next((one for one in published if one.protocol != protocol), None):
         raise UsageError(
-            f"Published numbers never stand beside the suite {board.suite!r}.",
+            f"{other.source} follows the protocol {other.protocol!r}, not {protocol!r}.",
+            "Protocols are never mixed in one table.",
+        )
+    if published and board is not None and board.runs[0].suite != "paper":
+        raise UsageError(
+            f"Published numbers never stand beside the suite {board.runs[0].suite!r}.",
             "They belong to the paper's datasets: run on those, or leave --reported out.",
         )
-    of_runs = as_frame(()) if board is None else board.numbers[board.numbers["protocol"] == protocol]
-    runs = () if board is None else zip(board.names, board.runs, strict=True)
-    columns, shown = tuple(Column(name=name, kind="run", source=run.run) for name, run in runs), of_runs
-    if board is not None and grouped:
-        columns, shown = _means(board, of_runs)
+    columns, of_runs = tuple[Column, ...](), as_frame(())
+    shown = of_runs
+    if board is not None:
+        shown = of_runs = board.numbers[board.numbers["protocol"] == protocol]
+        columns = tuple(Column(name, "run", run.run) for name, run in zip(board.names, board.runs, strict=True))
+        if grouped:
+            columns, shown = _means(board, of_runs)
     more, of_papers = _of_papers(published, len(columns))
     numbers = pd.concat([shown, as_frame(of_papers)], ignore_index=True)
-    numbers = _in_lines(numbers, layout.rows if layout else None if board is None else _pairs(of_runs))
-    titles = of_runs.groupby("task")["title"].first().to_dict()
-    remarks = of_runs.groupby(["task", "metric"])["remark"].first().to_dict()
+    there = _pairs(numbers if board is None else of_runs)
+    order = known.in_catalogue_order(task for task, _ in there)
+    lines = layout.rows if layout else sorted(there, key=lambda line: order.index(line[0]))
+    place = {line: number for number, line in enumerate(dict.fromkeys(lines))}
+    numbers["line"] = [place.get(pair, -1) for pair in _pairs(numbers)]
+    numbers = numbers[numbers["line"] >= 0].sort_values(["line", "column"], kind="stable", ignore_index=True)
+    titles = dict(zip(of_runs["task"], of_runs["title"], strict=True))
+    remarks = dict(zip(_pairs(of_runs), of_runs["remark"], strict=True))
     numbers["title"] = [titles.get(task) or get_task(task).title for task in numbers["task"]]
     numbers["remark"] = [remarks.get(pair, "") for pair in _pairs(numbers)]
     numbers["overlaps"] = numbers["task"].isin(list(overlapping))
-    return Table(protocol=protocol, columns=(*columns, *more), numbers=_ranked(numbers))
+    return Table(protocol=protocol, columns=(*columns, *more), numbers=_ranked(numbers.drop(columns="line")))
 
 
 def _pairs(numbers: pd.DataFrame) -> list[tuple[str, str]]:
     return list(zip(numbers["task"], numbers["metric"], strict=True))
-
-
-def _in_lines(numbers: pd.DataFrame, lines: Sequence[tuple[str, str]] | None) -> pd.DataFrame:
-    """Return the numbers on some lines, in their order; on all, in that of the catalogue, if no lines are named."""
-    if lines is None:
-        order = in_catalogue_order(numbers["task"])
-        lines = sorted(dict.fromkeys(_pairs(numbers)), key=lambda line: order.index(line[0]))
-    place = {line: number for number, line in enumerate(dict.fromkeys(lines))}
-    numbers = numbers.loc[np.asarray([pair in place for pair in _pairs(numbers)], dtype=bool)]
-    numbers = numbers.assign(order=[place[pair] for pair in _pairs(numbers)])
-    return numbers.sort_values(["order", "column"], kind="stable").drop(columns="order").reset_index(drop=True)
 
 
 def _ranked(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -287,28 +255,24 @@ def _ranked(numbers: pd.DataFrame) -> pd.DataFrame:
     standings: dict[object, Standing] = {}
     for _, line in numbers.groupby(["protocol", "task", "metric"], sort=False):
         taking = line["compared"].notna()
-        if (line.loc[taking, "kind"] == "reported").nunique() == 1:
+        if line.loc[taking, "kind"].eq("reported").nunique() == 1:
             values = line["compared"].astype(object).where(taking, None)
             standings |= zip(line.index, standings_of(list(values)), strict=True)
     return numbers.assign(standing=[standings.get(place, "none") for place in numbers.index])
 
 
 def _means(board: Board, numbers: pd.DataFrame) -> tuple[tuple[Column, ...], pd.DataFrame]:
-    """Return a column for each model, and the means over its runs; none where a run of it has no number.
-
-    A mean over some of the runs would not be the model's.
-    """
+    """Return a column for each model, and means over its runs, where all of them have a number."""
     places: dict[str, list[int]] = {}
     for place, run in sorted(enumerate(board.runs), key=lambda one: one[1].model.title):
         places.setdefault(run.model.title, []).append(place)
     columns, found = [], []
     for place, (title, own) in enumerate(places.items()):
-        sources = " ".join(board.runs[one].run for one in own)
-        column = Column(name=title, kind="runs" if len(own) > 1 else "run", source=sources)
+        column = Column(title, "runs" if len(own) > 1 else "run", " ".join(board.runs[one].run for one in own))
         columns.append(column)
+        named = {"column": place, "model": title, "kind": column.kind, "source": column.source}
         for _, line in numbers[numbers["column"].isin(own)].groupby(["task", "metric"], sort=False):
             if len(line) == len(own):
-                named = {"column": place, "model": column.name, "kind": column.kind, "source": column.source}
                 found.append(line.iloc[0].to_dict() | (_mean(line) if len(own) > 1 else {}) | named)
     frame = pd.DataFrame(found, columns=numbers.columns, dtype=object)
     return tuple(columns), frame.astype(numbers.dtypes.to_dict())
@@ -317,24 +281,16 @@ def _means(board: Board, numbers: pd.DataFrame) -> tuple[tuple[Column, ...], pd.
 def _mean(line: pd.DataFrame) -> dict[str, object]:
     """Return what differs from the first run's number in the mean of several."""
     values, counts = line["value"].dropna(), set(line["n"].dropna())
-    bounded = line["if_failed_wrong"].notna().any()
-    wrong, right = (
-        line[name].fillna(line["value"]) if bounded else line[name] for name in ("if_failed_wrong", "if_failed_right")
-    )
+    if line["if_failed_wrong"].notna().any():
+        line = line.assign(**{name: line[name].fillna(line["value"]) for name in _BOUNDS})
+    means = ("value", "compared", "answered", "among_answered", *_BOUNDS)
     return {
-        "value": _mean_of_all(line["value"]), "low": None, "high": None, "method": None, "clusters": None,
-        "n": counts.pop() if len(counts) == 1 else None,
-        "compared": _mean_of_all(line["compared"]), "whole": line["whole"].all(),
-        "answered": _mean_of_all(line["answered"]), "among_answered": _mean_of_all(line["among_answered"]),
-        "if_failed_wrong": _mean_of_all(wrong), "if_failed_right": _mean_of_all(right),
-        "std": stdev(values) if len(values) >= _FEWEST_FOR_SPREAD else None, "runs": len(line),
+        **{name: None if line[name].isna().any() else mean(line[name].tolist()) for name in means},
+        **{why: line[why].sum() for why in known.NOT_OK}, **dict.fromkeys(("low", "high", "method", "clusters")),
+        "n": counts.pop() if len(counts) == 1 else None, "whole": line["whole"].all(), "runs": len(line),
+        "std": stdev(values) if len(values) >= _FEWEST_FOR_SPREAD else None,
         "zero_shot": line["zero_shot"].all(), "leaked": line["leaked"].any(),
-        **{why: line[why].sum() for why in NOT_OK},
     }  # fmt: skip
-
-
-def _mean_of_all(values: "pd.Series[float]") -> float | None:
-    return None if values.isna().any() else mean(values.tolist())
 
 
 def _of_papers(published: Sequence[Publication], start: int) -> tuple[list[Column], list[Number]]:
@@ -342,41 +298,38 @@ def _of_papers(published: Sequence[Publication], start: int) -> tuple[list[Colum
     columns, numbers = list[Column](), list[Number]()
     for publication, name, model in ((one, *item) for one in published for item in one.models.items()):
         title = name if names.count(name) == 1 else f"{name}, {publication.table}"
-        columns.append(Column(name=title, kind="reported", source=publication.source))
         for task, metric, score in ((task, *item) for task, scores in model.scores.items() for item in scores.items()):
             leaked, std = task in model.leaked, model.spread.get(task, {}).get(metric)
             numbers.append(
                 Number(
-                    protocol=publication.protocol, task=task, title="", metric=metric, column=start + len(columns) - 1,
+                    protocol=publication.protocol, task=task, title="", metric=metric, column=start + len(columns),
                     model=title, kind="reported", source=publication.source, value=score / 100, runs=model.runs,
                     compared=None if leaked else score / 100, std=None if std is None else std / 100, leaked=leaked,
                     zero_shot=task in model.zero_shot,
                 )
             )  # fmt: skip
+        columns.append(Column(title, "reported", publication.source))
     return columns, numbers
 
 
 def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataFrame:
-    """Return what each column gains over a baseline: the paper's gain, and two that are easier to defend.
+    """Return what each column gains over a baseline, a UsageError if there is none of that name.
 
     Like is compared with like: runs on the samples that they share, a paper's numbers with each other as they are. A
     run stands beside a paper's number only where none of its samples failed, so that both are of the whole test split.
     Numbers with evidence of a leak count on neither side, and only datasets that both have.
 
-    Returns:
-        A row for each column of the table: `model`, `datasets` (how many count), `relative` (the mean of (ours -
-        baseline) / baseline), `geometric` (exp(mean of log ratios) - 1), `points` (the mean difference, a fraction),
-        NaN where they share no number; `left_out` (datasets that both have a number of, but not of the same samples).
-
-    Raises UsageError if the table has no column of that name.
+    A row has `model`, `datasets` (how many count), `relative` (the mean of (ours - baseline) / baseline), `geometric`
+    (exp(mean of log ratios) - 1), `points` (the mean difference, a fraction), NaN where they share no number, and
+    `left_out` (datasets that both have a number of, but not of the same samples).
     """
     names = [column.name for column in table.columns]
     if baseline not in names:
         raise UsageError(f"No model of the table is called {baseline!r}.", f"There are {', '.join(names)}.")
     base = names.index(baseline)
     usable = table.numbers[~table.numbers["leaked"] & table.numbers["value"].notna()]
-    of_kind = [kind is None or get_task(task).kind == kind for task in usable["task"]]
-    usable = usable.loc[np.asarray(of_kind, dtype=bool)]
+    if kind is not None:
+        usable = usable[usable["task"].map(lambda task: get_task(task).kind).eq(kind)]
     rows = []
     for place, name in enumerate(names):
         mixed = len({table.columns[one].kind == "reported" for one in (place, base)}) > 1
@@ -385,18 +338,14 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
             usable.assign(value=value)[usable["column"] == one].set_index(["task", "metric"]) for one in (place, base)
         )
         both = ours[["title", "value"]].join(theirs["value"].rename("baseline"), how="inner")
-        rows.append({"model": name} | _gain(both))
+        pairs = both.dropna()
+        values = pairs["value"].to_numpy(), pairs["baseline"].to_numpy()
+        rows.append({
+            "model": name, "datasets": len(pairs), "relative": float(relative_gain(*values)),
+            "geometric": float(geometric_gain(*values)), "points": (pairs["value"] - pairs["baseline"]).mean(),
+            "left_out": tuple(both.loc[both.index.difference(pairs.index, sort=False), "title"]),
+        })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _gain(both: pd.DataFrame) -> dict[str, object]:
-    pairs = both.dropna()
-    ours, theirs = pairs["value"].to_numpy(), pairs["baseline"].to_numpy()
-    return {
-        "datasets": len(pairs), "relative": float(relative_gain(ours, theirs)),
-        "geometric": float(geometric_gain(ours, theirs)), "points": float((pairs["value"] - pairs["baseline"]).mean()),
-        "left_out": tuple(both.loc[both.index.difference(pairs.index, sort=False), "title"]),
-    }  # fmt: skip
 
 
 def as_csv(tables: Sequence[Table]) -> str:
@@ -411,22 +360,20 @@ def as_json(tables: Sequence[Table], notices: Sequence[str]) -> str:
     """Return the tables as JSON: columns, lines, cells; numbers are fractions."""
     shown = [
         {
-            "protocol": table.protocol,
-            "columns": [asdict(column) for column in table.columns],
-            "lines": [
-                {name: getattr(first, name) for name in ("task", "title", "metric", "remark", "overlaps")}
-                | {"cells": [None if number is None else _json_cell(number) for number in numbers]}
-                for first, numbers in table.lines()
-            ],
+            "protocol": table.protocol, "columns": [column._asdict() for column in table.columns],
+            "lines": lines_of(
+                table, ("task", "title", "metric", "remark", "overlaps"),
+                lambda one: known.picked(one, _JSON_CELL) | {"ci": one.interval, "spread": one.std},
+            ),
         }
         for table in tables
-    ]
+    ]  # fmt: skip
     return canonical_json({"schema": 1, "notices": list(notices), "tables": shown}, indent=2) + "\n"
 
 
-def _json_cell(number: Number) -> Mapping[str, object]:
-    same = (
-        "value", "n", "compared", "whole", "answered", "among_answered", "bounds", "not_ok", "runs", "ceiling",
-        "zero_shot", "leaked", "standing",
-    )  # fmt: skip
-    return {name: getattr(number, name) for name in same} | {"ci": number.interval, "spread": number.std}
+def lines_of(table: Table, said: Sequence[str], cell: Callable[[Number], Mapping[str, object]]) -> list[JsonObject]:
+    """Return the lines of a table for JSON: what is said of each, and its `cells`, null where there is no number."""
+    return [
+        {**known.picked(first, said), "cells": [None if number is None else cell(number) for number in numbers]}
+        for first, numbers in table.lines()
+    ]

@@ -1,32 +1,36 @@
-"""Whole pages in markdown: the leaderboard, two runs compared, a run by the data's own labels."""
+"""Whole pages in markdown, and those of a run's own folder and of several runs together."""
 
 import math
 import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from medbench.harness.results import Results
-from medbench.leaderboard import render
-from medbench.leaderboard.compare import VERDICTS, Comparison
-from medbench.leaderboard.numbers import Board, Table, as_csv, as_json, as_numbers, gains_over, make_table, read_board
-from medbench.leaderboard.paper import LAYOUTS, Layout, read_publication
-from medbench.leaderboard.render import markdown_table, markdown_text, metric_title, notes, protocol_text
-from medbench.leaderboard.runs import definition_of, notices_of, overlaps_in
+from medbench.harness.results import Results, percent, read_results
+from medbench.leaderboard import numbers, render
+from medbench.leaderboard import runs as known
+from medbench.leaderboard.audit.outputs.audit import audit_after_run
+from medbench.leaderboard.compare import VERDICTS, Comparison, Ranking, rank_runs
+from medbench.leaderboard.numbers import Board, Table
+from medbench.leaderboard.paper import LAYOUTS, read_publication
+from medbench.leaderboard.render import markdown_text, metric_title, p_text, render_markdown
+from medbench.leaderboard.report.document import AT_THE_END_OF_A_RUN, REPORT_FILE, report_of
 from medbench.leaderboard.samples import rows_of
-from medbench.leaderboard.standings import Ranking, rank_runs
 from medbench.tasks.catalog import get_task
-from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.console import emit_table, say, warn
+from medbench.tasks.foundation.errors import MedbenchError, UsageError
+from medbench.tasks.foundation.files import fingerprint, write_atomically
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 
-COMPARED_HEADS = ("Difference [95 %]", "p", "p (Holm)", "Verdict", "Would show")
-PART_HEADS = ("Task", "Label", "Value", "Metric", "Score % [95 %]", "Scored", "Of")
 _WITHHELD = "(withheld: data under a signed agreement)"
 _MOST_CHANGES = 20
 _LONGEST = 120
 _FEW_CLUSTERS = 15
+PAGE = "leaderboard.md"
+_OWN_HEADINGS = ("# Leaderboard", "## What happened to the samples", "## Definitions")
 
 
 def leaderboard(
@@ -43,150 +47,79 @@ def leaderboard(
     published = [read_publication(name) for name in reported]
     if not paths and not published:
         raise UsageError("No run was given.", "Give folders that `medbench run` made, or --reported table3.")
-    board, scores = read_board(paths) if paths else (None, {})
+    board, scores = numbers.read_board(paths) if paths else (None, {})
     shape = LAYOUTS[layout] if layout else None
     all_protocols: Sequence[Protocol] = ("paper",) if form == "latex" else PROTOCOLS
     protocols = (protocol,) if protocol else tuple(dict.fromkeys(one.protocol for one in published)) or all_protocols
-    overlapping = overlaps_in(data_audit) if data_audit else frozenset()
-    made = partial(make_table, board, grouped=grouped, published=published, overlapping=overlapping)
+    overlapping = known.overlaps_in(data_audit) if data_audit else frozenset()
+    made = partial(numbers.make_table, board, grouped=grouped, published=published, overlapping=overlapping)
     tables = [made(one, layout=shape) for one in protocols]
-    notices = notices_of(board.runs) if board else []
+    notices = known.notices_of(board.runs) if board else []
     if form != "markdown":
-        return as_csv(tables) if form == "csv" else (as_json if form == "json" else _latex)(tables, notices)
-    sources = [f"Source: {publication.source}." for publication in published]
-    if shape is not None:
-        parts = _shown(tables, layout=shape, baseline=baseline)
-        return _joined("# Leaderboard", *notes(notices), render.legend(tables), *parts, *sources)
-    sections = []
-    if board is not None and len(board.runs) > 1 and not grouped:
+        written = numbers.as_json if form == "json" else _latex
+        return numbers.as_csv(tables) if form == "csv" else written(tables, notices)
+    sections = [f"Source: {publication.source}." for publication in published]
+    if shape is None and baseline is not None:
+        sections.insert(0, gains_section(made(protocols[0], layout=LAYOUTS["table2"]), baseline))
+    if shape is None and board is not None and len(board.runs) > 1 and not grouped:
         ranking = rank_runs(board.runs, scores, board.names, protocols[0], board.leaks)
-        sections.append(ranks_section(board.names, ranking))
-    if baseline is not None:
-        sections.append(gains_section(made(protocols[0], layout=LAYOUTS["table2"]), baseline))
-    if board is not None and not models_as_rows:
-        return board_as_markdown(board, tables, [*sections, *sources])
-    parts = _shown(tables, models_as_rows=models_as_rows)
-    return _joined("# Leaderboard", *notes(notices), render.legend(tables), *parts, *sections, *sources)
-
-
-def _joined(*parts: str) -> str:
-    return "\n\n".join(part for part in parts if part) + "\n"
+        sections.insert(0, ranks_section(board.names, ranking))
+    as_rows = shape.models_as_rows if shape else models_as_rows
+    whole = None if shape is not None or models_as_rows else board
+    return _page(notices, tables, sections, board=whole, models_as_rows=as_rows, layout=shape, baseline=baseline)
 
 
 def _latex(tables: Sequence[Table], notices: Sequence[str]) -> str:
-    marks = re.compile(r"`|\*\*|</?u>|</?sup>")
-    captions = [f"Protocol {table.protocol}. {marks.sub('', render.legend([table]))}" for table in tables]
-    pairs = zip(tables, captions, strict=True)
-    return "\n".join(render.table_as_latex(table, caption, notices) for table, caption in pairs)
-
-
-def _shown(
-    tables: Sequence[Table], *, models_as_rows: bool = False, layout: Layout | None = None, baseline: str | None = None
-) -> list[str]:
-    """Return tables, in the shape of one of the paper's with the gain over a baseline where the paper has it."""
-    parts = []
-    for table in tables:
-        shown = render.table_as_markdown(table, models_as_rows=layout.models_as_rows if layout else models_as_rows)
-        heading = f"## In the shape of {layout.name}" if layout else ""
-        gains = gains_section(table, baseline) if layout and layout.gains and baseline is not None else ""
-        parts += [protocol_text(table.protocol), heading, shown, gains, *render.told_under(table)]
-    return parts
+    legends = [re.sub(r"`|\*\*|</?u>|</?sup>", "", render.legend([table])) for table in tables]
+    captions = [f"Protocol {table.protocol}. {legend}" for table, legend in zip(tables, legends, strict=True)]
+    return "\n".join(render.table_as_latex(*one, notices) for one in zip(tables, captions, strict=True))
 
 
 def board_as_markdown(board: Board, tables: Sequence[Table] | None = None, sections: Sequence[str] = ()) -> str:
-    """Return a board as a markdown document.
-
-    Its tables, one a protocol, are plain ones of both if none are given; further sections stand behind them.
-    """
-    shown = [make_table(board, protocol) for protocol in PROTOCOLS] if tables is None else tables
-    return _joined(
-        "# Leaderboard", *notes(notices_of(board.runs)), render.legend(shown), *_shown(shown), *sections,
-        "## What happened to the samples", *_samples(board), "## Definitions", _definitions(board), "## Runs",
-        _runs(board),
-    )  # fmt: skip
+    """Return a board as a markdown document, with plain tables of both protocols if none are given."""
+    shown = [numbers.make_table(board, protocol) for protocol in PROTOCOLS] if tables is None else tables
+    return _page(known.notices_of(board.runs), shown, sections, board=board)
 
 
-def _samples(board: Board) -> list[str]:
-    """Return what became of the samples, and what was written where a model thought or met the limit of tokens."""
-    states, written = [], []
-    for name, run in zip(map(markdown_text, board.names), board.runs, strict=True):
-        for task in run.tasks.values():
-            title, counts = markdown_text(task.title), [str(task.states.get(state, 0)) for state in STATES]
-            states.append([name, title, str(task.samples), *counts])
-            written += [[name, title, *render.written_cells(task)]] if render.wrote(task) else []
-        states += [[name, markdown_text(task), "not supported", *[""] * len(STATES)] for task in run.unsupported]
-    parts = [markdown_table(["Model", "Task", "Samples", *STATES], states, right=len(STATES) + 1, merged=True)]
-    if written:
-        table = markdown_table(
-            ["Model", "Task", *render.WRITTEN_HEADS], written, right=len(render.WRITTEN_HEADS), merged=True
-        )
-        parts += ["## Thoughts, and answers at the limit of tokens", table]
-    return parts
-
-
-def _definitions(board: Board) -> str:
-    texts = {
-        (one.title, metric_title(one.metric), one.protocol): definition_of(one.signature)
-        for one in as_numbers(board.numbers)
+def _page(
+    notices: Sequence[str], tables: Sequence[Table], sections: Sequence[str], *, board: Board | None, **shape: Any
+) -> str:
+    models = list(zip(board.names, board.runs, strict=True)) if board else []
+    definitions = {
+        (one.title, metric_title(one.metric), one.protocol): known.definition_of(one.signature)
+        for one in (numbers.as_numbers(board.numbers) if board else ())
     }
-    rows = [
-        [markdown_text(task), markdown_text(metric), protocol, render.markdown_code(text)]
-        for (task, metric, protocol), text in texts.items()
-    ]
-    table = markdown_table(["Task", "Metric", "Protocol", "Signature"], rows)
-    return f"<details><summary>The exact definition behind each number</summary>\n\n{table}\n\n</details>"
-
-
-def _runs(board: Board) -> str:
-    rows = []
-    for name, run in zip(board.names, board.runs, strict=True):
-        codes = map(render.markdown_code, (run.run, run.model.weights[:12], run.model.device, run.model.dtype))
-        rows.append([markdown_text(name), *codes, str(run.limit or "none")])
-    return markdown_table(["Model", "Run", "Weights", "Device", "Type", "Limit"], rows)
+    return render_markdown(
+        "leaderboard.md", notices=notices, legend=render.legend(tables), tables=tables, sections=sections, board=board,
+        models=models, states=STATES, definitions=definitions, written_heads=render.WRITTEN_HEADS,
+        written=[(name, task) for name, run in models for task in run.tasks.values() if render.wrote(task)],
+        gains_section=gains_section, **{"models_as_rows": False, "layout": None, "baseline": None, **shape},
+    )  # fmt: skip
 
 
 def ranks_section(names: Sequence[str], ranking: Ranking) -> str:
     """Return the ranks with their intervals, and why tasks have none."""
     if not ranking.tasks and not ranking.left_out:
         return ""
-    rows = []
-    for task in ranking.tasks:
-        ranks = [
-            "" if rank is None else f"{rank.rank:g}"
-            + ("" if f"{rank.low:g}" == f"{rank.high:g}" else f" ({rank.low:g} to {rank.high:g})")
-            for rank in task.ranks
-        ]  # fmt: skip
-        rows.append([markdown_text(task.title), metric_title(task.metric), *ranks])
-    if ranking.overall:
-        means = [f"{one.rank:.2f} ({one.low:.2f} to {one.high:.2f})" for one in ranking.overall]
-        rows.append(["**All tasks**", "mean rank", *means])
-    return _joined(
-        "## Ranks", render.WORDING["ranks"],
-        markdown_table(["Task", "Metric", *map(markdown_text, names)], rows, right=len(names)) if rows else "",
-        render.remark_list({one.title: one.remark for one in ranking.tasks}),
-        render.remark_list({title: f"no rank: {reason}" for title, reason in ranking.left_out.items()}),
-    ).rstrip("\n")  # fmt: skip
+    return render_markdown("ranks.md", names=names, ranking=ranking, told=render.WORDING["ranks"]).rstrip("\n")
 
 
 def gains_section(table: Table, baseline: str) -> str:
     """Return the gain of each model over a baseline, by kind of task and in total; a UsageError if there is none."""
-    kinds = list(dict.fromkeys(get_task(task).kind for task in table.numbers["task"]))
-    total = gains_over(table, baseline)
-    percent = {f"Δ {kind}": gains_over(table, baseline, kind)["relative"] for kind in kinds}
-    percent |= {"Δ": total["relative"], "Δ geometric": total["geometric"]}
+    kinds = dict.fromkeys(get_task(task).kind for task in table.numbers["task"])
+    total = numbers.gains_over(table, baseline)
+    shares = {f"Δ {kind}": numbers.gains_over(table, baseline, kind)["relative"] for kind in kinds}
+    shares |= {"Δ": total["relative"], "Δ geometric": total["geometric"]}
     shown = pd.DataFrame({
-        "Model": total["model"].map(markdown_text),
-        **{name: _each(column, "{:+.1f} %") for name, column in percent.items()},
+        **{name: _each(column, "{:+.1f} %") for name, column in shares.items()},
         "points": _each(total["points"], "{:+.2f}"),
         "data sets": total["datasets"].map(str),
     })  # fmt: skip
-    left_out = {
-        name: f"without {', '.join(titles)}, of which not the same samples were scored" if titles else ""
-        for name, titles in zip(total["model"], total["left_out"], strict=True)
-    }
-    drawn = markdown_table(list(shown.columns), shown.to_numpy().tolist(), right=len(shown.columns) - 1)
-    told = f"Against {markdown_text(baseline)}. {render.WORDING['gains']}"
-    return _joined("## Gain over a baseline", told, drawn, render.remark_list(left_out)).rstrip("\n")
+    return render_markdown(
+        "gains.md", baseline=baseline, told=render.WORDING["gains"], shown=shown,
+        rows=list(zip(total["model"], shown.to_numpy().tolist(), strict=True)),
+        left_out=list(zip(total["model"], total["left_out"], strict=True)),
+    ).rstrip("\n")  # fmt: skip
 
 
 def _each(fractions: "pd.Series[float]", form: str) -> "pd.Series[str]":
@@ -194,12 +127,12 @@ def _each(fractions: "pd.Series[float]", form: str) -> "pd.Series[str]":
 
 
 def compared_rows(comparison: Comparison) -> list[list[str]]:
-    """Return a line for each metric: task, metric, both values, and what stands under `COMPARED_HEADS`."""
+    """Return a line for each metric: task, metric, both values, difference, p, p (Holm), verdict, what would show."""
     return [
         [
             row.title, metric_title(row.metric), f"{100 * row.first:.2f}", f"{100 * row.second:.2f}",
-            f"{100 * row.difference:+.2f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]", render.p_text(row.p),
-            "" if math.isnan(row.p_adjusted) else render.p_text(row.p_adjusted),
+            f"{100 * row.difference:+.2f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]", p_text(row.p),
+            "" if math.isnan(row.p_adjusted) else p_text(row.p_adjusted),
             f"{row.verdict} ({row.clusters})" if row.verdict == "too few clusters" else row.verdict or "",
             "nothing" if math.isnan(row.detectable) else f"{100 * row.detectable:.1f}",
         ]
@@ -228,32 +161,16 @@ def compared_remarks(comparison: Comparison) -> list[str]:
 
 
 def comparison_as_markdown(comparison: Comparison) -> str:
-    """Return the page of `medbench compare`."""
-    first, second = map(markdown_text, comparison.names)
-    rows = [[markdown_text(row[0]), *row[1:]] for row in compared_rows(comparison)]
-    return _joined(
-        f"# {first} against {second}", *notes(comparison.notices), markdown_text(compared_summary(comparison)),
-        protocol_text(comparison.protocol), render.WORDING["compared"],
-        markdown_table(["Task", "Metric", first, second, *COMPARED_HEADS], rows),
-        *map(markdown_text, compared_remarks(comparison)), "## Samples that changed", _changes(comparison),
-        f"Runs: `{comparison.runs[0]}` and `{comparison.runs[1]}`.",
+    """Return the page of `medbench compare`; of the samples that changed, the largest changes of each task."""
+    changed = comparison.changed.assign(size=-comparison.changed["gain"].abs())
+    changed["place"] = pd.factorize(changed["task"])[0]
+    largest = changed.sort_values(["place", "size", "sample_id"], kind="stable").groupby("task").head(_MOST_CHANGES)
+    shown = largest.assign(**{side: largest[side].map(_short) for side in ("first", "second")})
+    return render_markdown(
+        "compare.md", found=comparison, rows=compared_rows(comparison), summary=compared_summary(comparison),
+        remarks=compared_remarks(comparison), told=render.WORDING["compared"], largest=rows_of(shown),
+        most=_MOST_CHANGES, withheld=_WITHHELD,
     )  # fmt: skip
-
-
-def _changes(comparison: Comparison) -> str:
-    """Return the samples that changed, the largest changes of each task first."""
-    changed = comparison.changed
-    if not len(changed):
-        return "None by the primary metrics."
-    counted = f"{len(changed)} samples, {(changed['gain'] > 0).sum()} of them gains of the first."
-    rows = []
-    for task, changes in changed.groupby("task", sort=False):
-        order = changes.assign(size=-changes["gain"].abs()).sort_values(["size", "sample_id"], kind="stable")
-        for one in rows_of(order.head(_MOST_CHANGES)):
-            texts = [_WITHHELD] * 2 if task in comparison.withheld else [_short(one.first), _short(one.second)]
-            rows.append([markdown_text(one.task), markdown_text(one.sample_id), f"{100 * one.gain:+.1f}", *texts])
-    table = markdown_table(["Task", "Sample", "Gain", *map(markdown_text, comparison.names)], rows)
-    return f"{counted} The largest of each task, at most {_MOST_CHANGES}:\n\n{table}"
 
 
 def _short(text: str) -> str:
@@ -261,7 +178,7 @@ def _short(text: str) -> str:
 
 
 def part_rows(parts: pd.DataFrame) -> list[list[str]]:
-    """Return a line for each part of a breakdown, under `PART_HEADS`."""
+    """Return a line for each part of a breakdown: task, label, value, metric, score, samples that were scored, all."""
     rows = []
     for part in rows_of(parts):
         score = "n/a" if math.isnan(part.score) else f"{100 * part.score:.2f}"
@@ -275,6 +192,51 @@ def part_rows(parts: pd.DataFrame) -> list[list[str]]:
 
 def breakdown_as_markdown(results: Results, protocol: Protocol, parts: pd.DataFrame) -> str:
     """Return the page of `medbench breakdown`."""
-    rows = [[*map(markdown_text, row[:3]), *row[3:]] for row in part_rows(parts)]
-    title = f"# {markdown_text(results.model.title)} by the labels of the data"
-    return _joined(title, *notes(results.notices), protocol_text(protocol), markdown_table(PART_HEADS, rows))
+    return render_markdown("breakdown.md", results=results, asked=protocol, rows=part_rows(parts))
+
+
+def publish_run(path: Path) -> None:
+    """Audit a run's outputs, then write `leaderboard.md` and `report.html` from all of its folder."""
+    audit_after_run(path)
+    results = read_results(path)
+    write_atomically(path / PAGE, board_as_markdown(numbers.make_board([results], known.leaks_of([path], [results]))))
+    try:
+        write_atomically(path / REPORT_FILE, report_of([path], budget=AT_THE_END_OF_A_RUN))
+    except MedbenchError as error:
+        # The answers and their scores are on disk; a page to look at them can be made any time.
+        warn(f"{REPORT_FILE} was not written: {error.problem} Make it later: medbench report {path}")
+
+
+def publish_together(paths: Sequence[Path], folder: Path) -> None:
+    """Show primary metrics of several runs and write their `leaderboard.md`; only such a page is replaced."""
+    found = known.gather(paths)
+    columns = ["task", "metric", *(f"{name}, % [95 %]" for name in known.distinct_names(found.runs))]
+    for protocol in PROTOCOLS:
+        emit_table(columns, _primary_rows(found.runs, protocol), title=f"Primary metrics, {protocol} protocol")
+    target = folder / PAGE
+    replaced = target.exists()
+    if replaced and not _is_ours(target):
+        target = folder / f"leaderboard-{fingerprint([run.run for run in found.runs])[:8]}.md"
+        replaced = target.exists()
+    write_atomically(target, leaderboard(found.paths))
+    say(f"The leaderboard of these runs: {target}{' (in place of an older one)' if replaced else ''}")
+
+
+def _primary_rows(runs: Sequence[Results], protocol: Protocol) -> list[list[str]]:
+    rows = []
+    for task in known.in_catalogue_order(name for run in runs for name in run.tasks):
+        found = [run.tasks.get(task) for run in runs]
+        first = next(one for one in found if one)
+        metric = known.PRIMARY[first.kind]
+        cells = [one.metrics(protocol).get(metric) if one else None for one in found]
+        if any(cells):
+            rows.append([first.title, metric, *("" if cell is None else percent(cell) for cell in cells)])
+    return rows
+
+
+def _is_ours(page: Path) -> bool:
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return all(heading in text for heading in _OWN_HEADINGS)

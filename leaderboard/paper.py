@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from medbench.tasks.catalog import task_names
 from medbench.tasks.foundation.errors import UsageError, unknown_name
@@ -17,11 +17,10 @@ _Percentage = Annotated[float, Field(ge=0, le=100)]
 _STRICT = ConfigDict(extra="forbid")
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reported:
     """A model's numbers in a paper."""
-
-    __pydantic_config__ = _STRICT
 
     scores: Mapping[str, Mapping[str, _Percentage]]  # by task and metric
     zero_shot: frozenset[str] = frozenset()  # tasks whose train split it has not seen
@@ -32,11 +31,10 @@ class Reported:
     gains: Mapping[str, float] = field(default_factory=dict)  # as it prints it, in percent, by kind and as `total`
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
     """The numbers of one table: `source` is which of which paper, `models` stand in the paper's order."""
-
-    __pydantic_config__ = _STRICT
 
     source: str
     protocol: Protocol
@@ -54,10 +52,7 @@ def publications() -> list[str]:
 
 
 def read_publication(name: str) -> Publication:
-    """Return the published numbers of a bundled file, or of one that the user wrote.
-
-    Raises UsageError if there is no such file, or it does not have the form of `leaderboard/published/table3.yaml`.
-    """
+    """Return the numbers of a bundled file or a user's own; a UsageError if there is none, or it is malformed."""
     file = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not file.is_file():
         raise unknown_name("table of published numbers", name, publications())
@@ -73,42 +68,16 @@ def read_publication(name: str) -> Publication:
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """The rows of one of the paper's tables: which metrics of which tasks, in which order.
-
-    In its Tables 2 and 5 models are the rows, and the gain over a baseline stands behind each kind of task.
-    """
+class Layout(NamedTuple):
+    """The rows of one of the paper's tables: which metrics of which tasks, in which order."""
 
     name: str
     rows: Sequence[tuple[str, str]]
     models_as_rows: bool = False
-    gains: bool = False
-
-
-_DATASETS = (
-    ("slake-vqa", "bleu1"), ("path-vqa", "bleu1"), ("mimic-cxr", "bleu1"), ("mpx-single", "bleu1"),
-    ("slake-rec", "iou"), ("sa-med2d-rec", "iou"), ("slake-reg", "bleu1"), ("sa-med2d-reg", "bleu1"),
-    ("dermamnist", "accuracy"), ("organsmnist", "accuracy"),
-)  # fmt: skip
-_REPORT_METRICS = ("bleu1", "bleu4", "rouge1", "rouge2", "rougeL", "meteor")
-_TABLE_3: Mapping[str, Sequence[str]] = {
-    "slake-vqa": ("bleu1", "f1"), "path-vqa": ("bleu1", "f1"), "mimic-cxr": _REPORT_METRICS,
-    "mpx-single": _REPORT_METRICS, "dermamnist": ("accuracy",), "organsmnist": ("accuracy",),
-}  # fmt: skip
-_TABLE_6: Mapping[str, Sequence[str]] = {
-    "slake-rec": ("iou", "r_at_0.5"), "sa-med2d-rec": ("iou", "r_at_0.5"),
-    "slake-reg": ("bleu1", "f1", "accuracy"), "sa-med2d-reg": ("bleu1", "f1", "accuracy"),
-}  # fmt: skip
-
-
-def _rows(metrics: Mapping[str, Sequence[str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((task, metric) for task, those in metrics.items() for metric in those)
+    gains: bool = False  # the gain over a baseline stands behind
 
 
 LAYOUTS = {
-    "table2": Layout(name="table2", rows=_DATASETS, models_as_rows=True, gains=True),
-    "table3": Layout(name="table3", rows=_rows(_TABLE_3)),
-    "table5": Layout(name="table5", rows=_DATASETS, models_as_rows=True, gains=True),
-    "table6": Layout(name="table6", rows=_rows(_TABLE_6)),
+    name: TypeAdapter(Layout).validate_python({"name": name, **row})
+    for name, row in read_yaml_table(Path(__file__).with_name("layouts.yaml")).items()
 }

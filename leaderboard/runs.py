@@ -1,15 +1,11 @@
-"""Runs before they are compared: which folders hold some, which may stand side by side, what is known beside them.
+"""What is known of runs before they are compared: where they are, which may stand side by side, what may be shown."""
 
-The order of tasks and metrics, the one metric that decides a task, and what of a run's data may be shown are said here
-for the whole room.
-"""
-
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-from medbench.harness.results import RESULTS_FILE, Results, read_results
+from medbench.harness.results import RESULTS_FILE, Results, TaskResult, read_results
 from medbench.tasks.catalog import TASKS, select_tasks, task_names
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
@@ -21,22 +17,25 @@ from medbench.tasks.suite import prepare_mini_suite
 from medbench.tasks.terms import Terms, needs_agreement, terms_of_data
 
 AUDIT_FILE = Path("audit") / "audit.json"
+# The one metric by which a task is decided, as the Uni-Med paper's Tables 2 and 5 count; the others describe.
 PRIMARY: dict[Kind, str] = {
     "qa": "accuracy", "vqa": "bleu1", "report": "bleu1", "rec": "iou", "reg": "bleu1", "cls": "accuracy",
 }  # fmt: skip
-"""The one metric by which a task is decided; the others describe.
-
-It is what the Uni-Med paper's Tables 2 and 5 count, fixed before anybody sees a number.
-"""
 NOT_OK = ("errors", "unparsed", "refused", "truncated", "empty")
 """Why a sample has no answer; fields of `MetricResult`, and the same names in the same order everywhere."""
 _PROBE_AMONG_RUNS = UsageError(
     "Some of the runs asked in another way (--probe).", "A probe is no result: see `medbench audit probe`."
 )
+_GIVEN_TWICE = UsageError("One run was given twice.", "Give each run once.")
 _RUN_FILE = "run.yaml"
-_LEAKED = frozenset({"suspicious", "strong"})
+T = TypeVar("T")
 Leaks = Mapping[str, frozenset[str]]
 """Tasks with evidence of a leak, by the identity of the run."""
+
+
+def picked(record: object, names: Iterable[str]) -> dict[str, Any]:
+    """Return some attributes of a record by name."""
+    return {name: getattr(record, name) for name in names}
 
 
 def primary_metric(kind: Kind, there: Container[str]) -> str | None:
@@ -44,59 +43,48 @@ def primary_metric(kind: Kind, there: Container[str]) -> str | None:
     return PRIMARY[kind] if PRIMARY[kind] in there else None
 
 
+def _in_order(order: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Return names, each once, in an order; those that it does not have at the end."""
+    there = set(names)
+    return [name for name in order if name in there] + sorted(there.difference(order))
+
+
 def in_catalogue_order(names: Iterable[str]) -> list[str]:
     """Return names of tasks, each once, in the order of the catalogue; those that it does not know at the end."""
-    there = set(names)
-    known = [name for name in task_names() if name in there]
-    return known + sorted(there.difference(known))
+    return _in_order(task_names(), names)
 
 
 def in_table_order(task: str, kind: Kind, protocol: Protocol, names: Iterable[str]) -> list[str]:
-    """Return ids of metrics, each once, in the order of the tables; those that the protocol does not know at the end.
-
-    The order depends on the task: a question's accuracy comes before its BLEU, a region's behind it.
-    """
-    there = set(names)
-    known = [metric for metric in metric_ids(task, kind, protocol) if metric in there]
-    return known + sorted(there.difference(known))
+    """Return ids of metrics, each once, in the order of the task's tables; those that it does not know at the end."""
+    return _in_order(metric_ids(task, kind, protocol), names)
 
 
 def mixture(runs: Sequence[Results]) -> UsageError | None:
-    """Return why runs may not stand side by side; None if they may.
-
-    They may not if they answered different suites or data, asked in another way, scored by different definitions, or if
-    one was given twice.
-    """
-    if len({run.suite for run in runs}) > 1:
+    """Return why runs may not share a table: suite, data, probe, definitions, one twice; None if they may."""
+    if len(suites := {run.suite for run in runs}) > 1:
         return UsageError(
-            f"The runs answered different suites: {', '.join(sorted({run.suite for run in runs}))}.",
+            f"The runs answered different suites: {', '.join(sorted(suites))}.",
             "The mini suite's numbers are never shown beside others; make one table of each suite.",
         )
     if len({run.probe for run in runs}) > 1:
         return _PROBE_AMONG_RUNS
     if len({run.run for run in runs}) < len(runs):
-        return UsageError("One run was given twice.", "Give each run once.")
+        return _GIVEN_TWICE
     for name in {name for run in runs for name in run.tasks}:
-        having = [run for run in runs if name in run.tasks]
-        if len({_definitions(run, name) for run in having}) > 1:
-            return UsageError(
-                f"The runs scored {name} by different definitions.", "Bring them up to date: medbench score RUN"
-            )
-        if len({run.tasks[name].data for run in having}) > 1:
-            return UsageError(
-                f"The runs answered different data of {name}.", "Run them on the same prepared data, then compare."
-            )
+        having = [run.tasks[name] for run in runs if name in run.tasks]
+        if len(set(map(_definitions, having))) > 1:
+            way_out = "Bring them up to date: medbench score RUN"
+            return UsageError(f"The runs scored {name} by different definitions.", way_out)
+        if len({task.data for task in having}) > 1:
+            way_out = "Run them on the same prepared data, then compare."
+            return UsageError(f"The runs answered different data of {name}.", way_out)
     return None
 
 
-def _definitions(run: Results, task: str) -> tuple[object, ...]:
-    result = run.tasks[task]
-    metrics = [
-        (protocol, name, definition_of(metric.signature))
-        for protocol in PROTOCOLS
-        for name, metric in sorted(result.metrics(protocol).items())
-    ]
-    return (result.version, *metrics)
+def _definitions(task: TaskResult) -> tuple[object, ...]:
+    of_metrics = [sorted(task.metrics(protocol).items()) for protocol in PROTOCOLS]
+    metrics = [[(name, definition_of(metric.signature)) for name, metric in found] for found in of_metrics]
+    return (task.version, *map(tuple, metrics))
 
 
 def definition_of(signature: str) -> str:
@@ -126,30 +114,24 @@ def chosen_tasks(there: Collection[str], tasks: str | None) -> tuple[str, ...]:
     return wanted
 
 
-@dataclass(slots=True, kw_only=True)
-class Gathered:
+class Gathered(NamedTuple):
     """Folders of runs that may stand side by side, their results, and what was left out with the reason."""
 
-    paths: list[Path] = field(default_factory=list)
-    runs: list[Results] = field(default_factory=list)
-    skipped: list[tuple[Path, MedbenchError]] = field(default_factory=list)
-
-    def tell(self) -> None:
-        """Say what was left out, and why."""
-        for path, error in self.skipped:
-            warn(f"Not shown: {path}: {error.problem.removeprefix(f'{path} ')} {error.hint}".rstrip())
+    paths: list[Path]
+    runs: list[Results]
+    skipped: list[tuple[Path, MedbenchError]]
 
 
 def gather(given: Sequence[Path]) -> Gathered:
     """Return the runs among folders, and among the folders below those that are no runs themselves.
 
-    Left out is what is not finished or broken, and what may not stand beside the others: of the runs that may share a
-    table (one suite, the same data and definitions, no probe) the most are shown. A folder that is named twice, a probe
-    beside a run that is none, and a path that leads nowhere are errors, and so is when no run is left.
+    Left out, with a line, is what is not finished or broken, and what may not share a table with the others, of which
+    the most are shown. A folder that is named twice, a probe beside a run that is none, a path that leads nowhere, and
+    that no run is left are errors.
     """
     if len({path.absolute() for path in given}) < len(given):
-        raise UsageError("One run was given twice.", "Give each run once.")
-    found = Gathered()
+        raise _GIVEN_TWICE
+    found = Gathered([], [], [])
     read: list[tuple[Path, Results]] = []
     for folder in (folder for path in given for folder in _folders_in(path, found)):
         try:
@@ -159,7 +141,8 @@ def gather(given: Sequence[Path]) -> Gathered:
     # A probe in a folder is left out; one that was named was meant, and is no result.
     if len({results.probe for folder, results in read if folder in given}) > 1:
         raise _PROBE_AMONG_RUNS
-    for folder, results in _largest_first(read):
+    largest = max(grouped(read, _share_a_table), key=len, default=[])
+    for folder, results in (*largest, *(one for one in read if one not in largest)):
         again = any(results.run == other.run for other in found.runs)
         problem = UsageError(f"Run {results.run} is there already.") if again else mixture([*found.runs, results])
         if problem is None:
@@ -172,7 +155,24 @@ def gather(given: Sequence[Path]) -> Gathered:
             raise found.skipped[0][1]
         reasons = "; ".join(f"{path.name}: {error.problem}" for path, error in found.skipped)
         raise RunError(f"None of these is a finished run: {reasons}", "Give folders of finished runs.")
+    for path, why in found.skipped:
+        warn(f"Not shown: {path}: {why.problem.removeprefix(f'{path} ')} {why.hint}".rstrip())
     return found
+
+
+def _share_a_table(read: Sequence[tuple[Path, Results]]) -> bool:
+    distinct = {results.run: results for _, results in read}
+    return not any(results.probe for results in distinct.values()) and mixture(list(distinct.values())) is None
+
+
+def grouped(found: Iterable[T], fit: Callable[[Sequence[T]], bool]) -> list[list[T]]:
+    """Return groups of what fits together: each joins the first group that takes it."""
+    groups: list[list[T]] = []
+    for one in found:
+        home = next((group for group in groups if fit([*group, one])), [])
+        groups += [] if home else [home]
+        home.append(one)
+    return groups
 
 
 def _folders_in(path: Path, found: Gathered) -> Iterator[Path]:
@@ -181,60 +181,43 @@ def _folders_in(path: Path, found: Gathered) -> Iterator[Path]:
         return
     if not path.exists():
         raise RunError(f"{path} is no run: there is no such folder.", "Give folders that `medbench run` made.")
-    below = list(run_folders(path)) if path.is_dir() else []
+    below = run_folders(path) if path.is_dir() else []
     if not below:
         found.skipped.append((path, RunError(f"{path} is no run: it has no {_RUN_FILE}.")))
     yield from below
 
 
-def run_folders(folder: Path) -> Iterator[Path]:
-    """Yield what looks like the folder of a run in a folder and below it, in an order that is not the disk's."""
-    yield from sorted(file.parent for file in folder.rglob(_RUN_FILE) if file.is_file())
-
-
-def _largest_first(read: Sequence[tuple[Path, Results]]) -> list[tuple[Path, Results]]:
-    """Return the runs in their order, the largest group that may share a table before the others."""
-    groups: list[list[tuple[Path, Results]]] = []
-    for one in read:
-        for group in groups:
-            distinct = {results.run: results for _, results in (*group, one)}
-            if not any(results.probe for results in distinct.values()) and mixture(list(distinct.values())) is None:
-                group.append(one)
-                break
-        else:
-            groups.append([one])
-    largest = max(groups, key=len, default=[])
-    return [*largest, *(one for one in read if one not in largest)]
+def run_folders(folder: Path) -> list[Path]:
+    """Return what looks like the folder of a run in a folder and below it, in an order that is not the disk's."""
+    return sorted(file.parent for file in folder.rglob(_RUN_FILE) if file.is_file())
 
 
 def leaks_of(paths: Sequence[Path], runs: Sequence[Results]) -> dict[str, frozenset[str]]:
-    """Return the tasks with evidence of a leak by the identity of each run that `medbench audit` has looked at.
-
-    An audit's file that is broken, or belongs to another run, is a DataError.
-    """
+    """Return the tasks with evidence of a leak by audited run; a DataError if an audit is broken or another's."""
     found = {}
-    for path, run in zip(paths, runs, strict=True):
-        file = path / AUDIT_FILE
+    for file, run in ((path / AUDIT_FILE, run) for path, run in zip(paths, runs, strict=True)):
         if file.is_file():
             document = read_json(file)
-            whole = isinstance(document, dict) and isinstance(document.get("verdicts"), dict)
-            if not whole or document.get("run") != run.run:
+            if not isinstance(_part(document, "verdicts"), dict) or document.get("run") != run.run:
                 raise DataError(f"{file} is no audit of this run.", "Make it again: medbench audit model RUN")
             found[run.run] = leaked_in(document)
     return found
 
 
+def _part(document: object, name: str) -> object:
+    return document.get(name) if isinstance(document, dict) else None
+
+
 def leaked_in(audit: object) -> frozenset[str]:
     """Return the tasks of which an audit's verdict speaks of a leak."""
-    verdicts = audit.get("verdicts") if isinstance(audit, dict) else None
+    verdicts = _part(audit, "verdicts")
     pairs = verdicts.items() if isinstance(verdicts, dict) else ()
-    return frozenset(task for task, verdict in pairs if verdict in _LEAKED)
+    return frozenset(task for task, verdict in pairs if verdict in {"suspicious", "strong"})
 
 
 def overlaps_in(file: Path) -> frozenset[str]:
     """Return the tasks that an audit of the data marked: their test and training data overlap."""
-    document = read_json(file)
-    marks = document.get("marks") if isinstance(document, dict) else None
+    marks = _part(read_json(file), "marks")
     if not isinstance(marks, dict):
         raise DataError(f"{file} is no audit of data.", "Make one: medbench audit data --output DIR")
     return frozenset(task for task, mark in marks.items() if mark)
@@ -252,10 +235,7 @@ def terms_of(results: Results, task: str) -> Terms:
 
 
 def _is_bundled(results: Results, task: str) -> bool:
-    """Return whether a run answered the mini suite's own samples of a task.
-
-    They are known by their fingerprint, since a folder may hold them beside real data.
-    """
+    """Return whether a run answered the mini suite's own samples: a folder may hold them beside real data."""
     return results.suite == "mini" and task in TASKS and _bundled_data().get(task) == results.tasks[task].data
 
 

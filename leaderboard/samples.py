@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from medbench.harness.results import Results, read_results
 from medbench.harness.rundir import RunDirectory
-from medbench.leaderboard.runs import chosen_tasks, primary_metric
+from medbench.leaderboard.runs import chosen_tasks, picked, primary_metric
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.foundation.files import read_numbered_json_lines
 from medbench.tasks.metrics.metric import FloatArray, Metric
@@ -22,28 +22,23 @@ from medbench.tasks.statistics.intervals import interval
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_MOST_VALUES = 60
-"""A label with more values than that names samples, not groups of them."""
-_FEWEST_VALUES = 2
-PARTS = ("task", "title", "label", "value", "metric", "score", "low", "high", "clusters", "n", "samples")
-"""Columns of a breakdown."""
+_VALUES = range(2, 61)  # of a label that divides samples into groups; one with more names samples
+_PARTS = ("task", "title", "label", "value", "metric", "score", "low", "high", "clusters", "n", "samples")
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemScore:
     """The sufficient statistics and the value of one metric on one sample; None where it counts nothing."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     statistics: tuple[float, ...]
     value: float | None
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRecord:
     """One line of the file; `group` is its cluster, `paper` and `strict` hold its scores by metric."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     sample_id: str
     group: str
@@ -102,32 +97,26 @@ class ScoreTable:
 
 def score_table(task: str, kind: Kind, records: Sequence[ScoreRecord]) -> ScoreTable:
     """Return the scores of a task from its records."""
+
+    def scored(metric: Metric, protocol: Protocol) -> MetricScores:
+        of = [(record.sample_id, record.scores(protocol).get(metric.metric_id)) for record in records]
+        there = {name: item.statistics for name, item in of if item is not None}
+        width = len(next(iter(there.values()))) if there else metric.statistics(()).shape[1]
+        statistics = np.asarray(list(there.values()), dtype=np.float64).reshape(len(there), width)
+        return MetricScores(metric=metric, sample_ids=tuple(there), statistics=statistics)
+
     columns = {
-        protocol: {metric.metric_id: _scored(metric, records, protocol) for metric in metrics_for(task, kind, protocol)}
+        protocol: {metric.metric_id: scored(metric, protocol) for metric in metrics_for(task, kind, protocol)}
         for protocol in PROTOCOLS
     }
     return ScoreTable(task=task, records=records, columns=columns)
-
-
-def _scored(metric: Metric, records: Sequence[ScoreRecord], protocol: Protocol) -> MetricScores:
-    there = {
-        record.sample_id: found.statistics
-        for record in records
-        if (found := record.scores(protocol).get(metric.metric_id)) is not None
-    }
-    width = len(next(iter(there.values()))) if there else metric.statistics(()).shape[1]
-    statistics = np.asarray(list(there.values()), dtype=np.float64).reshape(len(there), width)
-    return MetricScores(metric=metric, sample_ids=tuple(there), statistics=statistics)
 
 
 _RECORD = TypeAdapter(ScoreRecord)
 
 
 def read_score_table(path: Path, results: Results, task: str) -> ScoreTable:
-    """Return the scores of one of a run's tasks; `path` is the run's folder.
-
-    A file that is missing, or of an older version, is a RunError, a line that is no score a DataError.
-    """
+    """Return a task's scores from a run's folder; a RunError if they are missing, a DataError if a line is no score."""
     file = RunDirectory(path=path, identity=results.run).scores(task)
     again = f"Score the run again: medbench score {path}"
     if not file.is_file():
@@ -153,10 +142,9 @@ def read(path: Path, tasks: str | None = None) -> "DataFrame":
 
     Columns: `run`, `model`, `suite`, `task`, `kind`, `protocol`, `metric`, `state`, `sample_id`, `cluster`, `score`
     (NaN where the metric counts nothing, as in a sample that failed), `statistics` (what the metric of a whole task
-    adds up), `prediction`, `labels`, `box`, `error`. Metrics of a whole corpus are not means of their scores: see
-    `MetricScores.value`. `tasks` are names, kinds or globs, comma-separated; None for all. Raises RunError if the
-    folder is no finished run, or lacks scores; DataError if its files are malformed; UsageError if it has none of the
-    tasks.
+    adds up: see `MetricScores.value`), `prediction`, `labels`, `box`, `error`. `tasks` are names, kinds or globs; None
+    for all. Raises RunError if the folder is no finished run, or lacks scores; DataError if its files are malformed;
+    UsageError if it has none of the tasks.
     """
     import pandas as pd
 
@@ -169,22 +157,18 @@ def as_frame(results: Results, task: str, records: Iterable[ScoreRecord]) -> "Da
     """Return the records of a task as the long table that `read` describes."""
     import pandas as pd
 
-    found = results.tasks[task]
-    rows: list[dict[str, Any]] = []
-    own = ("state", "sample_id", "prediction", "labels", "box", "error")
+    found, rows = results.tasks[task], list[dict[str, Any]]()
     for record in records:
-        shared = {name: getattr(record, name) for name in own}
+        own = picked(record, ("state", "sample_id", "prediction", "labels", "box", "error"))
         for protocol in PROTOCOLS:
             for metric in found.metrics(protocol):
                 item = record.scores(protocol).get(metric)
                 score = {} if item is None else {"score": item.value, "statistics": list(item.statistics)}
-                rows.append({**shared, "cluster": record.group, "protocol": protocol, "metric": metric, **score})
+                rows.append({**own, "cluster": record.group, "protocol": protocol, "metric": metric, **score})
     names = ["protocol", "metric", "state", "sample_id", "cluster", "score", "statistics", "prediction", "labels"]
     frame = pd.DataFrame(rows, columns=[*names, "box", "error"], dtype=object).astype({"score": "float64"})
     whole = {"run": results.run, "model": results.model.title, "suite": results.suite, "task": task, "kind": found.kind}
-    for place, (name, value) in enumerate(whole.items()):
-        frame.insert(place, name, value)
-    return frame
+    return frame.assign(**whole)[[*whole, *frame.columns]]
 
 
 def rows_of(frame: "DataFrame") -> list[Any]:
@@ -198,11 +182,7 @@ def labels_of(table: ScoreTable) -> dict[str, dict[str, list[str]]]:
     for record in table.records:
         for label, value in record.labels.items():
             found.setdefault(label, {}).setdefault(value, []).append(record.sample_id)
-    return {
-        label: dict(sorted(found[label].items()))
-        for label in sorted(found)
-        if _FEWEST_VALUES <= len(found[label]) <= _MOST_VALUES
-    }
+    return {label: dict(sorted(groups.items())) for label, groups in sorted(found.items()) if len(groups) in _VALUES}
 
 
 def break_down(
@@ -213,8 +193,7 @@ def break_down(
     A row is one metric on the samples of a task with one value of a label: `task`, `title`, `label`, `value`, `metric`,
     `score` (a fraction; NaN if nothing could be scored), its 95 % interval `low` to `high` over so many `clusters`, the
     `n` samples that were scored, and all `samples`, those that failed included. It is by one label or by all that
-    divide the samples, and by all metrics or the primary one of each task. Raises UsageError if no task has such a
-    label.
+    divide the samples, and by all metrics or each task's primary one. Raises UsageError if no task has such a label.
     """
     import pandas as pd
 
@@ -226,23 +205,18 @@ def break_down(
     for table, labels in there:
         columns, result = table.columns[protocol], results.tasks[table.task]
         primary = primary_metric(result.kind, columns)
-        chosen = [column for name, column in columns.items() if every_metric or name == primary]
-        for label, groups in labels.items():
-            if by in {None, label}:
-                parts += [
-                    {"task": table.task, "title": result.title, "label": label, "value": value}
-                    | _part(table, column, names)
-                    for value, names in groups.items()
-                    for column in chosen
-                ]
-    return pd.DataFrame(parts, columns=list(PARTS)).astype(dict.fromkeys(("score", "low", "high"), "float64"))
+        for label, value, names in ((label, *item) for label, groups in labels.items() for item in groups.items()):
+            for metric, column in columns.items():
+                if by in {None, label} and (every_metric or metric == primary):
+                    about = {"task": table.task, "title": result.title, "label": label, "value": value}
+                    parts.append(about | {"metric": metric} | _part(table, column, names))
+    return pd.DataFrame(parts, columns=list(_PARTS)).astype(dict.fromkeys(("score", "low", "high"), "float64"))
 
 
 def _part(table: ScoreTable, column: MetricScores, names: Sequence[str]) -> dict[str, Any]:
     scored = [name for name in names if name in column.places]
     found = interval(column.metric, column.of(scored), table.groups_of(scored))
     return {
-        "metric": column.metric.metric_id, "score": column.value(scored) if scored else None,
-        "low": found and found.low, "high": found and found.high, "clusters": found.clusters if found else 0,
-        "n": len(scored), "samples": len(names),
+        "score": column.value(scored) if scored else None, "low": found and found.low, "high": found and found.high,
+        "clusters": found.clusters if found else 0, "n": len(scored), "samples": len(names),
     }  # fmt: skip

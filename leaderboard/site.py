@@ -8,35 +8,22 @@ from typing import Any, NamedTuple
 
 from medbench.harness.results import Results
 from medbench.leaderboard import render
+from medbench.leaderboard import runs as known
+from medbench.leaderboard.compare import ScoresByRun
 from medbench.leaderboard.export.public import PublicRun, read_public, results_text
-from medbench.leaderboard.html import asset, render_template
-from medbench.leaderboard.numbers import Board, Number, as_numbers, make_board, make_table
-from medbench.leaderboard.render import beside, metric_title
-from medbench.leaderboard.runs import (
-    NOT_OK,
-    Leaks,
-    definition_of,
-    in_catalogue_order,
-    leaks_of,
-    mixture,
-    notices_of,
-    run_folders,
-)
+from medbench.leaderboard.numbers import Board, Number, as_numbers, lines_of, make_board, make_table
+from medbench.leaderboard.report.document import REPORT_FILE
 from medbench.leaderboard.samples import ScoreTable, read_score_table
-from medbench.leaderboard.standings import ScoresByRun
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import canonical_json, inside, read_json, write_atomically
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 
-REPORT_FILE = "report.html"
-MARK = "medbench-site.json"
-"""Lists the files of a site, so that the next one made in its folder takes away what it no longer has."""
+MARK = "medbench-site.json"  # lists the files of a site, so that the next one takes away what it no longer has
 _SUITES: Mapping[str, str] = render.WORDING["suites"]
 _MEANINGS = {name: told.replace("`paper`", "protocol paper") for name, told in render.PROTOCOL_MEANINGS.items()}
-_CELL = ("value", "n", "compared", "answered", "among_answered", "bounds")
 _NUMBER_HEADS = (
     "Task", "Metric", "Value %", "95 % interval", "From 0 to 100", "n", "Answered", "Among answered",
-    "If failures are wrong, right", *(why.capitalize() for why in NOT_OK), "Definition",
+    "If failures are wrong, right", *(why.capitalize() for why in known.NOT_OK), "Definition",
 )  # fmt: skip
 
 
@@ -66,28 +53,26 @@ class Collection(NamedTuple):
 def collect(folder: Path, *, all_reports: bool) -> Collection:
     """Return the runs in a folder and below it, in an order that does not depend on the disk.
 
-    If `all_reports`, those of runs with data that may not be passed on are copied too. It is a UsageError if there is
-    no such folder, or no finished run in it.
+    If `all_reports`, those of data that may not be passed on are copied too. It is a UsageError if there is no run.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder.", "Give a folder that holds folders of runs.")
     runs: dict[str, SiteRun] = {}
     leaks: dict[str, frozenset[str]] = {}
     skipped = []
-    for path in run_folders(folder):
+    for path in known.run_folders(folder):
         name = path.relative_to(folder).as_posix()
         try:
             public = read_public(path)
-            found = leaks_of([path], [public.results])
+            found = known.leaks_of([path], [public.results])
         except MedbenchError as error:
             skipped.append(SkippedRun(name, error.problem.replace(str(path), name)))
             continue
-        identity = public.results.run
-        if identity in runs:
-            skipped.append(SkippedRun(name, f"run {identity} is there already"))
+        if public.results.run in runs:
+            skipped.append(SkippedRun(name, f"run {public.results.run} is there already"))
             continue
         leaks |= found
-        runs[identity] = _with_report(public, all_reports=all_reports)
+        runs[public.results.run] = _with_report(public, all_reports=all_reports)
     if not runs:
         raise UsageError(f"{folder} holds no finished run.", "Give a folder below which `medbench run` made runs.")
     scores = {identity: _scores(run.public) for identity, run in runs.items()}
@@ -105,29 +90,27 @@ def _scores(public: PublicRun) -> dict[str, ScoreTable]:
 
 
 def _with_report(public: PublicRun, *, all_reports: bool) -> SiteRun:
-    file = public.path / REPORT_FILE
-    if file.is_symlink() or not file.is_file():
-        return SiteRun(public, report=False, no_report="it is a link" if file.is_symlink() else "")
-    held_back = [task for task, terms in public.terms.items() if terms.openness != "open"]
-    reason = ""
-    if held_back and not all_reports:
-        reasons = dict.fromkeys(public.terms[task].reason for task in held_back)
-        reason = f"it may show texts of {', '.join(held_back)}: {'; '.join(reasons)}"
-    elif public.scrubber.leaks(file.read_text(encoding="utf-8", errors="replace")):
+    file, reason = public.path / REPORT_FILE, ""
+    there = file.is_file() and not file.is_symlink()
+    held_back = {task: terms.reason for task, terms in public.terms.items() if terms.openness != "open"}
+    if file.is_symlink():
+        reason = "it is a link"
+    elif there and held_back and not all_reports:
+        reason = f"it may show texts of {', '.join(held_back)}: {'; '.join(dict.fromkeys(held_back.values()))}"
+    elif there and public.scrubber.leaks(file.read_text(encoding="utf-8", errors="replace")):
         reason = "it names a folder or a secret of this machine"
-    return SiteRun(public, report=not reason, no_report=reason)
+    return SiteRun(public, report=there and not reason, no_report=reason)
 
 
-def group(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByRun | None = None) -> tuple[Board, ...]:
+def group(
+    runs: Sequence[Results], leaks: known.Leaks | None = None, scores: ScoresByRun | None = None
+) -> tuple[Board, ...]:
     """Return boards of runs that may stand side by side: one suite, the same data and definitions of every task.
 
     A run joins the first board that takes it. The paper's suite comes first, then by the runs' models and identities.
     """
-    groups: list[list[Results]] = []
-    for run in sorted(runs, key=lambda run: (list(_SUITES).index(run.suite), run.model.title, run.run)):
-        home = next((members for members in groups if mixture([*members, run]) is None), [])
-        groups += [] if home else [home]
-        home.append(run)
+    ordered = sorted(runs, key=lambda run: (list(_SUITES).index(run.suite), run.model.title, run.run))
+    groups = known.grouped(ordered, lambda members: known.mixture(members) is None)
     return tuple(make_board(members, leaks, scores) for members in groups)
 
 
@@ -151,9 +134,9 @@ def site_files(found: Collection, title: str) -> dict[str, str]:
 
 
 def _page(template: str, title: str, **content: Any) -> str:
-    return render_template(
-        template, style=asset("site.css"), script=asset("site.js"), title=title, metric_title=metric_title,
-        protocol_text=lambda protocol: f"Protocol {protocol}: {_MEANINGS[protocol]}", **content,
+    return render.render_html(
+        template, style=render.asset("site.css"), script=render.asset("site.js"), title=title, beside=render.beside,
+        meanings=_MEANINGS, protocols=PROTOCOLS, **content,
     )  # fmt: skip
 
 
@@ -161,75 +144,55 @@ def _index(found: Collection, title: str) -> str:
     titles = {task: one.title for board in found.boards for run in board.runs for task, one in run.tasks.items()}
     return _page(
         "site_index.html", title, runs=len(found.runs), boards=len(found.boards), skipped=found.skipped,
-        suites=[(suite, suite) for suite in dict.fromkeys(board.suite for board in found.boards)],
-        protocols=[(protocol, protocol) for protocol in PROTOCOLS],
-        tasks=[(task, titles[task]) for task in in_catalogue_order(titles)],
+        suites=[(suite, suite) for suite in dict.fromkeys(board.runs[0].suite for board in found.boards)],
+        tasks=[(task, titles[task]) for task in known.in_catalogue_order(titles)],
         sections=[_section(found.boards, board, protocol) for board in found.boards for protocol in PROTOCOLS],
-        told=_told, definition_of=definition_of, overlap_text=render.OVERLAP_TEXT,
+        definition_of=known.definition_of, overlap_text=render.OVERLAP_TEXT,
     )  # fmt: skip
 
 
 def _section(boards: Sequence[Board], board: Board, protocol: Protocol) -> dict[str, Any]:
-    same = [other for other in boards if other.suite == board.suite]
+    suite = board.runs[0].suite
+    same = [other for other in boards if other.runs[0].suite == suite]
     place = next(number for number, other in enumerate(same, 1) if other is board)
-    models = [(name, run.run) for name, run in zip(board.names, board.runs, strict=True)]
+    models = list(zip(board.names, board.runs, strict=True))
     lines, numbers = list(make_table(board, protocol).lines()), as_numbers(board.numbers)
-    notices = []
-    for notice in notices_of(board.runs):
-        names = [name for name, run in zip(board.names, board.runs, strict=True) if notice in run.notices]
-        # It is said of which runs, if not of all.
-        notices.append(notice if len(names) == len(board.runs) else f"{', '.join(names)}: {notice}")
+    said_of = {told: [name for name, run in models if told in run.notices] for told in known.notices_of(board.runs)}
     return {
-        "name": _SUITES[board.suite] if len(same) == 1 else f"{_SUITES[board.suite]}, data {place} of {len(same)}",
-        "suite": board.suite, "protocol": protocol, "notices": notices, "models": models, "lines": lines,
+        "name": _SUITES[suite] if len(same) == 1 else f"{_SUITES[suite]}, data {place} of {len(same)}",
+        "suite": suite, "protocol": protocol, "models": models, "lines": lines,
+        # It is said of which runs, if not of all.
+        "notices": [told if len(of) == len(models) else f"{', '.join(of)}: {told}" for told, of in said_of.items()],
         "by_task": [(task, list(those)) for task, those in groupby(lines, key=lambda line: line[0].task)],
-        "numbers": numbers, "qualified": any(beside(one.answered, one.bounds) for one in numbers),
+        "numbers": numbers, "qualified": any(render.beside(one.answered, one.bounds) for one in numbers),
     }  # fmt: skip
-
-
-def _told(number: Number) -> list[str]:
-    """Return what must be read with a number: the share answered, bounds, and how many have no answer, by why."""
-    counts = [f"{count} {'failed' if why == 'errors' else why}" for why, count in number.not_ok.items() if count]
-    return [*beside(number.answered, number.bounds), *([", ".join(counts)] if counts else [])]
 
 
 def _run_page(run: SiteRun, name: str) -> str:
     results = run.public.results
     return _page(
         "site_run.html", name, results=results, report=run.report, no_report=run.no_report,
-        suite=_SUITES[results.suite], numbers=as_numbers(make_board([results]).numbers), protocols=PROTOCOLS,
-        heads=_NUMBER_HEADS, states=list(STATES), written_heads=list(render.WRITTEN_HEADS),
-        tasks=[results.tasks[task] for task in in_catalogue_order(results.tasks)], wrote=render.wrote,
-        written_cells=render.written_cells, terms=run.public.terms,
+        suite=_SUITES[results.suite], numbers=as_numbers(make_board([results]).numbers), heads=_NUMBER_HEADS,
+        states=list(STATES), written_heads=list(render.WRITTEN_HEADS), wrote=render.wrote, terms=run.public.terms,
+        tasks=[results.tasks[task] for task in known.in_catalogue_order(results.tasks)],
     )  # fmt: skip
 
 
 def _board_data(board: Board) -> dict[str, Any]:
-    rows = {
-        protocol: [
-            {
-                "task": first.task, "metric": first.metric, "remark": first.remark,
-                "cells": [
-                    number and {
-                        **{name: getattr(number, name) for name in _CELL}, **number.not_ok, "ci": number.interval,
-                        "ceiling": number.measured_ceiling,
-                    }
-                    for number in numbers
-                ],
-            }
-            for first, numbers in make_table(board, protocol).lines()
-        ]
-        for protocol in PROTOCOLS
+    def cell(one: Number) -> dict[str, Any]:
+        same = known.picked(one, ("value", "n", "compared", "answered", "among_answered", "bounds"))
+        return {**same, **one.not_ok, "ci": one.interval, "ceiling": one.measured_ceiling}
+
+    tables = {protocol: make_table(board, protocol) for protocol in PROTOCOLS}
+    return {
+        "suite": board.runs[0].suite, "notices": known.notices_of(board.runs),
+        "runs": [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)],
+        "rows": {name: lines_of(table, ("task", "metric", "remark"), cell) for name, table in tables.items()},
     }  # fmt: skip
-    runs = [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)]
-    return {"suite": board.suite, "notices": notices_of(board.runs), "runs": runs, "rows": rows}
 
 
 def write_site(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a site, and take away the files of an earlier one that are no longer part of it.
-
-    It is a UsageError if the folder holds anything that no site wrote.
-    """
+    """Write a site and take away what an earlier one left; a UsageError if the folder holds anything no site wrote."""
     before = _files_before(folder)
     for name, text in files.items():
         write_atomically(folder / name, text)

@@ -13,8 +13,12 @@ from export_runs import invented, write_run
 from test_leaderboard import metric, results, task
 
 from medbench.harness.results import MetricResult, Results, Written
-from medbench.leaderboard.export.eval_results import EvalResultsOptions, eval_result_files
-from medbench.leaderboard.export.every_eval import EveryEvalOptions, write_every_eval
+from medbench.leaderboard.export.formats import (
+    EvalResultsOptions,
+    EveryEvalOptions,
+    eval_result_files,
+    write_every_eval,
+)
 from medbench.leaderboard.export.public import parquet_metadata, read_public
 from medbench.leaderboard.numbers import as_csv, as_json, make_board, make_table
 from medbench.leaderboard.pages import board_as_markdown

@@ -17,13 +17,14 @@ from huggingface_hub import parse_eval_result_entries
 from pydantic import ValidationError
 
 from medbench.harness.results import Results, read_results, write_results
-from medbench.leaderboard.export.eval_results import (
+from medbench.leaderboard.export.formats import (
     EvalResultsOptions,
+    EveryEvalOptions,
     eval_result_files,
     read_datasets,
     without_dataset,
+    write_every_eval,
 )
-from medbench.leaderboard.export.every_eval import EveryEvalOptions, write_every_eval
 from medbench.leaderboard.export.public import PublicRun, parquet_metadata, public_records, read_public, write_parquet
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.prepared import load_prepared
@@ -107,7 +108,7 @@ def test_a_dataset_for_no_task_is_refused() -> None:
 def test_every_eval_ever_is_the_golden_files_and_fits_the_schema(
     run: PublicRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medbench.leaderboard.export.every_eval.version", lambda name: f"version of {name}")
+    monkeypatch.setattr("medbench.leaderboard.export.formats.version", lambda name: f"version of {name}")
     document, samples = write_every_eval(tmp_path / "out", run, OPTIONS, data_dir=None, with_inputs=False)
     golden("every_eval.json", document.read_text(encoding="utf-8"))
     golden("every_eval_samples.jsonl", samples.read_text(encoding="utf-8"))

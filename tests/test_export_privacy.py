@@ -11,18 +11,22 @@ from export_runs import GATED, TOKEN, Planted, as_lines, invented, strings, writ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.leaderboard.export.eval_results import EvalResultsOptions, eval_result_files
-from medbench.leaderboard.export.every_eval import EveryEvalOptions, write_every_eval
+from medbench.leaderboard.export.formats import (
+    EvalResultsOptions,
+    EveryEvalOptions,
+    eval_result_files,
+    write_every_eval,
+)
 from medbench.leaderboard.export.public import (
     PATH,
     SECRET,
     SERVER,
     Scrubber,
     machine_scrubber,
+    public_copy,
     read_public,
     write_parquet,
 )
-from medbench.leaderboard.export.public_copy import public_copy
 from medbench.leaderboard.site import collect, site_files
 from medbench.tasks.foundation.errors import RunError
 
@@ -168,7 +172,7 @@ def test_what_a_secrets_name_stands_for_goes_whatever_it_looks_like() -> None:
 def test_the_last_look_stops_what_slipped_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = read_public(write_run(tmp_path, invented({"slake-vqa": 0.5}, title="A")), {})
     monkeypatch.setattr(
-        "medbench.leaderboard.export.public_copy.board_as_markdown", lambda board: f"{tmp_path} and {len(board.runs)}"
+        "medbench.leaderboard.export.public.board_as_markdown", lambda board: f"{tmp_path} and {len(board.runs)}"
     )
     with pytest.raises(RunError, match=r"leaderboard\.md would carry"):
         public_copy(run)

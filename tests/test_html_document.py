@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.leaderboard.html import html_document
-from medbench.leaderboard.render import markdown_table, markdown_text, notes
+from medbench.leaderboard.render import html_document, markdown_table, markdown_text, notes
 
 ALLOWED = {
     "html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "h3", "p", "strong", "em", "code", "table",

@@ -13,8 +13,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from medbench.harness.results import read_results_file
-from medbench.leaderboard.export.public import read_public
-from medbench.leaderboard.export.public_copy import Hub, PublicCopy, public_copy, upload
+from medbench.leaderboard.export.public import Hub, PublicCopy, public_copy, read_public, upload
 from medbench.tasks.foundation.errors import RunError
 
 VALUES = {"mimic-cxr": 0.21, "slake-vqa": 0.4333}

@@ -18,9 +18,18 @@ from report_fixtures import HOSTILE, Answer, task_source, write_run
 from source_files import ROOT
 
 from medbench.harness.results import read_results, write_results
-from medbench.leaderboard.publish import publish_run
-from medbench.leaderboard.report.document import SCRIPTS, inert_json, make_document, render_page, report_of
-from medbench.leaderboard.report.samples import BY_COMMAND, ImageBudget, Shelves, thumbnail
+from medbench.leaderboard.pages import publish_run
+from medbench.leaderboard.report.document import (
+    BY_COMMAND,
+    SCRIPTS,
+    ImageBudget,
+    Shelves,
+    inert_json,
+    make_document,
+    render_page,
+    report_of,
+    thumbnail,
+)
 from medbench.leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source
 from medbench.tasks.foundation.errors import EXIT_USAGE, UsageError
 from medbench.tasks.prepared import load_prepared

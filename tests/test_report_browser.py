@@ -9,8 +9,7 @@ from browser import CHROMIUM, Page, chromium
 from engine_helpers import pictures
 from report_fixtures import HOSTILE, Answer, task_source, write_run
 
-from medbench.leaderboard.report.document import make_document, render_page
-from medbench.leaderboard.report.samples import BY_COMMAND
+from medbench.leaderboard.report.document import BY_COMMAND, make_document, render_page
 from medbench.leaderboard.report.sources import TaskSource, read_run_source
 
 pytestmark = [

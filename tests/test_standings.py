@@ -8,12 +8,12 @@ import pytest
 from test_leaderboard import metric, results
 
 from medbench.harness.results import Results
+from medbench.leaderboard.compare import Ranking, field_of, rank_runs, standings_of
 from medbench.leaderboard.numbers import Board, Number, gains_over, make_board, make_table
 from medbench.leaderboard.pages import board_as_markdown, gains_section, ranks_section
 from medbench.leaderboard.paper import Layout, Publication, Reported
 from medbench.leaderboard.render import told_under
 from medbench.leaderboard.samples import ItemScore, ScoreRecord, ScoreTable, score_table
-from medbench.leaderboard.standings import Ranking, field_of, rank_runs, standings_of
 
 TASK = "dermamnist"
 LAYOUT = Layout(name="one", rows=((TASK, "accuracy"),))

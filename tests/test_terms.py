@@ -10,9 +10,8 @@ from export_runs import GATED, Planted, as_lines, invented, write_run
 from fixture_root import realdata
 from native_data import slake
 
-from medbench.leaderboard.export.every_eval import EveryEvalOptions, write_every_eval
-from medbench.leaderboard.export.public import read_public
-from medbench.leaderboard.export.public_copy import public_copy
+from medbench.leaderboard.export.formats import EveryEvalOptions, write_every_eval
+from medbench.leaderboard.export.public import public_copy, read_public
 from medbench.leaderboard.runs import is_credentialed, terms_of
 from medbench.leaderboard.site import collect, site_files
 from medbench.tasks.catalog import get_task, task_names

@@ -133,7 +133,7 @@ class Audit:
 
     def to_html(self) -> str:
         """Return the page as an HTML document that loads nothing and runs nothing."""
-        from medbench.leaderboard.html import html_document
+        from medbench.leaderboard.render import html_document
 
         return html_document(self.title, self.to_markdown())
 

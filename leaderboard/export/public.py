@@ -1,26 +1,30 @@
-"""A run as it may be shown to anybody: its numbers, and its scores by sample as far as each task's terms go.
-
-Paths of the machine, addresses of servers and secrets are taken out of what is to be passed on.
-"""
+"""A run as it may be shown to anybody: without paths, servers and secrets, with texts as each task's terms allow."""
 
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+import httpx2
+import yaml
+from huggingface_hub import errors as hub_errors
 from pydantic import TypeAdapter
 
-from medbench.harness.results import MetricResult, Results, read_results
+from medbench.harness.results import Results, read_results
 from medbench.harness.rundir import read_run
-from medbench.leaderboard.runs import NOT_OK, terms_of
+from medbench.leaderboard.numbers import make_board
+from medbench.leaderboard.pages import board_as_markdown
+from medbench.leaderboard.render import WORDING, render_markdown
+from medbench.leaderboard.runs import NOT_OK, picked, terms_of
 from medbench.leaderboard.samples import ScoreRecord, as_frame, read_score_table
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
-from medbench.tasks.foundation.files import canonical_json, write_atomically
+from medbench.tasks.foundation.files import JsonObject, canonical_json, json_lines, read_json, write_atomically
 from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.terms import Terms
 
@@ -28,13 +32,11 @@ PATH = "[path]"
 SERVER = "[server]"
 SECRET = "[secret]"
 # Hosts that everybody knows; the name of any other says something about who ran the model.
-_PUBLIC_HOSTS = frozenset(
-    {
-        "api.anthropic.com", "api.deepseek.com", "api.mistral.ai", "api.openai.com", "api.together.xyz", "arxiv.org",
-        "doi.org", "generativelanguage.googleapis.com", "github.com", "huggingface.co", "openrouter.ai",
-        "physionet.org", "router.huggingface.co", "zenodo.org",
-    }
-)  # fmt: skip
+_PUBLIC_HOSTS = frozenset({
+    "api.anthropic.com", "api.deepseek.com", "api.mistral.ai", "api.openai.com", "api.together.xyz", "arxiv.org",
+    "doi.org", "generativelanguage.googleapis.com", "github.com", "huggingface.co", "openrouter.ai", "physionet.org",
+    "router.huggingface.co", "zenodo.org",
+})  # fmt: skip
 _URL = r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s'\"<>|]*)"
 # From the root of a disk, the home, or a Windows drive; what stands before it may be `name:` or punctuation.
 _ABSOLUTE = (
@@ -128,12 +130,14 @@ def machine_scrubber(paths: Iterable[Path], environment: Mapping[str, str] | Non
     )
 
 
-METADATA_KEY = "medbench"
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESULTS = TypeAdapter(Results)
-_PATHS = ("checkpoint", "data_dir", "output_dir")
+_PLACES = ("data_dir", "output_dir", "checkpoint", "checkpoint_for")
 _REPEATED = ("run", "model", "suite", "task", "kind", "protocol", "metric", "state")
 _BESIDE_PARQUET = ("value", "ci", "n", *NOT_OK, "answered", "among_answered", "bounds", "signature")
+_OWN_NAMES = frozenset({"results.json", "leaderboard.md", "run.yaml", "env.json", "scores"})
+_HEADER = "# The settings of a run as published: paths of the machine were left out.\n"
+_FORBIDDEN = 403
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,13 +165,11 @@ def read_public(path: Path, environment: Mapping[str, str] | None = None) -> Pub
     # Names of a run and its tasks become names of files.
     if results.run != document["identity"]:
         raise RunError(f"The results in {path} are those of another run.", f"Score it again: medbench score {path}")
-    odd = [task for task in results.tasks if not _TASK.fullmatch(task)]
-    if odd:
-        raise DataError(
-            f"The results in {path} name a task {odd[0]!r}, which is no name.", "Put back the run's own file."
-        )
+    if odd := [task for task in results.tasks if not _TASK.fullmatch(task)]:
+        problem = f"The results in {path} name a task {odd[0]!r}, which is no name."
+        raise DataError(problem, "Put back the run's own file.")
     settings = document.get("settings", {})
-    named = [*map(settings.get, _PATHS), *(settings.get("checkpoint_for") or {}).values()]
+    named = [*map(settings.get, _PLACES[:-1]), *(settings.get("checkpoint_for") or {}).values()]
     named.append(str(settings.get("model", "")).partition(":")[2])
     places = [Path(place) for place in named if isinstance(place, str) and Path(place).is_absolute()]
     scrubber = machine_scrubber([path, path.absolute().parent, *places], environment)
@@ -179,26 +181,16 @@ def read_public(path: Path, environment: Mapping[str, str] | None = None) -> Pub
 
 def _public_results(results: Results, scrubber: Scrubber) -> Results:
     """Return results without paths of the machine, servers and secrets; every number stays as it is."""
-    model, text = results.model, scrubber.text
-
-    def public(metrics: Mapping[str, MetricResult]) -> dict[str, MetricResult]:
-        return {name: replace(metric, signature=text(metric.signature)) for name, metric in metrics.items()}
-
-    return replace(
-        results,
-        model=replace(
-            model, name=scrubber.model(model.name), title=scrubber.model(model.title), weights=text(model.weights),
-            device=text(model.device),
-        ),
-        notices=tuple(map(text, results.notices)),
-        tasks={
-            name: replace(
-                task, title=text(task.title), licence=text(task.licence), paper=public(task.paper),
-                strict=public(task.strict),
-            )
-            for name, task in results.tasks.items()
-        },
-    )  # fmt: skip
+    document = _RESULTS.dump_python(results)
+    parts: list[tuple[dict[str, Any], tuple[str, ...]]] = [(document["model"], ("weights", "device"))]
+    for task in document["tasks"].values():
+        metrics = (metric for protocol in PROTOCOLS for metric in task[protocol].values())
+        parts += [(task, ("title", "licence")), *((metric, ("signature",)) for metric in metrics)]
+    for part, names in parts:
+        part |= {name: scrubber.text(part[name]) for name in names}
+    document["model"] |= {name: scrubber.model(document["model"][name]) for name in ("name", "title")}
+    document["notices"] = [scrubber.text(notice) for notice in results.notices]
+    return _RESULTS.validate_python(document)
 
 
 def results_text(results: Results) -> str:
@@ -240,10 +232,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
 
 @contextmanager
 def replaced_when_whole(path: Path) -> Iterator[Path]:
-    """Yield a name to write to; the file takes `path` only if nothing went wrong.
-
-    Raises RunError if the folder cannot be written to.
-    """
+    """Yield a name to write to, which becomes `path` if nothing went wrong; a RunError if it cannot be written."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -262,22 +251,20 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
 def write_parquet(path: Path, run: PublicRun) -> int:
     """Write the scores of a run by sample as a Parquet file, a row group for each task; return the number of rows.
 
-    Its rows are those of `medbench.leaderboard.samples.read`, without texts that stay here. Notices, results and
-    definitions are in the file's own metadata under `medbench`. Raises UsageError if pyarrow is not installed; RunError
-    if the file cannot be written, or scores are missing; DataError if a line of the scores is malformed.
+    Its rows are those of `medbench.leaderboard.samples.read`, without texts that stay here. Raises UsageError if
+    pyarrow is not installed; RunError if the file cannot be written; and like `read_score_table`.
     """
     try:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
-        raise UsageError(
-            "Parquet needs pyarrow, which is not installed.", "Run pip install 'medbench[parquet]'."
-        ) from error
+        way_out = "Run pip install 'medbench[parquet]'."
+        raise UsageError("Parquet needs pyarrow, which is not installed.", way_out) from error
     text, numbers = arrow.string(), arrow.float64()
     schema = arrow.schema([
         *((name, arrow.dictionary(arrow.int32(), text)) for name in _REPEATED),
         ("sample_id", text), ("cluster", text), ("score", numbers), ("statistics", arrow.list_(numbers)),
         ("prediction", text), ("labels", arrow.map_(text, text)),
-    ]).with_metadata({METADATA_KEY: canonical_json(parquet_metadata(run))})  # fmt: skip
+    ]).with_metadata({"medbench": canonical_json(parquet_metadata(run))})  # fmt: skip
     rows = 0
     with replaced_when_whole(path) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
         for task in run.results.tasks:
@@ -293,16 +280,147 @@ def write_parquet(path: Path, run: PublicRun) -> int:
 def parquet_metadata(run: PublicRun) -> dict[str, Any]:
     """Return what must stand beside the rows: notices, numbers of the whole tasks, and what was left out."""
     results = run.results
-
-    def beside(metrics: Mapping[str, MetricResult]) -> dict[str, dict[str, Any]]:
-        return {name: {part: getattr(one, part) for part in _BESIDE_PARQUET} for name, one in metrics.items()}
-
     return {
-        "run": results.run, "suite": results.suite, "limit": results.limit, "notices": list(results.notices),
-        "model": {"name": results.model.name, "title": results.model.title, "weights": results.model.weights},
+        **picked(results, ("run", "suite", "limit")), "notices": list(results.notices),
+        "model": picked(results.model, ("name", "title", "weights")),
         "left_out": {task: terms.reason for task, terms in run.terms.items() if terms.reason},
         "numbers": {
-            task: {protocol: beside(found.metrics(protocol)) for protocol in PROTOCOLS}
+            task: {
+                protocol: {name: picked(one, _BESIDE_PARQUET) for name, one in found.metrics(protocol).items()}
+                for protocol in PROTOCOLS
+            }
             for task, found in results.tasks.items()
         },
     }  # fmt: skip
+
+
+class Hub(Protocol):
+    """What is used of `huggingface_hub.HfApi`."""
+
+    def create_repo(self, repo_id: str, *, repo_type: str, private: bool, exist_ok: bool) -> object:
+        """Make a repository, unless it is there."""
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str, repo_type: str) -> object:
+        """Add the files of a folder in one commit."""
+
+
+class LeftOut(NamedTuple):
+    """Something of a run that does not go, and why."""
+
+    what: str
+    why: str
+
+
+class PublicCopy(NamedTuple):
+    """The files that may leave, content by path below a folder of the run's name, and what stays here."""
+
+    files: Mapping[str, str]
+    left_out: tuple[LeftOut, ...]
+
+
+def public_copy(run: PublicRun) -> PublicCopy:
+    """Return what of a run may leave this machine as files, and what does not.
+
+    Nothing is chosen by what a file is called or looks like: every file that goes is made anew here from what was read.
+    Images, generations as the model wrote them, reports and the data never go. Raises RunError if scores are missing,
+    or something of this machine would go along; DataError if a file of the run is malformed.
+    """
+    folder = run.scrubber.known(run.path.resolve().name)
+    hidden = {"closed": "answers, labels and the names of samples", "no texts": "answers and labels"}
+    held_back = [
+        LeftOut(f"{hidden[terms.openness]} in scores/{task}.jsonl", terms.reason)
+        for task, terms in run.terms.items()
+        if terms.openness in hidden
+    ]
+    settings = _settings(run)
+    named = {
+        "README.md": render_markdown("public_copy.md", results=run.results, told=WORDING, held_back=held_back),
+        "results.json": results_text(run.results), "leaderboard.md": board_as_markdown(make_board([run.results])),
+        "run.yaml": settings, "env.json": canonical_json(_environment(run), indent=2) + "\n",
+        **{f"scores/{task}.jsonl": _scores(run, task) for task in run.results.tasks},
+    }  # fmt: skip
+    files = {f"{folder}/{name}": text for name, text in sorted(named.items())}
+    # Each file was cleaned when it was made; this is a last look at what is about to leave.
+    if leaking := next((name for name, text in files.items() if run.scrubber.leaks(text)), None):
+        problem = f"{leaking} would carry a path or a secret of this machine."
+        raise RunError(problem, "Report this; nothing was uploaded.")
+    given = run.settings.get("settings", {})
+    places = ", ".join(name for name in _PLACES if given.get(name))
+    left_out = [LeftOut(f"{places} in run.yaml", "paths of this machine")] if places else []
+    if PATH in settings:
+        left_out.append(LeftOut("other paths in run.yaml", "paths of this machine"))
+    others = sorted(file.name for file in run.path.iterdir() if file.name not in _OWN_NAMES)
+    stays = WORDING["stays_here"]
+    left_out += [
+        *held_back, *(LeftOut(name, stays.get(name, "not one of the files that are published")) for name in others),
+    ]  # fmt: skip
+    return PublicCopy(files=files, left_out=tuple(LeftOut(run.scrubber.known(what), why) for what, why in left_out))
+
+
+def _settings(run: PublicRun) -> str:
+    given: Mapping[str, Any] = run.settings.get("settings", {})
+    kept = {name: value for name, value in given.items() if name not in _PLACES}
+    document = run.scrubber.tree({**run.settings, "settings": kept})
+    for part in (document["settings"], document.get("identity_of", {})):
+        if "model" in part:
+            part["model"] = run.results.model.name
+    return _HEADER + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _environment(run: PublicRun) -> JsonObject:
+    document: JsonObject = run.scrubber.tree(read_json(run.path / "env.json"))
+    server = document.get("engine", {}).get("server") if isinstance(document.get("engine"), dict) else None
+    if isinstance(server, dict):
+        server.pop("host", None)
+    return document
+
+
+def _scores(run: PublicRun, task: str) -> str:
+    lines = []
+    for record in public_records(run, task):
+        texts = picked(record, ("prediction", "labels"))
+        line: JsonObject = {"sample_id": record.sample_id, "cluster": record.group, "state": record.state}
+        line |= {"box": record.box} | (texts if run.shows_texts(task) else dict.fromkeys(texts))
+        for protocol in PROTOCOLS:
+            scores = record.scores(protocol).items()
+            line[protocol] = {name: picked(item, ("value", "statistics")) for name, item in scores}
+        lines.append(line)
+    return json_lines(lines)
+
+
+def upload(copy: PublicCopy, repo: str, hub: Hub, *, private: bool) -> None:
+    """Upload a public copy in one commit to a dataset repository `owner/name`, made as private as wanted if it is new.
+
+    The login is that of the Hub's own command. A RunError says why the Hub cannot be reached or refuses.
+    """
+    try:
+        with TemporaryDirectory() as folder:
+            write_files(Path(folder), copy.files)
+            hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+            hub.upload_folder(
+                repo_id=repo, folder_path=Path(folder), commit_message="Results of medbench", repo_type="dataset"
+            )
+    except (
+        hub_errors.LocalTokenNotFoundError, hub_errors.HFValidationError, hub_errors.OfflineModeIsEnabled,
+        hub_errors.HfHubHTTPError, httpx2.HTTPError,
+    ) as error:  # fmt: skip
+        problem, way_out = _explained(error, repo)
+        raise RunError(problem, f"{way_out} Nothing of the run on this machine was changed.") from error
+
+
+def _explained(error: Exception, repo: str) -> tuple[str, str]:
+    answer = error if isinstance(error, hub_errors.HfHubHTTPError) else None
+    status = answer.response.status_code if answer else 0
+    told = (answer.server_message or "") if answer else ""
+    if isinstance(error, hub_errors.LocalTokenNotFoundError) or status == httpx2.codes.UNAUTHORIZED:
+        return f"The Hub does not know who you are, so {repo} cannot be written to.", "Log in: hf auth login."
+    if status == _FORBIDDEN:
+        way_out = f"Use a token with write access to {repo.partition('/')[0]}, or another --repo."
+        return f"The Hub does not let you write to {repo}. {told}".strip(), way_out
+    if status == httpx2.codes.NOT_FOUND:
+        return f"The Hub has no {repo} that you may see. {told}".strip(), "Check --repo and your login."
+    if isinstance(error, hub_errors.OfflineModeIsEnabled):
+        return "The Hub is switched off by HF_HUB_OFFLINE.", "Unset it, then push again."
+    if status:
+        return f"The Hub answered {status} for {repo}. {told}".strip(), "Try again later."
+    return f"The Hub cannot be reached: {type(error).__name__}: {error}", "Check the network, then try again."

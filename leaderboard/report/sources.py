@@ -1,7 +1,4 @@
-"""What a report is made of: the folders of its runs, and the prepared data where they are still to be found.
-
-Beside its scores a run says where it comes from, where its time went, what an audit found.
-"""
+"""What a report is made of: the folders of its runs, and the prepared data where they are still to be found."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.results import Results, read_results
+from medbench.harness.results import read_results
 from medbench.harness.rundir import RunDirectory, read_run
 from medbench.harness.settings import CHOOSING, Settings
+from medbench.leaderboard.compare import Side
 from medbench.leaderboard.runs import AUDIT_FILE, in_catalogue_order, is_credentialed
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.catalog import get_task
@@ -23,13 +21,14 @@ from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 from medbench.tasks.suite import prepare_mini_suite
 
+_PHASES = ("seconds", "background_seconds", "efficiency", "counts", "tasks")
+_LONGEST = 2000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunSource:
+class RunSource(Side):
     """One run; only its results must be there, `missing` tells people what else is not."""
 
-    results: Results
-    tables: Mapping[str, ScoreTable] = field(default_factory=dict)
     generations: Mapping[str, Mapping[str, JsonObject]] = field(default_factory=dict)  # lines by task and sample
     document: Mapping[str, Any] = field(default_factory=dict)  # run.yaml
     environment: Mapping[str, Any] | None = None  # env.json
@@ -39,8 +38,7 @@ class RunSource:
     @property
     def settings(self) -> Mapping[str, Any]:
         """What the user asked for."""
-        settings = self.document.get("settings")
-        return settings if isinstance(settings, dict) else {}
+        return _mapping(self.document.get("settings"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +60,7 @@ def tasks_of(runs: Sequence[RunSource]) -> list[str]:
 def read_run_source(path: Path) -> RunSource:
     """Read the folder of a run; raises like `read_results`."""
     results = read_results(path)
+    directory = RunDirectory(path=path, identity=results.run)
     missing: list[str] = []
     tables: dict[str, ScoreTable] = {}
     generations: dict[str, dict[str, JsonObject]] = {}
@@ -69,16 +68,19 @@ def read_run_source(path: Path) -> RunSource:
         what = f"Samples of {task}"
         try:
             tables[task] = read_score_table(path, results, task)
-            what = f"Raw answers to {task}"
-            generations[task] = _read_generations(RunDirectory(path=path, identity=results.run), task)
+            what, file = f"Raw answers to {task}", directory.generations(task, ()).path
+            if not file.is_file():
+                missing.append(f"{what}: {file.relative_to(path)} is missing.")
+                continue
+            lines = read_numbered_json_lines(file, torn_tail="drop")
+            generations[task] = {str(line.get("sample_id")): line for _, line in lines}
         except MedbenchError as error:
             missing.append(f"{what}: {_without(path, error)}")
     document, environment = _optional(path, "run.yaml", missing), _optional(path, "env.json", missing)
     audit = _optional(path, str(AUDIT_FILE), missing) if (path / AUDIT_FILE).is_file() else None
     return RunSource(
         results=results, tables=tables, generations=generations, audit=audit, missing=missing,
-        document=document if isinstance(document, dict) else {},
-        environment=environment if isinstance(environment, dict) else None,
+        document=_mapping(document), environment=environment if isinstance(environment, dict) else None,
     )  # fmt: skip
 
 
@@ -91,29 +93,17 @@ def _optional(path: Path, name: str, missing: list[str]) -> Any:  # noqa: ANN401
 
 
 def _without(path: Path, error: Exception) -> str:
-    """Return what is wrong without the way to a folder, which is nobody's business who reads a report."""
+    # The way to a folder is nobody's business who reads a report.
     problem = error.problem if isinstance(error, MedbenchError) else str(error)
     return problem.replace(f"{path}/", "").replace(str(path), "the folder")
 
 
-def _read_generations(directory: RunDirectory, task: str) -> dict[str, JsonObject]:
-    path = directory.generations(task, ()).path
-    if not path.is_file():
-        raise DataError(f"{path} is missing.")
-    return {str(line.get("sample_id")): line for _, line in read_numbered_json_lines(path, torn_tail="drop")}
-
-
 def read_task_source(task: str, runs: Sequence[RunSource], data_dir: Path | None, *, reveal: bool) -> TaskSource:
-    """Find the prepared data that runs answered, in `data_dir` or where they were.
-
-    Unless `reveal`, texts and images of credentialed data are withheld.
-    """
+    """Find the prepared data that runs answered; credentialed texts and images are withheld unless `reveal`."""
     run = next(run for run in runs if task in run.results.tasks)
-    spec = None
+    spec, samples, missing, folder = None, dict[str, Sample](), "", data_dir
     with suppress(UsageError):
         spec = get_task(task)
-    samples: Mapping[str, Sample] = {}
-    folder, missing = data_dir, ""
     try:
         folder = data_dir or _data_dir(run)
         prepared = load_prepared(folder, task)
@@ -137,11 +127,6 @@ def _data_dir(run: RunSource) -> Path:
     if run.results.suite == "mini":
         return prepare_mini_suite()
     raise DataError("The run does not say where its prepared data are.")
-
-
-Lines = list[list[str]]
-_PHASES = ("seconds", "background_seconds", "efficiency", "counts", "tasks")
-_LONGEST = 2000
 
 
 def provenance(run: RunSource) -> list[dict[str, Any]]:
@@ -169,7 +154,7 @@ def provenance(run: RunSource) -> list[dict[str, Any]]:
             for name, task in results.tasks.items()
         },
     }  # fmt: skip
-    return [{"title": title, "rows": lines(table)} for title, table in tables.items() if lines(table)]
+    return [{"title": title, "rows": rows} for title, table in tables.items() if (rows := lines(table))]
 
 
 def _decoding(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +175,7 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def lines(value: object) -> Lines:
+def lines(value: object) -> list[list[str]]:
     """Return nested plain values as rows of name and text, names joined by points; empty values are left out."""
     return [[name, text] for name, text in _flat("", value) if text]
 
@@ -224,7 +209,6 @@ def timing(run: RunSource) -> dict[str, Any] | None:
 
 
 def _finite(value: object) -> dict[str, Any]:
-    """Return a mapping with its finite numbers and its mappings, the same way down."""
     there = [(str(name), one) for name, one in _mapping(value).items() if isinstance(one, dict) or _is_number(one)]
     return {name: _finite(one) if isinstance(one, dict) else one for name, one in there}
 
@@ -251,14 +235,13 @@ def audit_findings(run: RunSource, withheld: Sequence[str]) -> list[dict[str, An
     found = document.get("findings", document) if isinstance(document, dict) else document
     if isinstance(found, dict):
         found = [{"task": name, **one} for name, one in found.items() if isinstance(one, dict)]
-    if not isinstance(found, list):
-        return []
-    return [_finding(one, withheld) for one in found if isinstance(one, dict)]
-
-
-def _finding(found: Mapping[str, Any], withheld: Sequence[str]) -> dict[str, Any]:
-    task, verdict, text = (_plain(found.get(name)) for name in ("task", "verdict", "text"))
-    if task in withheld:
-        return {"task": task, "verdict": verdict, "text": "", "rows": [], "withheld": True}
-    rest = {name: value for name, value in found.items() if name not in {"task", "verdict", "text"}}
-    return {"task": task, "verdict": verdict, "text": text, "rows": lines(rest), "withheld": False}
+    shown = []
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, dict):
+            said = {name: _plain(one.get(name)) for name in ("task", "verdict", "text")}
+            rest: list[list[str]] = lines({name: value for name, value in one.items() if name not in said})
+            hidden = said["task"] in withheld
+            shown.append(
+                {**said, **({"text": ""} if hidden else {}), "rows": [] if hidden else rest, "withheld": hidden}
+            )
+    return shown

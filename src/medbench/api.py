@@ -42,7 +42,7 @@ class _Shown:
         raise NotImplementedError
 
     def _repr_html_(self) -> str:
-        from medbench.leaderboard.html import markdown_as_html
+        from medbench.leaderboard.render import markdown_as_html
 
         return markdown_as_html(self._repr_markdown_())
 
