@@ -56,7 +56,8 @@ def run_identity(
         "dtype": info.dtype, "device": info.device,
         "batch size": (settings.batch_size or "auto") if info.dtype in _ROUNDED else "",
         "limit": settings.limit, "seed": settings.seed, "decoding": settings.decoding(), "compile": settings.compile,
-        "engine": dict(engine), "probe": settings.probe, "own model": model.entry.card.name if own else "", "suite": workload.suite,
+        "engine": dict(engine), "probe": settings.probe, "own model": model.entry.card.name if own else "",
+        "suite": workload.suite,
         "tasks": {
             load.spec.name: {
                 "version": load.spec.version,

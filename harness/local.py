@@ -205,7 +205,7 @@ def _vllm(
     """Return vLLM with the model's decoder, when it says the first answers as surely as transformers does."""
     from medbench.harness.engine import vllm
 
-    compared = list(map(_shortened, sorted(first, key=lambda one: (bool(one.images), one.length))[-_COMPARED:]))
+    compared = sorted(first, key=lambda one: (bool(one.images), one.length))[-_COMPARED:]
     with phases.time("start vLLM"):
         wanted = vllm.references(adapter, compared)
         llm = vllm.start(adapter, budget, vllm_arguments(settings.model_args))

@@ -3,12 +3,14 @@
 `make test-vllm` runs this in an environment with vLLM's build for CPUs.
 """
 
+import json
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, cast
 
 import pytest
 import torch
+from command_line import medbench
 from engine_helpers import Small, answer, make_requests, texts
 
 from medbench.adapters.base import LocalAdapter
@@ -24,6 +26,7 @@ from medbench.harness.engine.vllm import (
 )
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import RunError, UsageError
+from medbench.tasks.foundation.files import read_json
 
 BUDGET = Budget(rows=16, tokens=1 << 16)
 # vLLM's kernels for CPUs take heads of 32 and more.
@@ -123,3 +126,19 @@ def test_a_wrong_argument_of_vllm_is_a_sentence() -> None:
 
 def test_nothing_of_the_decoder_is_left_on_the_disk() -> None:
     assert not list(Path(gettempdir()).glob("medbench-decoder-*"))
+
+
+def test_a_run_by_vllm_has_the_answers_of_ours_and_is_another_run(tmp_path: Path) -> None:
+    found = {}
+    for engine in ("vllm", "medbench"):
+        runs = tmp_path / engine
+        ran = medbench(
+            "run", "--model", "uni-med", "--tasks", "all", "--limit", "6", "--engine", engine, "--output-dir", runs
+        )
+        assert ran.returncode == 0, ran.stderr
+        [folder] = [file.parent for file in runs.glob("*/results.json")]
+        records = [json.loads(line) for file in sorted(folder.glob("generations/*.jsonl")) for line in file.open()]
+        found[engine] = read_json(folder / "results.json")["run"], [{**one, "run": ""} for one in records]
+    assert found["vllm"][0] != found["medbench"][0]
+    assert found["vllm"][1] == found["medbench"][1]
+    assert len(found["vllm"][1]) == 12 * 6

@@ -1,0 +1,131 @@
+"""Which engine answers: as the user says, or as the machine allows; and that another engine is another run."""
+
+from pathlib import Path
+
+import pytest
+from command_line import medbench
+from engine_helpers import Small, answer, make_requests, texts
+
+from medbench.harness.engine import vllm
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.choice import choose_engine, vllm_arguments
+from medbench.harness.engine.vllm import why_not_vllm
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.files import read_json, read_yaml_table
+
+
+class OnGpu(Small):
+    """Says that it is on a GPU."""
+
+    device = "cuda:0"
+
+
+@pytest.fixture
+def with_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "installed", lambda: "9.9")
+
+
+@pytest.fixture
+def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "installed", lambda: "")
+
+
+@pytest.mark.usefixtures("with_vllm")
+def test_a_gpu_is_left_to_vllm_and_a_cpu_is_not() -> None:
+    on_gpu = choose_engine("auto", OnGpu(), {}, greedy=True, compiled=False)
+    assert (on_gpu.name, on_gpu.version) == ("vllm", "9.9")
+    assert choose_engine("auto", Small(), {}, greedy=True, compiled=False).name == "medbench"
+    assert choose_engine("medbench", OnGpu(), {}, greedy=True, compiled=False).name == "medbench"
+    assert choose_engine("transformers", OnGpu(), {}, greedy=True, compiled=False).name == "transformers"
+    assert choose_engine("vllm", Small(), {}, greedy=True, compiled=False).name == "vllm"
+
+
+@pytest.mark.usefixtures("with_vllm")
+@pytest.mark.parametrize(
+    ("family", "greedy", "compiled", "why"),
+    [
+        ("llama", False, False, "random numbers are others"),
+        ("llama", True, True, "vLLM compiles by itself"),
+        ("gemma3_text", True, False, "never compared"),
+    ],
+)
+def test_what_vllm_cannot_do_is_ours_and_said(family: str, why: str, *, greedy: bool, compiled: bool) -> None:
+    adapter = OnGpu(family)
+    left = choose_engine("auto", adapter, {}, greedy=greedy, compiled=compiled)
+    assert left.name == "medbench"
+    assert why in left.why
+    with pytest.raises(UsageError, match=why):
+        choose_engine("vllm", adapter, {}, greedy=greedy, compiled=compiled)
+
+
+@pytest.mark.usefixtures("without_vllm")
+def test_without_vllm_ours_answers() -> None:
+    assert "not installed" in choose_engine("auto", OnGpu(), {}, greedy=True, compiled=False).why
+    with pytest.raises(UsageError, match="not installed"):
+        choose_engine("vllm", OnGpu(), {}, greedy=True, compiled=False)
+
+
+@pytest.mark.usefixtures("with_vllm")
+def test_what_changes_no_answer_makes_no_other_run() -> None:
+    given = vllm_arguments({
+        "vllm.tensor_parallel_size": "2", "vllm.gpu_memory_utilization": "0.5", "vllm.quantization": "fp8", "x": "1",
+    })  # fmt: skip
+    assert given == {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.5, "quantization": "fp8"}
+    chosen = choose_engine("vllm", OnGpu(), given, greedy=True, compiled=False)
+    assert chosen.identity == {
+        "name": "vllm", "version": "9.9", "arguments": {"quantization": "fp8", "tensor_parallel_size": 2},
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="argument of vLLM"):
+        choose_engine("medbench", OnGpu(), given, greedy=True, compiled=False)
+
+
+def test_a_plain_decoder_is_known_by_its_weights() -> None:
+    assert not why_not_vllm(Small("llama"))
+    assert not why_not_vllm(Small("qwen2"))
+
+
+def test_transformers_engine_writes_what_ours_does(small_llama: Small, picture_folder: Path) -> None:
+    asked = make_requests(picture_folder, 24, seed=8)
+    budget = Budget(rows=6, tokens=1 << 14)
+    ours = texts(answer(small_llama, asked, budget))
+    assert texts(answer(small_llama, asked, budget, library=True)) == ours
+    assert len(ours) == len(asked)
+
+
+def test_another_engine_is_another_run_with_the_same_answers(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    common = ["run", "--model", "uni-med", "--tasks", "slake-vqa,medqa", "--limit", "4", "--output-dir", runs]
+    for more in ([], ["--engine", "medbench"], ["--engine", "transformers"]):
+        ran = medbench(*common, *more)
+        assert ran.returncode == 0, ran.stderr
+        engine = more[-1] if more else "medbench"
+        assert f"Engine: {engine} (" in ran.stderr or "nothing to do" in ran.stderr
+    folders = [file.parent for file in runs.glob("*/results.json")]
+    # Ours is the same run whether it was chosen or asked for.
+    assert len(folders) == 2
+    first, second = (
+        [line for file in sorted(folder.glob("generations/*.jsonl")) for line in file.read_text().splitlines()]
+        for folder in folders
+    )
+    assert len(first) == len(second) == 8
+    named = [read_json(folder / "env.json")["engine"].get("engine", {}).get("name") for folder in folders]
+    assert sorted(map(str, named)) == ["None", "transformers"]
+    assert {read_yaml_table(folder / "run.yaml")["settings"]["engine"] for folder in folders} <= {
+        "auto", "medbench", "transformers",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "blind", "--engine", "vllm"], "does not take --engine"),
+        (["--model", "blind", "--model-arg", "vllm.x=1"], "takes --model-arg vllm.x"),
+        (["--model", "uni-med", "--model-arg", "vllm.x=1"], "argument of vLLM"),
+        (["--model", "uni-med", "--engine", "transformers", "--temperature", "1"], "takes the likeliest token"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(words: list[str], said: str, tmp_path: Path) -> None:
+    ran = medbench("run", *words, "--tasks", "medqa", "--limit", "1", "--output-dir", tmp_path)
+    assert ran.returncode != 0
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
