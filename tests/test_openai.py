@@ -201,7 +201,7 @@ def test_boxes_in_pixels_and_smaller_pictures_do_not_go_together() -> None:
 def test_the_profile_follows_from_the_host_alone() -> None:
     hosts = {
         "m@https://api.openai.com/v1": "openai", "m@https://x.openai.azure.com/openai/v1": "openai",
-        "m@https://notopenai.com/v1": "vllm", HERE: "vllm",
+        "m@https://notopenai.com/v1": "compatible", HERE: "compatible",
     }  # fmt: skip
     assert {address: profile_of("auto", read_address(address)).name for address in hosts} == hosts
     assert profile_of("sglang", read_address(HERE)).name == "sglang"
@@ -272,6 +272,11 @@ def test_a_request_has_the_fields_that_all_servers_know(tmp_path: Path) -> None:
     assert user["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
+NEUTRAL = {
+    "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -284,7 +289,11 @@ def test_a_request_has_the_fields_that_all_servers_know(tmp_path: Path) -> None:
         ({"temperature": "unset", "send_seed": "no"}, {"max_tokens": 100}),
         (
             {"profile": "sglang", "extra_body": '{"top_k": 1, "regex": "a+"}'},
-            {"max_tokens": 100, "temperature": 0, "seed": 3, "top_k": 1, "regex": "a+"},
+            {"max_tokens": 100, "temperature": 0, "seed": 3, **NEUTRAL, "top_k": 1, "regex": "a+"},
+        ),
+        (
+            {"profile": "vllm", "top_p": "0.9"},
+            {"max_tokens": 100, "temperature": 0, "seed": 3, **NEUTRAL, "top_p": 0.9},
         ),
         (
             {"profile": "transformers", "extra_body": '{"stream": true}'},

@@ -53,7 +53,7 @@ def hint(said: str, status: int = 400, **asked: Any) -> str:
          {}, "profile=openai"),
         ("max_tokens is no longer supported, use max_completion_tokens", {}, "profile=openai"),
         ("Unrecognized request argument supplied: max_completion_tokens", {"length_field": "max_completion_tokens"},
-         "profile=vllm"),
+         "profile=compatible"),
         ("Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is supported.", {},
          "temperature=unset"),
         ("`temperature` must be strictly positive", {}, "temperature=unset"),
@@ -354,8 +354,8 @@ def test_what_a_server_tells_of_itself_makes_another_run(monkeypatch: pytest.Mon
         assert dict(served(f"tiny@{server.url}").made_of) == {}
         server.told = {"/v1/models": MODELS, "/version": {"version": "0.11.0"}}
         assert dict(served(f"tiny@{server.url}").made_of) == {
-            "server": "root=/models/first max_model_len=4096 vllm=0.11.0"
-        }
+            "server": "root=/models/first max_model_len=4096 vllm=0.11.0", "profile": "vllm",
+        }  # fmt: skip
         address = server.url
     monkeypatch.setattr(client, "_WAITS", (0.0,))
     with pytest.raises(RunError, match="cannot be reached"):
@@ -368,7 +368,24 @@ def test_the_server_is_asked_for_its_mark_from_within_a_running_loop_too() -> No
 
     with fault_server() as server:
         server.told = {"/v1/models": MODELS}
-        assert asyncio.run(told(server.url)) == {"server": "root=/models/first max_model_len=4096"}
+        assert asyncio.run(told(server.url)) == {
+            "server": "root=/models/first max_model_len=4096", "profile": "vllm",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(("owner", "profile"), [("vllm", "vllm"), ("sglang", "sglang"), ("me", "compatible")])
+def test_a_server_that_obeys_files_beside_its_weights_is_told_every_choice(owner: str, profile: str) -> None:
+    with fault_server() as server:
+        server.told = {"/v1/models": {"data": [{"id": "tiny", "owned_by": owner}]}}
+        adapter = served(f"tiny@{server.url}")
+        known = adapter.made_of.get("profile", "compatible")
+        body = adapter.prepare(question(1), get_task("slake-vqa"), Path()).body
+        chosen = served(f"tiny@{server.url}", profile="compatible")
+        _ = chosen.made_of
+        plain = chosen.prepare(question(1), get_task("slake-vqa"), Path()).body
+    assert known == profile
+    assert body.get("repetition_penalty") == (None if profile == "compatible" else 1)
+    assert "repetition_penalty" not in plain
 
 
 def test_a_mark_in_an_answer_goes_before_what_was_told_at_first() -> None:

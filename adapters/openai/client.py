@@ -47,6 +47,7 @@ class ServedModel(RemoteAdapter):
     """A model of a server that speaks OpenAI's chat completions; UsageError if none can be sent to the address."""
 
     card = entry.CARD
+    telling = reading.TELLING  # What of a server's words about the model makes another run.
 
     def __init__(self, address: entry.Address, options: entry.Options, *, key: SecretStr, seed: int) -> None:
         self.host = address.server
@@ -66,6 +67,7 @@ class ServedModel(RemoteAdapter):
         self._certificates = trusted(options.ca_file) if address.encrypted else None
         self._address = address
         self._profile = entry.profile_of(options.profile, address)
+        self._named = self._profile.name
         self._options = options
         self._key = key
         # The SDK takes no empty key.
@@ -117,7 +119,8 @@ class ServedModel(RemoteAdapter):
 
         with ThreadPoolExecutor(1) as aside:
             mark = aside.submit(lambda: asyncio.run(asked())).result()
-        return {"server": mark} if mark else {}
+        made = {"server": mark} if mark else {}
+        return made if self._profile.name == self._named else {**made, "profile": self._profile.name}
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[openai.AsyncOpenAI]:
@@ -203,7 +206,9 @@ class ServedModel(RemoteAdapter):
         entries = (await self._told(sdk, "/models")).get("data")
         named = map(mapping, entries if isinstance(entries, list) else ())
         told = next((one for one in named if one.get("id") == self._address.model), {})
-        found = [(name, told.get(name)) for name in reading.TELLING]
+        if self._options.profile == "auto" and self._named == "compatible":
+            self._profile = entry.PROFILES.get(str(told.get("owned_by")), self._profile)
+        found = [(name, told.get(name)) for name in self.telling]
         found += sorted(mapping(told.get("meta")).items())[:_MOST_META]
         parts = [f"{name}={value}" for name, value in found if value and isinstance(value, str | int)]
         if told.get("owned_by") == "vllm":

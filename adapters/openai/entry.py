@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -127,6 +127,8 @@ class Profile:
     takes_stop: bool = True  # Whether stop strings may be sent; elsewhere the answer is cut when it is there.
     only: frozenset[str] = frozenset()  # Names that `extra_body` may have; empty for any.
     never: frozenset[str] = frozenset()  # Names that `extra_body` must not have.
+    # What leaves no choice of tokens to a file beside the served weights; `extra_body` goes before it.
+    neutral: Mapping[str, int] = field(default_factory=dict)
 
 
 CARD, _, _TOLD = described(__file__)
@@ -136,14 +138,14 @@ PROFILES = TypeAdapter(dict[str, Profile]).validate_python(
 
 
 def profile_of(name: str, address: Address) -> Profile:
-    """Return a profile by name; `auto` is `openai` for OpenAI's and Azure's hosts and `vllm` for every other server.
+    """Return a profile by name; `auto` is `openai` for OpenAI's and Azure's hosts and `compatible` for every other.
 
-    The server is not asked what it is: the same command must mean the same run whether it answers or not.
+    What a server tells of itself before the first question may make more of the latter: see `ServedModel.made_of`.
     """
     if name != "auto":
         return PROFILES[name]
     is_openai = any(f".{address.host}".endswith(host) for host in (".openai.com", ".openai.azure.com"))
-    return PROFILES["openai" if is_openai else "vllm"]
+    return PROFILES["openai" if is_openai else "compatible"]
 
 
 _POLICY = RetryPolicy()
@@ -162,7 +164,7 @@ class Options(BaseModel, frozen=True):
     None is not sent, or sets no limit.
     """
 
-    profile: Literal["auto", "openai", "vllm", "sglang", "transformers"] = "auto"
+    profile: Literal["auto", "openai", "vllm", "sglang", "transformers", "compatible"] = "auto"
     key_env: str = "OPENAI_API_KEY"
     boxes: BoxName = "permille"
     system: str = ""

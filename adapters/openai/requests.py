@@ -68,6 +68,7 @@ def make_request(
         profile.length_field: length,
         # Some servers stream unless they are told not to.
         STREAM: False,
+        **profile.neutral,
         **{name: value for name, value in chosen.items() if value is not None},
         **options.extra_body,
     }

@@ -107,6 +107,7 @@ class ModelInVllm(ServedModel):
     """A served model whose server is this run's own; it is known by its files and options, not by an address."""
 
     card = CARD
+    telling = ("max_model_len",)  # Its name and folder are ours.
 
     def __init__(self, server: Server, name: str, options: LoadOptions, *, weights: str) -> None:
         address = read_address(f"{name}@http://127.0.0.1:{server.port}/v1")
