@@ -18,7 +18,7 @@ from medbench.tasks.spec import TaskSpec
 Request = Any  # One question ready to be sent, as its adapter wants it; kept until it is answered.
 Withheld = Literal["", "refusal", "content filter", "tool call"]
 """What stands in the place of an answer, by the model's or its service's own decision; empty where an answer stands."""
-Trouble = Literal["rate limit", "overloaded", "timeout", "unreachable", "cut off", "server error", "malformed"]
+RetryReason = Literal["rate limit", "overloaded", "timeout", "unreachable", "cut off", "server error", "malformed"]
 """Why a question must be asked again. The first four say that the server has too much to do, or is not there."""
 
 
@@ -75,10 +75,10 @@ class RetryableError(Exception):
     """
 
     def __init__(
-        self, trouble: Trouble, problem: str, retry_after: float | None = None, *, most: int | None = None
+        self, reason: RetryReason, problem: str, retry_after: float | None = None, *, most: int | None = None
     ) -> None:
         super().__init__(problem)
-        self.trouble: Trouble = trouble
+        self.reason: RetryReason = reason
         self.retry_after = retry_after
         self.most = most
 

@@ -101,7 +101,7 @@ def _opened(path: Path, read: Callable[[Image.Image], T], *, any_size: bool = Fa
             if not any_size and image.width * image.height > MAX_PIXELS:
                 raise SampleError(
                     f"The image {path} claims {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}.",
-                    "Scale the picture down, or remove it from the dataset.",
+                    "Scale the image down, or remove it from the dataset.",
                 )
             return read(image)
     except FileNotFoundError as error:
@@ -182,7 +182,7 @@ def refuse_other_stacks(path: Path, member: str, shape: tuple[int, ...], dtype: 
         way_out = f"Save {values} if its values go from 0 to 1, or download the file again."
     elif four and len(set(shape[1:])) == 1:
         way_out = "Volumes (3-D sets) are not read. Download the 2-D set of this name from its authors."
-    problem = f"{path}: {member!r} is {dtype} {list(shape)}; pictures are uint8 [N, H, W] or [N, H, W, 3]."
+    problem = f"{path}: {member!r} is {dtype} {list(shape)}; images are uint8 [N, H, W] or [N, H, W, 3]."
     raise DataError(problem, way_out)
 
 
@@ -197,7 +197,7 @@ class _Deep:
 
 
 def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
-    """Return an opened picture as 8-bit RGB without anything beside its pixels; raises what Pillow raises on damage."""
+    """Return an opened image as 8-bit RGB without anything beside its pixels; raises what Pillow raises on damage."""
     deep = _deep(path, image)
     if deep is not None:
         painted = np.rint(_eight_bits(deep) * deep.alpha + _EIGHT_BITS * (1 - deep.alpha)).astype(np.uint8)
@@ -226,7 +226,7 @@ def _marked_pixels(path: Path, image: Image.Image) -> BoolArray:
 
 
 def _deep(path: Path, image: Image.Image) -> _Deep | None:
-    """Return the values of a picture that 8 bits do not hold, or None if they do."""
+    """Return the values of an image that 8 bits do not hold, or None if they do."""
     if image.format == "PNG":
         return _deep_png(path, image) or (_deep_grey(image) if image.mode in _DEEP_MODES else None)
     if isinstance(image, TiffImagePlugin.TiffImageFile):

@@ -1,4 +1,4 @@
-"""Questions asked in another way, to see what answers rest on: without their picture, say, or with another one.
+"""Questions asked in another way, to see what answers rest on: without their image, say, or with another one.
 
 A probe changes samples before a run and nothing else. A drop is no sign of a leak by itself: a harder question is
 harder for all. `medbench audit probe` compares a model's drop with that of its peers.
@@ -88,12 +88,12 @@ def _in_other_words(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Ask
 
 PROBES: Mapping[str, Probe] = {
     "image-off": Probe(
-        meaning="no picture: what is still right rests on the question alone",
+        meaning="no image: what is still right rests on the question alone",
         kinds=frozenset({"vqa", "report", "cls", "reg"}),
         change=_without_images,
     ),
     "image-shuffled": Probe(
-        meaning="the picture of another patient: what is still right does not rest on the picture",
+        meaning="the image of another patient: what is still right does not rest on the image",
         kinds=frozenset({"vqa", "report", "cls"}),
         change=_with_other_images,
     ),

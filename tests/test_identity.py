@@ -64,7 +64,7 @@ FILES: dict[str, tuple[Change, bool]] = {
     "`processor_config.json`": (edit("processor_config.json", patch_size=28), True),
     "end tokens in `generation_config.json`": (edit("generation_config.json", eos_token_id=[2, 5]), True),
     "temperature in `generation_config.json`": (edit("generation_config.json", temperature=0.2, do_sample=True), False),
-    "`README.md`, `LICENSE`, pictures": (write("README.md"), False),
+    "`README.md`, `LICENSE`, images": (write("README.md"), False),
     "what a training left, such as `trainer_state.json`": (write("trainer_state.json"), False),
     "hidden files and folders, such as `.git`": (write(".git/HEAD"), False),
 }
@@ -262,7 +262,7 @@ def test_the_table_of_the_docs_is_what_was_tried() -> None:
         "the folder that the model's folder lies in": False,
         "what a server tells of its model and version": True,
         "the commit that a revision means": True,
-        "the class that scales pictures": True,
+        "the class that scales images": True,
         "a file in the package of a plugin that brings the model or a task": True,
         "the version of torch, transformers, tokenizers, sentencepiece, numpy or Pillow": True,
     }

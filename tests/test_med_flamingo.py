@@ -311,7 +311,7 @@ def test_the_mistakes_of_a_command_line_end_without_a_traceback(folder: Path, tm
     for words, said in (
         (("--checkpoint", tmp_path / "nowhere"), "nowhere is no folder"),
         (("--checkpoint", folder, "--model-arg", "media_rule=both"), "media_rule=both is not allowed"),
-        (("--checkpoint", folder, "--model-arg", f"demo_images={tmp_path}"), "does not give the authors' pictures"),
+        (("--checkpoint", folder, "--model-arg", f"demo_images={tmp_path}"), "does not give the authors' images"),
     ):
         result = medbench(
             "run", "--model", "med-flamingo", "--tasks", "slake-vqa", "--output-dir", tmp_path / "runs", *words

@@ -210,9 +210,9 @@ def test_the_pictures_of_examples_are_read_like_the_questions_own(colours: Path,
 
 
 def test_the_authors_examples_need_their_pictures(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="their pictures are not given"):
+    with pytest.raises(UsageError, match="their images are not given"):
         load(folder, shots="6")
-    with pytest.raises(UsageError, match=r"does not give the authors' pictures(.|\n)*synpic50962\.jpg is missing"):
+    with pytest.raises(UsageError, match=r"does not give the authors' images(.|\n)*synpic50962\.jpg is missing"):
         load(folder, demo_images=str(tmp_path))
     for number, (name, _, _) in enumerate(AUTHORS):
         Image.new("RGB", (20, 30), (40 * number, 0, 0)).save(tmp_path / name)

@@ -194,7 +194,7 @@ def test_fields_that_must_not_be_added_are_refused(profile: str, fields: dict[st
 
 
 def test_boxes_in_pixels_and_smaller_pictures_do_not_go_together() -> None:
-    with pytest.raises(UsageError, match="mean those of the original picture"):
+    with pytest.raises(UsageError, match="mean those of the original image"):
         options(boxes="pixels", max_pixels="1000")
 
 
@@ -495,7 +495,7 @@ def test_the_environment_of_the_sdk_reaches_no_server(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("answer", "trouble"),
+    ("answer", "reason"),
     [
         (Answer(body=completion("yes"), cut="half"), "cut off"),
         (Answer(cut="silent"), "cut off"),
@@ -505,10 +505,10 @@ def test_the_environment_of_the_sdk_reaches_no_server(monkeypatch: pytest.Monkey
         (Answer(status=200, body={"error": {"message": "busy", "code": 503}}), "overloaded"),
     ],
 )
-def test_a_broken_answer_is_asked_again(answer: Answer, trouble: str) -> None:
+def test_a_broken_answer_is_asked_again(answer: Answer, reason: str) -> None:
     with pytest.raises(RetryableError) as caught:
         complete(lambda _: answer)
-    assert caught.value.trouble == trouble
+    assert caught.value.reason == reason
 
 
 def test_a_server_that_is_not_there_is_unreachable() -> None:
@@ -519,7 +519,7 @@ def test_a_server_that_is_not_there_is_unreachable() -> None:
 
     with pytest.raises(RetryableError, match="cannot be reached") as caught:
         asyncio.run(once())
-    assert caught.value.trouble == "unreachable"
+    assert caught.value.reason == "unreachable"
 
 
 def test_an_endless_answer_is_given_up() -> None:

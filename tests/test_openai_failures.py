@@ -95,7 +95,7 @@ def test_what_does_not_fit_into_a_model_says_what_was_asked_and_how_to_ask_for_l
     found = hint(said, status)
     assert "an answer of 512 tokens" in found
     assert "--max-new-tokens" in found
-    assert "send 1 picture smaller with --model-arg max_pixels=N" in found
+    assert "send 1 image smaller with --model-arg max_pixels=N" in found
     assert "max_pixels" not in hint(said, status, images=0)
 
 
@@ -120,7 +120,7 @@ SEES_NOTHING = (
 @pytest.mark.parametrize("said", SEES_NOTHING)
 @pytest.mark.parametrize("status", [400, 404, 422, 500])
 def test_a_model_that_sees_nothing_says_so_in_many_ways_and_is_not_asked_again(said: str, status: int) -> None:
-    assert "takes no pictures" in hint(said, status)
+    assert "takes no images" in hint(said, status)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_a_model_that_sees_nothing_says_so_in_many_ways_and_is_not_asked_again(s
     ["cannot identify image file", "The image size is not supported", "At most 4 images are supported", "HTTP 500"],
 )
 def test_a_picture_that_is_refused_is_not_a_model_that_sees_nothing(said: str) -> None:
-    assert "takes no pictures" not in hint(said)
-    assert "takes no pictures" not in hint(SEES_NOTHING[0], images=0)
+    assert "takes no images" not in hint(said)
+    assert "takes no images" not in hint(SEES_NOTHING[0], images=0)
 
 
 def test_words_do_not_turn_haste_or_a_wrong_key_into_a_refusal() -> None:
@@ -277,7 +277,7 @@ def test_a_model_that_sees_nothing_ends_the_run_after_a_few_pictures(picture: Pa
     finished = list[Finished]()
     with fault_server(blind(refusal(400, "tiny is not a multimodal model"))) as server:
         asking = Asking(served(f"tiny@{server.url}"), finished.append)
-        with pytest.raises(RunError, match="refuses every question with pictures") as caught:
+        with pytest.raises(RunError, match="refuses every question with images") as caught:
             asyncio.run(asking.ask([*asked_of(5), *asked_of(60, picture, first=5)]))
         assert sum(bool(asked.pictures) for asked in server.seen) < 12
     assert "is not a multimodal model" in caught.value.problem

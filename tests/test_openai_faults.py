@@ -112,7 +112,7 @@ def test_whatever_passes_is_asked_again_and_leaves_no_trace(tmp_path: Path) -> N
         assert set(server.times()) == {2}
     assert lasting(run_folder(tmp_path / "faulty")) == lasting(run_folder(tmp_path / "whole"))
     notes = served(tmp_path / "faulty")
-    assert set(notes["troubles"]) == {"rate limit", "server error", "timeout", "cut off", "malformed", "overloaded"}
+    assert set(notes["retries"]) == {"rate limit", "server error", "timeout", "cut off", "malformed", "overloaded"}
     assert (notes["answered"], notes["failed"], notes["requests"]) == (answered, 0, 2 * answered)
     assert notes["models"] == {"tiny-2024-05-01": answered}
 

@@ -272,7 +272,7 @@ def test_a_stream_without_a_reason_for_its_end_is_whole_if_it_says_that_it_ended
 
 
 @pytest.mark.parametrize(
-    ("content", "trouble"),
+    ("content", "reason"),
     [
         (events(*PIECES[:3], end=""), "cut off"),
         (events(*PIECES[:3], end='data: {"choices": [{"del'), "malformed"),
@@ -283,10 +283,10 @@ def test_a_stream_without_a_reason_for_its_end_is_whole_if_it_says_that_it_ended
         (events(3, [], "x", {"choices": [5, {"delta": 7}]}), "malformed"),
     ],
 )
-def test_a_stream_that_broke_off_is_asked_again(content: bytes, trouble: str) -> None:
+def test_a_stream_that_broke_off_is_asked_again(content: bytes, reason: str) -> None:
     with pytest.raises(RetryableError) as caught:
         streamed(content)
-    assert caught.value.trouble == trouble
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize(

@@ -151,16 +151,16 @@ def failure(status: int, body: object = None, **headers: str) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("status", "trouble"),
+    ("status", "reason"),
     [
         (408, "timeout"), (409, "server error"), (425, "server error"), (429, "rate limit"), (500, "server error"),
         (502, "server error"), (503, "overloaded"), (504, "timeout"), (520, "server error"), (529, "overloaded"),
     ],
 )  # fmt: skip
-def test_failures_that_pass_are_asked_again(status: int, trouble: str) -> None:
+def test_failures_that_pass_are_asked_again(status: int, reason: str) -> None:
     error = failure(status)
     assert isinstance(error, RetryableError)
-    assert (error.trouble, error.retry_after) == (trouble, None)
+    assert (error.reason, error.retry_after) == (reason, None)
     assert "why not" in str(error)
 
 

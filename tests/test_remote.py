@@ -22,10 +22,10 @@ from medbench.adapters.remote import (
     Request,
     RetryableError,
     RetryPolicy,
+    RetryReason,
     Scaled,
     Served,
     ServedGeneration,
-    Trouble,
     Usage,
 )
 from medbench.harness.engine.requests import Outcome
@@ -124,8 +124,8 @@ def errors(finished: Sequence[Finished]) -> dict[str, str]:
     return {one.outcome.sample_id: one.outcome.error for one in finished if one.outcome.generation is None}
 
 
-def try_again(trouble: Trouble, retry_after: float | None = None) -> RetryableError:
-    return RetryableError(trouble, f"It was: {trouble}.", retry_after)
+def try_again(reason: RetryReason, retry_after: float | None = None) -> RetryableError:
+    return RetryableError(reason, f"It was: {reason}.", retry_after)
 
 
 def test_waits_double_up_to_a_minute_and_are_drawn_from_their_upper_half() -> None:
@@ -138,7 +138,7 @@ def test_a_question_is_asked_again_after_growing_waits() -> None:
     adapter = Scripted(lambda _, attempt: try_again("server error") if attempt < 4 else 1.0)
     [finished], asking = ask(adapter, numbered(1))
     assert adapter.asked["q000"] == [0, 1, 3, 7]
-    assert (finished.attempts, finished.seconds, asking.troubles) == (4, 1.0, {"server error": 3})
+    assert (finished.attempts, finished.seconds, asking.retries) == (4, 1.0, {"server error": 3})
     assert finished.outcome.generation is not None
 
 
@@ -168,7 +168,7 @@ def test_a_request_that_hangs_is_ended_and_asked_again() -> None:
     adapter = Scripted(lambda _, attempt: 1e9 if attempt == 1 else 1.0, timeout=20)
     [finished], asking = ask(adapter, numbered(1))
     assert adapter.asked["q000"] == [0, 21]
-    assert (finished.outcome.error, asking.troubles) == ("", {"timeout": 1})
+    assert (finished.outcome.error, asking.retries) == ("", {"timeout": 1})
 
 
 def test_no_request_outlives_its_sample() -> None:
@@ -176,7 +176,7 @@ def test_no_request_outlives_its_sample() -> None:
     finished, asking = ask(adapter, numbered(1))
     assert adapter.asked["q000"] == [0, 301]
     assert "did not answer in time" in errors(finished)["q000"]
-    assert asking.troubles == {"timeout": 2}
+    assert asking.retries == {"timeout": 2}
 
 
 def test_a_refused_question_is_not_asked_again_and_costs_no_other() -> None:

@@ -173,7 +173,7 @@ def why_left_whole(family: str, decoder: type[Any]) -> str:
 
 
 def _other_scaling(space: BoxSpace, scaler: Any, images: Mapping[str, Any]) -> str:  # noqa: ANN401 - any
-    """Return a notice if boxes are read in pixels of scaled pictures and the processor scales them otherwise."""
+    """Return a notice if boxes are read in pixels of scaled images and the processor scales them otherwise."""
     if space.scaled_pixels is None:
         return ""
     size = {**dict(getattr(scaler, "size", None) or {}), **images.get("size", {})}
@@ -182,9 +182,9 @@ def _other_scaling(space: BoxSpace, scaler: Any, images: Mapping[str, Any]) -> s
     if (fewest, most) == space.scaled_pixels and square == space.multiple:
         return ""
     return (
-        f"Boxes are read as {space.name}: in pictures scaled to whole squares of {space.multiple} pixels and within "
+        f"Boxes are read as {space.name}: in images scaled to whole squares of {space.multiple} pixels and within "
         f"{space.scaled_pixels} pixels. This processor scales to squares of {square} and within ({fewest}, {most}), so "
-        "boxes are read wrongly in pictures that come out otherwise."
+        "boxes are read wrongly in images that come out otherwise."
     )
 
 

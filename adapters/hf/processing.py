@@ -157,7 +157,7 @@ class Renderer:
             processor.chat_template = _pinned(template, today)
             self._form = self._found_form()
             told_day = f"The chat template writes the date; it is always told {today} (--model-arg date)."
-            plain = "The chat template takes messages as plain texts: pictures are marked in front of the question."
+            plain = "The chat template takes messages as plain texts: images are marked in front of the question."
             dated = processor.chat_template != template
             self.notices = (*[told_day] * dated, *[plain] * (not self._form[0]))
         elif system or chat:
@@ -233,7 +233,7 @@ class Renderer:
         except _RAISED:
             # Some take no question without an image.
             return ""
-        return "it leaves the picture out" if ignored else ""
+        return "it leaves the image out" if ignored else ""
 
     def inputs(
         self, texts: Sequence[str], images: Sequence[Sequence[Image.Image]], processor: Processor = None
@@ -274,7 +274,7 @@ class Renderer:
         owners = [place for place, (tokens, _) in enumerate(shapes) for _ in range(tokens)]
         if ids.count(self._image_token_id) != len(owners):
             raise SampleError(
-                f"The model's processor writes {ids.count(self._image_token_id)} visual tokens for pictures of "
+                f"The model's processor writes {ids.count(self._image_token_id)} visual tokens for images of "
                 f"{list(sizes)}, not the {len(owners)} that it writes for each alone."
             )
         owner, taken = iter(owners), Counter[int]()

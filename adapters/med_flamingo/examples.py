@@ -31,10 +31,10 @@ class Example:
 
 
 def authors_examples(shots: str, folder: Path | None) -> tuple[Example, ...]:
-    """Return the authors' six if they are shown; UsageError if there must be, or are, pictures that cannot be read."""
+    """Return the authors' six if they are shown; UsageError if there must be, or are, images that cannot be read."""
     if shots == "6" and folder is None:
         raise UsageError(
-            "shots=6 shows the authors' six examples for VQA, and their pictures are not given.",
+            "shots=6 shows the authors' six examples for VQA, and their images are not given.",
             "Give --model-arg demo_images=DIR, or shots=auto, which shows six of the task's train split instead.",
         )
     if shots == "0" or folder is None:
@@ -47,7 +47,7 @@ def authors_examples(shots: str, folder: Path | None) -> tuple[Example, ...]:
     except SampleError as error:
         names = ", ".join(name for name, _, _ in AUTHORS)
         raise UsageError(
-            f"demo_images={folder} does not give the authors' pictures: {error.problem}",
+            f"demo_images={folder} does not give the authors' images: {error.problem}",
             f"It needs {names}: from img/ of the model's repository, or from VQA-RAD.",
         ) from error
 

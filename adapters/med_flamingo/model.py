@@ -174,7 +174,7 @@ def _clip(folder: Path, device: torch.device) -> CLIPVisionModel:
     sides = (config.image_size, config.patch_size)
     if config.hidden_act != "quick_gelu" or sides != _PUBLISHED_CLIP.get(int(config.hidden_size), sides):
         raise DataError(
-            f"{folder} holds a CLIP with {config.hidden_act} for pictures of {config.image_size} pixels in patches of "
+            f"{folder} holds a CLIP with {config.hidden_act} for images of {config.image_size} pixels in patches of "
             f"{config.patch_size}; Med-Flamingo was trained with OpenAI's, with quick_gelu, 224 and 14.",
             _CLIP_HINT,
         )

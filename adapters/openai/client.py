@@ -56,7 +56,7 @@ class ServedModel(RemoteAdapter):
         self.retry_policy = options.retry_policy
         if not address.on_this_machine:
             end = "." if address.encrypted else ", and they and the key travel unencrypted."
-            self.notices = (f"SENT ELSEWHERE: the questions and pictures of this run go to {address.server}{end}",)
+            self.notices = (f"SENT ELSEWHERE: the questions and images of this run go to {address.server}{end}",)
         self.images = ImageEncoder(options.max_pixels)
         try:
             httpx2.URL(address.base)
@@ -189,7 +189,7 @@ class ServedModel(RemoteAdapter):
                     return
                 missing = f"{self.host} is not ready (HTTP {_LOADING})"
             except RetryableError as error:
-                if error.trouble != "unreachable":
+                if error.reason != "unreachable":
                     return
                 missing = str(error).rstrip(".")
             except (SampleError, TimeoutError):
@@ -234,9 +234,9 @@ class ServedModel(RemoteAdapter):
         except openai.APIStatusError as error:
             return error.response
         except openai.APIConnectionError as error:
-            raise self._trouble(error.__cause__ or error) from error
+            raise self._failure(error.__cause__ or error) from error
 
-    def _trouble(self, error: BaseException) -> MedbenchError | RetryableError:
+    def _failure(self, error: BaseException) -> MedbenchError | RetryableError:
         found = _certificate_problem(error)
         if found is not None:
             return RunError(f"{self.host} cannot be asked: {found[0]}.", f"{found[1]} {KEPT}")

@@ -244,7 +244,7 @@ def read_options(given: Mapping[str, str], address: Address) -> Options:
         )
     if SPACES[options.boxes].units is None and options.max_pixels:
         raise UsageError(
-            "Boxes in pixels mean those of the original picture, but max_pixels sends a smaller one.",
+            "Boxes in pixels mean those of the original image, but max_pixels sends a smaller one.",
             "Choose boxes that do not depend on the size, e.g. --model-arg boxes=permille.",
         )
     return options

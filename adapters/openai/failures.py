@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from medbench.adapters.openai.entry import json_or_none
 from medbench.adapters.openai.reading import Reading, mapping
 from medbench.adapters.openai.requests import ChatRequest
-from medbench.adapters.remote import RetryableError, Trouble
+from medbench.adapters.remote import RetryableError, RetryReason
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
 from medbench.tasks.foundation.files import read_yaml_table
 
@@ -26,7 +26,7 @@ UNKNOWN = 200
 """The status of a failure inside of a success that says nothing of its kind: whether it passes is not known."""
 _TOLD = read_yaml_table(Path(__file__).with_suffix(".yaml"))
 CERTIFICATE_HINT: str = _TOLD["certificate"]
-_TROUBLES: Mapping[int, Trouble] = _TOLD["troubles"]
+_REASONS: Mapping[int, RetryReason] = _TOLD["retries"]
 _HOPELESS: Mapping[int, str] = _TOLD["hopeless"]
 _STATUS_NAMES = {name: status for status, names in _TOLD["names"].items() for name in names}
 _OUT_OF_CREDIT: list[str] = _TOLD["out of credit"]
@@ -55,7 +55,7 @@ def failure_of(
     named = f"HTTP {status} ({responses[status]})" if status in responses else f"HTTP {status}"
     named = named if within is None else "with an error inside of a success"
     problem = f"{server} answers {named}{f': {said}' if said else ''}"
-    if status not in {*_TROUBLES, 401, 402, 403} and (_cannot_see(said, request) or says("too long", said)):
+    if status not in {*_REASONS, 401, 402, 403} and (_cannot_see(said, request) or says("too long", said)):
         return SampleError(problem, hint_for(said, request))
     error = mapping(mapping(document).get("error"))
     if next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), "") in _OUT_OF_CREDIT:
@@ -65,8 +65,8 @@ def failure_of(
         return SampleError(problem, _HOPELESS[404])
     if status == UNKNOWN:
         return RetryableError("server error", problem, most=_DOUBTFUL_ATTEMPTS)
-    if status in _TROUBLES or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in {501, *_HOPELESS}):
-        return RetryableError(_TROUBLES.get(status, "server error"), problem, retry_after(response.headers))
+    if status in _REASONS or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in {501, *_HOPELESS}):
+        return RetryableError(_REASONS.get(status, "server error"), problem, retry_after(response.headers))
     return _final(status, problem, said, request)
 
 
@@ -76,7 +76,7 @@ def _final(status: int, problem: str, said: str, request: ChatRequest) -> Medben
     if status < HTTPStatus.BAD_REQUEST:
         return RunError(problem, "The base URL leads elsewhere: give the one that answers itself.")
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return SampleError(problem, "The pictures are too large for the server: --model-arg max_pixels=N.")
+        return SampleError(problem, "The images are too large for the server: --model-arg max_pixels=N.")
     return SampleError(problem, hint_for(said, request))
 
 
@@ -206,7 +206,7 @@ def _cannot_see(said: str, request: ChatRequest) -> bool:
 def hint_for(said: str, request: ChatRequest) -> str:
     """Return what can be done about a refusal, or nothing where nothing is known."""
     images, too_long = request.images, says("too long", said)
-    smaller = f", send {images} picture{'s' * (images != 1)} smaller with --model-arg max_pixels=N" if images else ""
+    smaller = f", send {images} image{'s' * (images != 1)} smaller with --model-arg max_pixels=N" if images else ""
     too_large = bool(images) and not too_long and says("image too large", said)
     too_much = bool(request.limit) and request.length_field in said and says("too much", said)
     applies = {

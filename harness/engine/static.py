@@ -222,9 +222,9 @@ def _written_alone(adapter: LocalAdapter, request: Request) -> Sequence[int]:
     """Return the ids that are written to a prompt, made without the engine's own sharing, batches and caches."""
 
     def features(image: ImageRef) -> torch.Tensor:
-        picture = open_image(request.source, image)
+        opened = open_image(request.source, image)
         with one_sample(adapter, f"pixels() of {image.path}"):
-            pixels = adapter.pixels(picture)
+            pixels = adapter.pixels(opened)
         return adapter.encode_images([pixels])[0]
 
     parts = []

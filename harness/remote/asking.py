@@ -172,7 +172,7 @@ class Asking:
         self._all_begun = False
         self._answered = set(answered)
         self._refused: dict[bool, tuple[str, int]] = {}
-        self.troubles: Counter[str] = Counter()
+        self.retries: Counter[str] = Counter()
 
     async def ask(self, questions: Iterable[Question]) -> None:
         """Ask all questions; each is reported once.
@@ -257,11 +257,11 @@ class Asking:
         except (RetryableError, TimeoutError) as raised:
             late = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
             error = raised if isinstance(raised, RetryableError) else late
-            self.troubles[error.trouble] += 1
-            strained = error.trouble in _STRAIN
+            self.retries[error.reason] += 1
+            strained = error.reason in _STRAIN
             self._leave(epoch, "strained" if strained else "neutral", wait=error.retry_after or 0.0)
-            self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
-            never = error.trouble == "unreachable" and not self._reached
+            self._reached = self._reached or error.reason not in {"timeout", "unreachable"}
+            never = error.reason == "unreachable" and not self._reached
             # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
             if never and self.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
                 raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}") from raised
@@ -293,7 +293,7 @@ class Asking:
         times = times + 1 if words == before else 1
         self._refused[has_images] = (words, times)
         if has_images not in self._answered and times >= _SAME_REFUSALS:
-            what = "with pictures" if has_images else "without pictures"
+            what = "with images" if has_images else "without images"
             raise RunError(
                 f"{self._adapter.host} refuses every question {what}, the first {_SAME_REFUSALS} in the same words: "
                 f"{problem}",

@@ -135,7 +135,7 @@ def answer_remotely(
             "concurrency": {
                 "start": adapter.retry_policy.concurrency, "highest": window.highest, "last": window.limit,
             },
-            "troubles": dict(sorted(begun[0].troubles.items())),
+            "retries": dict(sorted(begun[0].retries.items())),
             **log.summary(),
         }  # fmt: skip
     changes = changes_in(notes)

@@ -1,12 +1,12 @@
 """Reading answers to closed questions: yes, no and maybe, one of a few words that the question names, and classes.
 
-One reader of yes, no and maybe serves PubMedQA, closed questions about pictures, and options that say yes and no. A
+One reader of yes, no and maybe serves PubMedQA, closed questions about images, and options that say yes and no. A
 bare `no` is a word of every second sentence (`No doubt there is a fracture.`), so a word counts only where it is an
 answer: at the beginning of a clause or behind a declaration (`the answer is`), and with an end or a reason behind it,
 never as the determiner of a noun. Whatever is denied, asked or set beside its opposite (`yes and no`) is unread; of an
 answer that takes itself back, the last version counts.
 
-Other closed questions about pictures are answered with a word out of two or three (`left`, `CT`, `hyperdense`). An
+Other closed questions about images are answered with a word out of two or three (`left`, `CT`, `hyperdense`). An
 answer says the right one if it has its words side by side, does not deny them, and names none of its usual alternatives
 as well: `left or right` says neither, `the right lung, not the left lung` says right.
 
@@ -167,7 +167,7 @@ def _names(clause: str, words: str, *, beside: str = "") -> bool:
     for match in re.finditer(f" (?={re.escape(words)} )", padded):
         start, end = match.start(), match.end() + len(words)
         ahead, behind = padded[max(0, start - _SIDE_REACH) : start].split(), padded[end : end + _SIDE_REACH]
-        # `lower left` is no side of the picture.
+        # `lower left` is no side of the image.
         compound = words in {"left", "right"} and not beside and ahead[-1:] and ahead[-1] in _COMPOUND
         denied = any(word in _DENIALS or word.endswith("n't") for word in ahead[-8:])
         denied = denied or phrase("side_denied_before").search(f" {' '.join(ahead[-8:])} ") is not None
@@ -308,7 +308,7 @@ def _only_one(text: str, places: Sequence[_Place]) -> str | None:
 
 
 def _is_shown(text: str, place: _Place) -> bool:
-    """Return whether a picture is said to show a class: `consistent with melanoma`, `the liver is visible`."""
+    """Return whether an image is said to show a class: `consistent with melanoma`, `the liver is visible`."""
     ahead = wording.before(text, place.start)
     if not phrase("class_named_whole").match(text, place.end) or wording.is_supposed(text, place.start):
         return False

@@ -84,7 +84,7 @@ def _other_sizes(path: Path) -> Iterator[str]:
     sizes = {array_form(path, f"{split}_images")[0][1:3] for split in SPLITS}
     for height, width in sorted(sizes - {(_PAPER_SIZE, _PAPER_SIZE)}):
         found, other = f"{width} x {height} pixels", "numbers on them are another benchmark's and not comparable"
-        yield f"the pictures of {path.name} have {found}, the paper's {_PAPER_SIZE} x {_PAPER_SIZE}: {other}"
+        yield f"the images of {path.name} have {found}, the paper's {_PAPER_SIZE} x {_PAPER_SIZE}: {other}"
 
 
 def _split_samples(path: Path, split: Split, task: str, label_set: LabelSet) -> Found:

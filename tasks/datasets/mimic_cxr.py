@@ -2,7 +2,7 @@
 
 Source: Johnson et al., MIMIC-CXR-JPG 2.0.0 on PhysioNet; as it is, or in the R2Gen annotation of Chen et al., 2020.
 Licence: PhysioNet Credentialed Health Data License 1.5.0: access needs training and a signed agreement, and
-neither reports nor pictures may leave the machine.
+neither reports nor images may leave the machine.
 
 Two native layouts are read. The annotation, which holds the paper's selection and is preferred::
 
@@ -12,7 +12,7 @@ Two native layouts are read. The annotation, which holds the paper's selection a
     annotation_small.json  the Uni-Med authors' subset, of which only "train" is used; optional
     files/p10/p10000000/s50000000/<dicom id>.jpg    or p10/... beside the annotation
 
-and the raw files, as PhysioNet ships them: the official split file, one text per study, one picture per view::
+and the raw files, as PhysioNet ships them: the official split file, one text per study, one image per view::
 
     mimic-cxr-2.0.0-split.csv[.gz]    dicom_id,study_id,subject_id,split; split is train, validate or test
     files/p10/p10000000/s50000000.txt, or the same in mimic-cxr-reports/ or reports/    (invented here)
@@ -143,14 +143,14 @@ def _read_annotation(native: Native, path: Path) -> Reading:
 
 
 class _View(NamedTuple):
-    """One picture of a study."""
+    """One image of a study."""
 
     sample_id: str
     split: Split
     patient: str
     study: str
     report: str  # Path of the report without its suffix, below the folder of reports.
-    image: str  # Path of the picture, below `files`.
+    image: str  # Path of the image, below `files`.
 
 
 @dataclass(frozen=True, slots=True)

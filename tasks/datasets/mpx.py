@@ -1,7 +1,7 @@
-"""MPx-Single: one MedPix picture, one caption.
+"""MPx-Single: one MedPix image, one caption.
 
-Source: Wu et al., RadFM, 2023: `MedPix_single_{train,test}.csv` of its data_csv, pictures from MedPix
-(https://medpix.nlm.nih.gov). Licence: none stated; the rights in pictures and texts lie with the MedPix
+Source: Wu et al., RadFM, 2023: `MedPix_single_{train,test}.csv` of its data_csv, images from MedPix
+(https://medpix.nlm.nih.gov). Licence: none stated; the rights in images and texts lie with the MedPix
 contributors, so neither may be passed on.
 
 Native layout::
@@ -62,7 +62,7 @@ def read_captions(native: Native) -> Reading:
 
 
 def case_of(name: str) -> str:
-    """Return the case number in a picture's name, or the name where it has none."""
+    """Return the case number in an image's name, or the name where it has none."""
     match = _CASE.match(name)
     return match.group(1) if match else name
 

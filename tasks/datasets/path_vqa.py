@@ -1,6 +1,6 @@
-"""Path-VQA: questions about pathology pictures from textbooks and the PEIR library.
+"""Path-VQA: questions about pathology images from textbooks and the PEIR library.
 
-Source: He et al., PathVQA, 2020 (https://github.com/UCSD-AI4H/PathVQA). Licence: texts MIT; the pictures stay
+Source: He et al., PathVQA, 2020 (https://github.com/UCSD-AI4H/PathVQA). Licence: texts MIT; the images stay
 the property of the textbooks' publishers and of PEIR.
 
 Native layout (`pvqa` or its parent is given)::

@@ -1,4 +1,4 @@
-"""MedQA and PubMedQA: questions that have no picture. Samples, the two tasks of each and the splits: docs/data.md.
+"""MedQA and PubMedQA: questions that have no image. Samples, the two tasks of each and the splits: docs/data.md.
 
 MedQA, questions of the United States medical licensing examination. Source: Jin et al., MedQA, 2021
 (https://github.com/jind11/MedQA). Licence: MIT (repository). Native layout (`data_clean` or its parent is given)::
