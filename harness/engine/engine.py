@@ -117,7 +117,7 @@ class Engine(GenerationEngine):
             elif request.decoding.beams == 1 and not (self._library and request.shift):
                 yield request
             elif self.why_whole or self._adapter.attention != "causal" or request.shift:
-                problem = "`generate` of transformers, and with it a beam search, cannot place this model's images"
-                refused.append(failed(request, f"{problem}; leave out --beams and --engine."))
+                what, option = ("A beam search", "beams") if request.decoding.beams > 1 else ("`generate`", "engine")
+                refused.append(failed(request, f"{what} cannot place this model's images; leave --{option} out."))
             else:
                 searched.append(request)
