@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import tiny_vlms
 from command_line import medbench
 from engine_helpers import Small, answer, make_requests, texts
 
+from medbench.adapters.base import LoadOptions, LocalAdapter
+from medbench.adapters.catalog import choose_model
 from medbench.harness.engine import vllm
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.choice import choose_engine, vllm_arguments
@@ -82,6 +85,15 @@ def test_what_changes_no_answer_makes_no_other_run() -> None:
 def test_a_plain_decoder_is_known_by_its_weights() -> None:
     assert not why_not_vllm(Small("llama"))
     assert not why_not_vllm(Small("qwen2"))
+
+
+@pytest.mark.parametrize("name", [name for name in tiny_vlms.FAMILIES if name not in tiny_vlms.WHOLE])
+def test_which_families_vllm_may_write_for(name: str, tmp_path: Path) -> None:
+    chosen = choose_model(f"hf:{tiny_vlms.FAMILIES[name](tmp_path / name)}", {})
+    adapter = chosen.entry.load(LoadOptions(variant=chosen.variant, arguments=chosen.arguments, device="cpu"))
+    assert isinstance(adapter, LocalAdapter)
+    can = name in {"llava", "llava_next", "idefics2", "idefics3", "internvl"}
+    assert bool(why_not_vllm(adapter)) != can
 
 
 def test_transformers_engine_writes_what_ours_does(small_llama: Small, picture_folder: Path) -> None:

@@ -133,11 +133,13 @@ class VllmBatching(Batching):
         able, outcomes = self._images.sound(requests)
         with self._phases.time("hand over"):
             prompts = [(one.request.source, one.request.spec.kind, one.request.prompt.segments) for one in able]
+            # Where 16 bits may overflow, a log-probability that is no number tells of it.
+            told = {"logprobs": 0} if self._adapter.dtype == "float16" else {}
             for one, own in zip(able, self._images.embed(prompts), strict=True):
                 # vLLM hangs a mark of its own on the name, behind a dash.
                 name = str(next(self._numbers))
                 self._asked[name] = one, Row(request=one.request)
-                self._engine.add_request(name, prompt_of(own, self._adapter), choice_of(one.request.decoding))
+                self._engine.add_request(name, prompt_of(own, self._adapter), choice_of(one.request.decoding, **told))
         with self._phases.time("decode"):
             answers = self._engine.step()
         return [*outcomes, *self._outcomes(self._finished(answers))]
