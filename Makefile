@@ -33,6 +33,7 @@ test-slow: $(STAMP)  ## Run the tests that take long: kills, trainings, simulati
 $(VLLM)/.installed: tests/in_vllm/requirements.txt tests/in_vllm/torchvision_ops.py pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/in_vllm/requirements.txt -e .
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec  # built for CUDA, and no image needs them
 	cp tests/in_vllm/torchvision_ops.py $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/
 	echo 'import torchvision_ops' > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision_ops.pth
 	@touch $@

@@ -11,6 +11,7 @@ import torch
 from engine_helpers import END, Small, answer, generate_alone, make_requests, pictures, texts
 
 from medbench.adapters.base import TextSegment
+from medbench.harness.engine import batching
 from medbench.harness.engine.batching import Row, write_next
 from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token
 from medbench.harness.engine.images import AHEAD, FeatureCache, Images
@@ -60,6 +61,40 @@ def test_sampling_follows_its_probabilities(picture_folder: Path) -> None:
     assert two[0] / 600 == pytest.approx(2 / 3, abs=0.08)
     assert set(draws(with_decoding([request], temperature=1.0, top_p=0.7)[0], logits, 300)) == {0, 1}
     assert set(draws(with_decoding([request], temperature=1.0, top_p=0.0001)[0], logits, 50)) == {0}
+
+
+def test_rows_that_are_told_other_things_are_chosen_together(picture_folder: Path) -> None:
+    """As one by one: greedy ones, penalised ones, and ones whose logits are no numbers."""
+    asked = make_requests(picture_folder, 6, seed=2, max_new_tokens=9)
+    told: list[dict[str, Any]] = [
+        {}, {"temperature": 0.7}, {"temperature": 0.7, "top_k": 3}, {"temperature": 1.5, "top_p": 0.5},
+        {"repetition_penalty": 2.0}, {"temperature": 0.7, "repetition_penalty": 1.3},
+    ]  # fmt: skip
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(3)) * 3
+
+    def rows() -> list[Row]:
+        requests = [with_decoding([one], **more)[0] for one, more in zip(asked, told, strict=True)]
+        return [Row(request=one, written=[5, 7, 7]) for one in requests]
+
+    together, alone = rows(), rows()
+    for _ in range(4):
+        write_next(together, logits, lambda _: "")
+        for row, own in zip(alone, logits, strict=True):
+            write_next([row], own[None], lambda _: "")
+    assert [row.written for row in together] == [row.written for row in alone]
+    broken = rows()
+    write_next(broken, logits.index_fill(1, torch.tensor([4]), float("nan")), lambda _: "")
+    assert all(row.broken for row in broken)
+
+
+def test_a_token_without_a_share_is_never_drawn(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = with_decoding(make_requests(picture_folder, 1, seed=2), temperature=1.0)[0]
+    logits = torch.tensor([float("-inf"), 0.0, float("-inf"), 1.0, float("-inf")])
+    for drawn, token in ((0.0, 1), (1 - 2**-53, 3)):
+        monkeypatch.setattr(batching, "_draw", lambda _, drawn=drawn: drawn)
+        row = Row(request=request)
+        write_next([row], logits[None], lambda _: "")
+        assert row.written == [token]
 
 
 @pytest.mark.parametrize("continuous", [True, False])

@@ -58,9 +58,7 @@ class Row:
 
 def write_next(rows: Sequence[Row], logits: torch.Tensor, detokenise: Detokenise) -> None:
     """Append a token to each row by its logits [R, V], and note which rows end with it."""
-    plain = all(row.request.decoding.greedy for row in rows)
-    tokens = likeliest(logits) if plain else [_choose(row, own) for row, own in zip(rows, logits, strict=True)]
-    for row, token in zip(rows, tokens, strict=True):
+    for row, token in zip(rows, chosen_tokens(rows, logits), strict=True):
         row.write(token, detokenise)
 
 
@@ -76,31 +74,64 @@ def likeliest(logits: torch.Tensor) -> list[int]:
     return chosen
 
 
-def _choose(row: Row, logits: torch.Tensor) -> int:
-    decoding = row.request.decoding
-    scores = logits.float().cpu()
-    if likeliest(scores[None]) == [NO_TOKEN]:
-        return NO_TOKEN
-    if decoding.repetition_penalty != 1 and row.written:
-        seen = torch.tensor(sorted(set(row.written)))
-        own = scores[seen]
-        factor = decoding.repetition_penalty
-        scores = scores.index_put((seen,), torch.where(own < 0, own * factor, own / factor))
+def chosen_tokens(rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
+    """Return the next token of each row by its logits [R, V], chosen where they are; the host waits once.
+
+    Rows of a run are told the same, but for lengths; others are chosen group by group.
+    """
+    if all(row.request.decoding.greedy for row in rows):
+        return likeliest(logits)
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for place, one in enumerate(row.request.decoding for row in rows):
+        told = (one.temperature, one.top_k, one.top_p, one.repetition_penalty)
+        groups.setdefault(told, []).append(place)
+    tokens = [NO_TOKEN] * len(rows)
+    for places in groups.values():
+        own = logits[torch.tensor(places, device=logits.device)] if len(groups) > 1 else logits
+        found = _chosen_alike([rows[place] for place in places], own.float())
+        for place, token in zip(places, found, strict=True):
+            tokens[place] = token
+    return tokens
+
+
+def _chosen_alike(rows: Sequence[Row], scores: torch.Tensor) -> list[int]:
+    """Return a token for each row of scores [R, V], which are chosen among alike: by one draw of each row's own."""
+    decoding = rows[0].request.decoding
+    seen = [(place, token) for place, row in enumerate(rows) for token in set(row.written)]
+    if decoding.repetition_penalty != 1 and seen:
+        where = tuple(torch.tensor(seen, device=scores.device).T)
+        own, factor = scores[where], decoding.repetition_penalty
+        scores = scores.index_put(where, torch.where(own < 0, own * factor, own / factor))
     if decoding.temperature == 0:
-        return int(scores.argmax())
+        return likeliest(scores)
+    best = scores.amax(dim=-1, keepdim=True)
+    scaled, tokens = (scores - best) / decoding.temperature, None
+    if decoding.top_k:
+        scaled, tokens = scaled.topk(min(decoding.top_k, scaled.shape[-1]), dim=-1)
+    elif decoding.top_p < 1:
+        scaled, tokens = scaled.sort(dim=-1, descending=True, stable=True)
+    shares = scaled.softmax(dim=-1).double()
+    reached = shares.cumsum(dim=-1)
+    if decoding.top_p < 1:
+        shares = shares.masked_fill(reached - shares >= decoding.top_p, 0.0)
+        reached = shares.cumsum(dim=-1)
+    drawn = torch.tensor([[_draw(row)] for row in rows], dtype=torch.float64).to(scores.device)
+    # The first token behind the drawn share of what all have together; one without a share is never that.
+    all_of_them = reached[:, -1:]
+    wanted = torch.minimum(drawn * all_of_them, all_of_them.nextafter(torch.zeros_like(all_of_them)))
+    places = torch.searchsorted(reached, wanted, right=True).clamp(max=scaled.shape[-1] - 1)  # NaN is behind all
+    written = places if tokens is None else tokens.gather(-1, places)
+    chosen: list[int] = torch.where(best.isfinite(), written, NO_TOKEN)[:, 0].tolist()
+    return chosen
+
+
+def _draw(row: Row) -> float:
+    """Return a number from 0 to 1, not included, of the row's own generator: it does not depend on its neighbours."""
     if row.generator is None:
-        # A seed of the sample's own, so that its draws do not depend on its neighbours.
-        name = f"{decoding.seed}/{row.request.spec.name}/{row.request.sample.sample_id}"
+        name = f"{row.request.decoding.seed}/{row.request.spec.name}/{row.request.sample.sample_id}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
         row.generator = torch.Generator().manual_seed(seed)
-    ordered, tokens = ((scores - scores.max()) / decoding.temperature).sort(descending=True, stable=True)
-    if decoding.top_k:
-        ordered[decoding.top_k :] = float("-inf")
-    before = ordered.softmax(dim=0).cumsum(dim=0).roll(1)
-    before[0] = 0
-    ordered[before >= decoding.top_p] = float("-inf")
-    probabilities = torch.zeros_like(scores).index_put((tokens,), ordered.softmax(dim=0))
-    return int(torch.multinomial(probabilities, 1, generator=row.generator))
+    return float(torch.rand((), generator=row.generator, dtype=torch.float64))
 
 
 def outcome_of(row: Row, adapter: LocalAdapter) -> Outcome:
