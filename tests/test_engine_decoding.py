@@ -19,7 +19,7 @@ from medbench.harness.engine.passes import why_not_packed
 from medbench.harness.engine.requests import Request
 from medbench.harness.engine.static import generate_alone as one_by_one
 from medbench.harness.phases import Phases
-from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.foundation.errors import RunError, SampleError
 from medbench.tasks.sample import ImageRef
 
 WIDE = Budget(rows=16, tokens=4096)
@@ -321,3 +321,15 @@ def test_what_a_models_folder_says_of_writing_changes_no_answer(picture_folder: 
         assert texts(answer(told, sought, WIDE)) == (expected if sought is requests else found)
     told.decoder.generation_config.repetition_penalty = 1.7
     assert {one.sample.sample_id: one_by_one(told, one).text for one in requests} == expected
+
+
+def test_a_full_temporary_folder_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medbench.harness.engine.images.save_file", full)
+    features = FeatureCache(capacity=100)
+    features.put("a", torch.ones(50))
+    with pytest.raises(RunError, match="do not fit into the temporary folder") as raised:
+        features.put("b", torch.ones(50))
+    assert "TMPDIR" in raised.value.hint

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -212,10 +213,11 @@ class Batching(ABC):
         """Yield outcomes as rows finish; their order is the engine's."""
         while self._queue.peek() is not None or self._under_way():
             requests = self._next()
-            try:
-                with torch.inference_mode():
-                    outcomes = self._advance(requests)
-            except torch.OutOfMemoryError:
+            outcomes: list[Outcome] | None = None
+            # What failed is held by its error until that is let go; only then is there memory to give back.
+            with suppress(torch.OutOfMemoryError), torch.inference_mode():
+                outcomes = self._advance(requests)
+            if outcomes is None:
                 outcomes = self._shrink(requests)
             if outcomes:
                 yield outcomes

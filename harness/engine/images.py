@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from medbench.adapters.base import ImageSlot, LocalAdapter, Pixels, TextSegment, tokens_of
 from medbench.adapters.guarding import one_sample
 from medbench.harness.engine.requests import ImageKey, Outcome, PrefixedRequest, Segments, failed
 from medbench.harness.phases import Phases
-from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.foundation.errors import RunError, SampleError
 from medbench.tasks.images import locate, open_image
 from medbench.tasks.sample import ImageRef
 from medbench.tasks.spec import Kind
@@ -92,7 +93,7 @@ class FeatureCache:
         while self._bytes > self._capacity and len(self._near) > 1:
             oldest, features = self._near.popitem(last=False)
             self._bytes -= features.nbytes
-            save_file({"features": features.cpu().contiguous()}, Path(self._folder.name, oldest))
+            self._spill(oldest, features)
             self.far[oldest] = features.device
 
     def get(self, digest: str) -> torch.Tensor:
@@ -102,6 +103,14 @@ class FeatureCache:
             return self._near[digest]
         device = self.far[digest]
         return load_file(Path(self._folder.name, digest))["features"].to(device)
+
+    def _spill(self, digest: str, features: torch.Tensor) -> None:
+        try:
+            save_file({"features": features.cpu().contiguous()}, Path(self._folder.name, digest))
+        except (OSError, SafetensorError) as error:
+            problem = f"Features of images do not fit into the temporary folder {tempfile.gettempdir()}: {error}."
+            way_out = "Make room there, or set TMPDIR to another folder; the same command continues."
+            raise RunError(problem, way_out) from error
 
     @cached_property
     def _folder(self) -> "tempfile.TemporaryDirectory[str]":
