@@ -4,12 +4,15 @@ A plugin imports these names from `medbench.adapters`: an `AdapterEntry` describ
 `LocalAdapter` (the engine drives a decoder), a `DirectAdapter` (answers by itself) or a `RemoteAdapter` (a server).
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import StringConstraints
 
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.errors import UsageError, unknown_name
@@ -28,7 +31,9 @@ SizeOf = Callable[[ImageRef], Size]
 """Reads an image's size from its header; raises SampleError if it is missing or broken."""
 Pixels = Any
 """One image as a vision tower wants it: a tensor, or a mapping of tensors by name."""
-Device = Literal["auto", "cpu", "cuda", "mps"]
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+Device = Annotated[str, StringConstraints(pattern=rf"^({DEVICE.pattern})$")]
+"""`cuda:1` is one of several GPUs."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 NO_TOKEN = -1
 """Stands among the ids of an answer where the logits were no numbers; the answer is an error then."""

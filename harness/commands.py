@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from medbench.adapters.base import DEVICE
 from medbench.harness import dry_run, models
 from medbench.harness.phases import Phases
 from medbench.harness.predictions import scoring
@@ -40,6 +41,15 @@ def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) ->
     return table or None
 
 
+def known_device(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
+    """Return a device as it was given; UsageError if no device is called so."""
+    if given is not None and not DEVICE.fullmatch(given):
+        raise UsageError(
+            f"--device {given} names no device.", "Allowed: auto, cpu, mps, cuda, or one of several: cuda:1."
+        )
+    return given
+
+
 @click.command("run")
 @click.option(
     "-m", "--model", "named", multiple=True, metavar="NAME[:VARIANT]",
@@ -64,7 +74,7 @@ def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) ->
 @click.option("--output-dir", type=_FOLDER, help="Where run folders go.  [default: runs]")
 @click.option("--limit", type=_COUNT, help="Only the first N test samples of each task.")
 @click.option("--batch-size", type=_COUNT, help="Most rows at a time.  [default: by free memory]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="[default: auto]")
+@click.option("--device", callback=known_device, metavar="auto|cpu|cuda[:N]|mps", help="[default: auto]")
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     help="Type of the weights.  [default: auto: float32 on the CPU, bfloat16 elsewhere]",

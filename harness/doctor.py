@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from medbench.adapters.base import Device, Dtype, LocalAdapter, answer_with_box
+from medbench.adapters.base import Dtype, LocalAdapter, answer_with_box
 from medbench.adapters.catalog import choose_model
-from medbench.harness.commands import as_table
+from medbench.harness.commands import as_table, known_device
 from medbench.harness.models import load_share, shares_of
 from medbench.harness.rundir import GenerationRecord
 from medbench.harness.score import predict
@@ -173,7 +173,7 @@ def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None,
 @click.option("-t", "--tasks", default="all", show_default=True, help="Names, kinds, globs, comma-separated.")
 @click.option("--data-dir", type=_FOLDER, help="Prepared tasks.  [default: the bundled mini suite]")
 @click.option("--checkpoint", type=_FOLDER, help="Weights.  [default: the model's own]")
-@click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
+@click.option("--device", callback=known_device, metavar="auto|cpu|cuda[:N]|mps", default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(get_args(Dtype)), default="auto", show_default=True)
 @click.option(
     "--model-arg", "model_args", multiple=True, callback=as_table, help="NAME=VALUE; see `medbench models NAME`."

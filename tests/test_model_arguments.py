@@ -1,9 +1,11 @@
 """Arguments of models: from `NAME=VALUE` on the command line to what a loader gets."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 import pytest
+import torch
 from command_line import medbench
 
 from medbench.adapters.base import Adapter, AdapterEntry, Argument, LoadOptions, ModelCard, plain_answer
@@ -108,3 +110,21 @@ def test_the_command_line_says_what_is_wrong() -> None:
     assert (twice.returncode, "was given twice" in twice.stderr) == (2, True)
     unknown = medbench("run", "--model", "blind", "--model-arg", "boxes=percent")
     assert (unknown.returncode, "argument of blind" in unknown.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("gpu", "--device gpu names no device"),
+        ("cuda:", "--device cuda: names no device"),
+        ("cuda:1", "There is no device 'cuda:1' here"),
+        ("cuda:99", "There is no device 'cuda:99' here"),
+    ],
+)
+def test_a_device_is_named_and_there(device: str, said: str, tmp_path: Path) -> None:
+    if device == "cuda:1" and torch.cuda.device_count() > 1:
+        device, said = "cuda:98", "There is no device 'cuda:98' here"
+    ran = medbench("run", "--model", "uni-med", "--device", device, "--tasks", "medqa", "--output-dir", tmp_path)
+    assert ran.returncode == 2
+    assert said in ran.stderr
+    assert "cpu" in ran.stderr

@@ -50,8 +50,10 @@ def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         device = next(name for name in ("cuda", "mps", "cpu") if available[name])
-    if not available.get(device.partition(":")[0], False):
-        allowed = ", ".join(name for name, there in available.items() if there)
+    kind, _, number = device.partition(":")
+    if not available.get(kind, False) or (number and int(number) >= torch.cuda.device_count()):
+        several = [f"cuda:{one}" for one in range(torch.cuda.device_count()) if available["cuda"]]
+        allowed = ", ".join([*(name for name, there in available.items() if there), *several])
         raise UsageError(f"There is no device {device!r} here.", f"Allowed: auto, {allowed}.")
     found = torch.device(device)
     exact = torch.float32 if found.type == "cpu" else torch.bfloat16
