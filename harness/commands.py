@@ -45,7 +45,7 @@ def known_device(_: click.Context, __: click.Parameter, given: str | None) -> st
     """Return a device as it was given; UsageError if no device is called so."""
     if given is not None and not DEVICE.fullmatch(given):
         raise UsageError(
-            f"--device {given} names no device.", "Allowed: auto, cpu, mps, cuda, or one of several: cuda:1."
+            f"--device {given!r} names no device.", "Allowed: auto, cpu, mps, cuda, or one of several: cuda:1."
         )
     return given
 

@@ -115,8 +115,8 @@ def test_the_command_line_says_what_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        ("gpu", "--device gpu names no device"),
-        ("cuda:", "--device cuda: names no device"),
+        ("gpu", "--device 'gpu' names no device"),
+        ("cuda:", "--device 'cuda:' names no device"),
         ("cuda:1", "There is no device 'cuda:1' here"),
         ("cuda:99", "There is no device 'cuda:99' here"),
     ],
