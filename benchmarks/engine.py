@@ -1,7 +1,8 @@
 """The generation engine against transformers' `generate`: one by one, as the official loop, and length-sorted.
 
 A model of Uni-Med's shape with random weights (66 M parameters) answers workloads shaped like the real test sets. All
-ways answer the same requests in the same process, interleaved; ids are compared. CPU time of one thread, fp32. Prints a
+ways answer the same requests in the same process, interleaved; ids are compared. Where vLLM is installed it is one of
+them, by prompt embeddings (`.venv-vllm/bin/python -m benchmarks.engine`). CPU time of one thread, fp32. Prints a
 table and writes `build/bench-engine.json`. Run it on a quiet machine: `make bench-engine`, half an hour; some workloads
 or fewer repeats: `python -m benchmarks.engine --repeats 1 slake rec`.
 """
@@ -22,8 +23,17 @@ from benchmarks.engine_ideal import gemm_peak, needed_operations, seconds_inside
 from benchmarks.engine_loads import LOADS, make_requests, mixed
 from benchmarks.engine_memory import memory_ratio
 from benchmarks.engine_model import MidSize
-from benchmarks.engine_peers import OFFICIAL_BATCH, Answers, engine_answers, official_loop, one_by_one, sorted_batches
+from benchmarks.engine_peers import (
+    OFFICIAL_BATCH,
+    Answers,
+    engine_answers,
+    official_loop,
+    one_by_one,
+    sorted_batches,
+    vllm_answers,
+)
 from medbench.adapters.base import LocalAdapter
+from medbench.harness.engine import vllm
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.requests import Request
 from medbench.harness.phases import Phases
@@ -31,9 +41,10 @@ from medbench.tasks.foundation.console import emit_table, say
 
 REPEATS = 3
 BUDGET = Budget(rows=96, tokens=1 << 17)
+VLLM_BYTES = 1 << 31
 OUTPUT = Path("build/bench-engine.json")
 MIXED_EVERY = 6
-GATED = ("ours", "official")
+GATED = ("ours", "official", "vllm")
 
 Way = Callable[[LocalAdapter, Sequence[Request]], Answers]
 
@@ -57,13 +68,15 @@ def main() -> None:
         parser.error(f"no workload is named {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     torch.set_num_threads(1)
     model = MidSize()
+    llm = vllm.start(model, BUDGET, {"kv_cache_memory_bytes": VLLM_BYTES}) if vllm.installed() else None
     with tempfile.TemporaryDirectory() as folder:
         loads = {load.name: make_requests(load, Path(folder)) for load in LOADS}
         every = {load.name: load.every for load in LOADS} | {"mixed": MIXED_EVERY}
         loads["mixed"] = mixed(Path(folder))
         _warm_up(model, loads["slake"])
         rows = {
-            name: measure(model, loads[name], every[name], arguments.repeats) for name in arguments.workloads or names
+            name: measure(model, loads[name], every[name], arguments.repeats, llm)
+            for name in arguments.workloads or names
         }
     OUTPUT.parent.mkdir(exist_ok=True)
     memory = memory_ratio()
@@ -74,7 +87,9 @@ def main() -> None:
     say(f"Peak memory at {OFFICIAL_BATCH} rows of reports: {memory} of the official loop's")
 
 
-def measure(model: MidSize, requests: Sequence[Request], every: int, repeats: int) -> dict[str, Any]:
+def measure(
+    model: MidSize, requests: Sequence[Request], every: int, repeats: int, llm: object = None
+) -> dict[str, Any]:
     """Return the ratios and counts of one workload; one by one is timed on every so manyth request."""
     phases = Phases()
     ways: dict[str, tuple[Way, Sequence[Request]]] = {
@@ -83,6 +98,8 @@ def measure(model: MidSize, requests: Sequence[Request], every: int, repeats: in
         "sorted": (sorted_batches, requests),
         "one_by_one": (one_by_one, requests[::every]),
     }
+    if llm is not None:
+        ways["vllm"] = (lambda model, asked: vllm_answers(model, asked, BUDGET, llm), requests)
     timed = {name: Timed([], {}) for name in ways}
     inside = 0.0
     for repeat in range(repeats):
@@ -125,7 +142,8 @@ def _warm_up(model: MidSize, requests: Sequence[Request]) -> None:
 
 def _show(model: MidSize, rows: dict[str, dict[str, Any]], repeats: int) -> None:
     say(f"{model.parameters() / 1e6:.0f} M parameters, fp32, one thread, median CPU time of {repeats} repeats")
-    columns = ("vs_official", "vs_sorted", "vs_one_by_one", "ids_equal", "fraction_of_ideal", "overhead_per_pass")
+    compared = [name for name in next(iter(rows.values())) if name.startswith("vs_")]
+    columns = (*compared, "ids_equal", "fraction_of_ideal", "overhead_per_pass")
     images = [f"{row['images_encoded']}/{row['images_unique']}" for row in rows.values()]
     emit_table(
         ["workload", *columns, "images encoded/unique"],

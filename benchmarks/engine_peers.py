@@ -7,8 +7,9 @@ import torch
 
 from medbench.adapters.base import LocalAdapter, TextSegment
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.engine import Engine, GenerationEngine
 from medbench.harness.engine.requests import Request
+from medbench.harness.engine.vllm import VllmEngine
 from medbench.harness.phases import Phases
 from medbench.tasks.images import open_image
 
@@ -18,9 +19,18 @@ Answers = dict[str, list[int]]
 
 def engine_answers(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget, phases: Phases) -> Answers:
     """Answer them with the engine; the adapter's texts are ids."""
+    return _answers_of(Engine(adapter, budget, phases), requests)
+
+
+def vllm_answers(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget, llm: object) -> Answers:
+    """Answer them with a vLLM that runs in this process."""
+    return _answers_of(VllmEngine(adapter, budget, Phases(), llm), requests)
+
+
+def _answers_of(engine: GenerationEngine, requests: Sequence[Request]) -> Answers:
     return {
         outcome.sample_id: [int(word) for word in outcome.generation.text.split()] if outcome.generation else []
-        for outcomes in Engine(adapter, budget, phases).generate(requests)
+        for outcomes in engine.generate(requests)
         for outcome in outcomes
     }
 
