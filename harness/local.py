@@ -163,12 +163,11 @@ def _ours(
     """Return our engine, as the self-test found that the model must be answered, and what env.json says of it."""
     if settings.compile:
         compile_layers(adapter.decoder)
-    graphs = settings.compile and adapter.device.startswith("cuda")
     tested = self_test(adapter, first, budget)
     _tell(tested, adapter)
     if tested.one_by_one:
         budget = replace(budget, rows=1)
-    engine = Engine(adapter, budget, phases, fixed_steps=graphs, whole=tested.whole)
+    engine = Engine(adapter, budget, phases, whole=tested.whole)
     batching = "continuous"
     if engine.why_whole:
         batching = f"whole: {engine.why_whole}"
@@ -177,7 +176,7 @@ def _ours(
     if engine.why_static:
         batching = f"static: {engine.why_static}"
         say(f"Static batches instead of continuous ones: {engine.why_static}.")
-    noted = {"self-test": tested.as_json(), "compiled": settings.compile, "cuda graphs": graphs}
+    noted = {"self-test": tested.as_json(), "compiled": settings.compile}
     return engine, {"batching": batching, **noted}
 
 

@@ -60,20 +60,11 @@ class LayerSlots:
             self.reach(target.chunk + 1, keys, values)
             for chunk, states in zip(self.chunks[target.chunk], (keys, values), strict=True):
                 new = states.transpose(0, 1)[target.tokens].to(chunk.dtype)
-                if target.only is not None:
-                    new = torch.where(target.only[:, None, None], new, chunk[target.slots, :, target.places])
                 chunk[target.slots, :, target.places] = new
         for prefix, tokens in plan.prefixes:
             dtype = self._dtype or keys.dtype
             own_keys, own_values = (states[:, tokens].to(dtype).contiguous() for states in (keys, values))
             self.prefixes[prefix] = (own_keys, own_values)
-        for prefix, slots in plan.copies:
-            kept, chunks = self.prefixes[prefix], math.ceil(prefix.length / CHUNK)
-            self.reach(chunks, *kept)
-            for number, stores in enumerate(self.chunks[:chunks]):
-                for store, states in zip(stores, kept, strict=True):
-                    part = states[:, number * CHUNK : (number + 1) * CHUNK]
-                    store[slots, :, : part.shape[1]] = part
 
     def reach(self, chunks: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Make room up to a chunk, for keys and values like these."""
@@ -90,12 +81,6 @@ class KVSlots:
     def __init__(self, budget: Budget, dtype: torch.dtype | None = None) -> None:
         # Keys and values are held and read in `dtype`, or in the decoder's own.
         self.layers: defaultdict[int, LayerSlots] = defaultdict(lambda: LayerSlots(budget, dtype))
-
-    def reach(self, chunks: int) -> int:
-        """Make room for rows of this many chunks, behind rows that are there; return how many rows may be so long."""
-        for layer in self.layers.values():
-            layer.reach(chunks, *(store[0] for store in layer.chunks[0]))
-        return len(self.layers[0].chunks[chunks - 1][0])
 
     def drop(self, prefix: SharedPrefix) -> None:
         """Free what a prefix holds."""

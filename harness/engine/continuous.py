@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -13,7 +13,7 @@ from medbench.harness.engine.batching import Batching, RequestQueue, Row, write_
 from medbench.harness.engine.budget import Budget, held_type
 from medbench.harness.engine.images import Images
 from medbench.harness.engine.packing import CHUNK, NewTokens
-from medbench.harness.engine.passes import FixedSteps, Passes
+from medbench.harness.engine.passes import Passes
 from medbench.harness.engine.requests import Outcome, PrefixedRequest, SharedPrefix, layout_of
 from medbench.harness.phases import Phases
 
@@ -36,18 +36,15 @@ class _Slot(Row):
 class ContinuousBatching(Batching):
     """Answers the requests of a queue, `budget.rows` of them at a time.
 
-    Every pass writes the next token of each row and, while tokens of the budget are left, reads prompts that wait. With
-    `fixed_steps` passes without prompts have a fixed shape, and rows hold copies of what they share.
+    Every pass writes the next token of each row and, while tokens of the budget are left, reads prompts that wait.
     """
 
     _makes_room = True
 
     def __init__(
-        self, adapter: LocalAdapter, images: Images, queue: RequestQueue, budget: Budget, phases: Phases, *,
-        fixed_steps: bool = False,
-    ) -> None:  # fmt: skip
+        self, adapter: LocalAdapter, images: Images, queue: RequestQueue, budget: Budget, phases: Phases
+    ) -> None:
         super().__init__(adapter, images, queue, budget, phases)
-        self._copies = fixed_steps
         self._let_go()
 
     def _let_go(self) -> None:
@@ -55,7 +52,6 @@ class ContinuousBatching(Batching):
         self._slots: list[_Slot] = []
         self._cache = KVSlots(self.budget, held_type(decoder))
         self._passes = Passes(decoder, self._cache)
-        self._steps = FixedSteps(decoder, self._cache, self._passes, self.budget.rows) if self._copies else None
         self._cached: set[SharedPrefix] = set()
         super()._let_go()
 
@@ -86,8 +82,7 @@ class ContinuousBatching(Batching):
 
     def _longest(self, one: PrefixedRequest) -> int:
         """Return how many places a request's own slot may take: whole chunks."""
-        length = one.request.length if self._copies else one.own_length
-        return CHUNK * math.ceil((length + one.request.decoding.max_new_tokens) / CHUNK)
+        return CHUNK * math.ceil((one.own_length + one.request.decoding.max_new_tokens) / CHUNK)
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
         sound, outcomes = self._images.sound(requests)
@@ -102,7 +97,7 @@ class ContinuousBatching(Batching):
         prefixes = self._new_prefixes(joining)
         prompts = self._prompts(joining)
         joined = [
-            _Slot(request=one.request, asked=one, prefix=None if part.copies else part.prefix, state=state)
+            _Slot(request=one.request, asked=one, prefix=part.prefix, state=state)
             for one, (part, _), state in zip(joining, prompts, self._images.states(joining), strict=True)
         ]
         states = [slot.state for slot in [*rows, *joined]] if self._adapter.has_row_states else None
@@ -113,11 +108,7 @@ class ContinuousBatching(Batching):
         with self._phases.share({"prefill": computed, "decode": len(rows)}, tokens_of_tasks):
             tokens = [row.written[-1] for row in rows]
             steps = [row.last_token(slot) for slot, row in enumerate(rows)]
-            if joining or self._steps is None:
-                logits = self._passes.run(tokens, steps, prompts, prefixes, states)
-            else:
-                positions = [row.length + row.request.shift for row in rows]
-                logits = self._steps.run(tokens, [step.place for step in steps], positions)
+            logits = self._passes.run(tokens, steps, prompts, prefixes, states)
         self._slots = [*rows, *joined]
         with self._phases.time("choose"):
             write_next(self._slots, logits, self._adapter.detokenise)
@@ -137,10 +128,8 @@ class ContinuousBatching(Batching):
     def _prompts(self, requests: Sequence[PrefixedRequest]) -> list[tuple[NewTokens, torch.Tensor]]:
         parts = []
         for slot, one in enumerate(requests, start=len(self._slots)):
-            copies = self._copies and one.prefix is not None
-            place = one.prefix.length if one.prefix and copies else 0
-            own = NewTokens(slot=slot, place=place, length=one.own_length, prefix=one.prefix, copies=copies)
-            parts.append(replace(own, layout=layout_of(one.own, self._adapter.attention)))
+            layout = layout_of(one.own, self._adapter.attention)
+            parts.append(NewTokens(slot=slot, place=0, length=one.own_length, prefix=one.prefix, layout=layout))
         return list(zip(parts, self._images.own(requests), strict=True))
 
     def _leave(self) -> list[Outcome]:

@@ -41,14 +41,12 @@ class Engine(GenerationEngine):
 
     `why_static` says why a decoder is given static batches (`continuous=False`: any is), `why_whole` why a model is
     answered by its own library. As a `library` all is left to transformers' `generate`, batch by batch. The budget
-    becomes smaller when memory runs out. With `fixed_steps` a GPU captures
-    decode steps in CUDA graphs, but for cross-attention, whose shapes differ. UsageError if a model can be driven in
-    no way.
+    becomes smaller when memory runs out. UsageError if a model can be driven in no way.
     """
 
     def __init__(
         self, adapter: LocalAdapter, budget: Budget, phases: Phases, *, continuous: bool = True,
-        fixed_steps: bool = False, whole: str = "", library: bool = False,
+        whole: str = "", library: bool = False,
     ) -> None:  # fmt: skip
         forget_decoding(adapter.decoder)
         self._adapter = adapter
@@ -65,7 +63,6 @@ class Engine(GenerationEngine):
             )
         self.why_static = "" if self.why_whole else why_static
         self._library = library
-        self._fixed_steps = fixed_steps and not adapter.has_row_states
         self.budget = budget
 
     @property
@@ -97,7 +94,7 @@ class Engine(GenerationEngine):
         elif self.why_static or search:
             batching = StaticBatching(*parts, library=self._library)
         else:
-            batching = ContinuousBatching(*parts, fixed_steps=self._fixed_steps)
+            batching = ContinuousBatching(*parts)
         for outcomes in batching.run():
             self.budget = batching.budget
             yield outcomes

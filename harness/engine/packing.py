@@ -23,14 +23,13 @@ class NewTokens:
     place: int
     length: int
     prefix: SharedPrefix | None = None  # What the slot continues, if anything.
-    copies: bool = False  # Whether the slot holds a copy of that prefix, in the places before `place`.
     shift: int = 0  # Positions minus tokens of what the slot holds before it, without the prefix.
     layout: Layout = PLAIN
 
     @property
     def before(self) -> int:
         """How many tokens come before the first, those of the prefix included."""
-        return self.place + (self.prefix.length if self.prefix and not self.copies else 0)
+        return self.place + (self.prefix.length if self.prefix else 0)
 
     @property
     def position(self) -> int:
@@ -40,20 +39,18 @@ class NewTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where new keys and values of some tokens go: slots [n] and places [n] of a chunk; `only` some of them [n]."""
+    """Where new keys and values of some tokens go: slots [n] and places [n] of a chunk."""
 
     chunk: int
     tokens: slice | torch.Tensor
     slots: torch.Tensor
     places: torch.Tensor
-    only: torch.Tensor | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Block(ABC):
     """Tokens that read alike. Layers with the same window, which counts tokens and not positions, share its mask."""
 
-    fixed: bool = False  # Whether there always is a mask, so that nothing depends on what a tensor holds.
     _masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict, init=False)
 
     @abstractmethod
@@ -65,7 +62,8 @@ class Block(ABC):
         if window not in self._masks:
             allowed = self.allowed(window)
             self._masks[window] = None
-            if allowed is not None and (self.fixed or not allowed.all()):
+            # To see whether it allows everything, a GPU would be waited for.
+            if allowed is not None and (allowed.device.type != "cpu" or not allowed.all()):
                 self._masks[window] = torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, NEVER)
         return self._masks[window]
 
@@ -134,7 +132,6 @@ class PassPlan:
     decoding: Sequence[DecodeBlock]
     sharers: torch.Tensor  # Tokens that continue a prefix, group by group [n].
     prefixes: Sequence[tuple[SharedPrefix, slice]] = ()  # New prefixes and their tokens.
-    copies: Sequence[tuple[SharedPrefix, torch.Tensor]] = ()  # Prefixes, and the slots of rows that get a copy [n].
     prompts: Sequence[PromptBlock] = ()
     groups: Sequence[PrefixGroup] = ()
 
@@ -157,13 +154,11 @@ def packed_plan(
     else:
         # Where all dimensions agree, decoders take one, and those of one dimension take no more.
         positions = long([part.position + step for part in every for step in range(part.length)])[None]
-    copying, tokens_of = dict[SharedPrefix, list[int]](), dict[SharedPrefix, list[tuple[int, int]]]()
+    tokens_of = dict[SharedPrefix, list[tuple[int, int]]]()
     for part, end in zip(parts, ends, strict=False):
         if part.prefix is not None:
             own = tokens_of.setdefault(part.prefix, [])
             own += [(end - part.length + step, part.before + step) for step in range(part.length)]
-            if part.copies:
-                copying.setdefault(part.prefix, []).append(part.slot)
     groups, sharers = list[PrefixGroup](), list[int]()
     for prefix, behind in tokens_of.items():
         where = slice(len(sharers), len(sharers) + len(behind))
@@ -177,7 +172,6 @@ def packed_plan(
         targets=list(_targets(parts, device)),
         decoding=list(_decode_blocks(steps, long([part.place for part in steps]))),
         prefixes=[(one, slice(end - one.length, end)) for one, end in zip(prefixes, ends[len(parts) :], strict=True)],
-        copies=[(prefix, long(slots)) for prefix, slots in copying.items()],
         prompts=list(_prompt_blocks([*prompts, *shared], len(steps), device)),
         groups=groups,
         sharers=long(sharers),

@@ -1,6 +1,6 @@
-"""Forward passes of an unmodified decoder of transformers: packed, of a fixed shape, and what may be compiled."""
+"""Forward passes of an unmodified decoder of transformers: packed, and what may be compiled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from medbench.adapters.base import RowStates
 from medbench.harness.engine.attention import NAME, KVSlots, PackedPass
 from medbench.harness.engine.budget import text_config
-from medbench.harness.engine.packing import CHUNK, DecodeBlock, NewTokens, PassPlan, Target, packed_plan
+from medbench.harness.engine.packing import NewTokens, packed_plan
 from medbench.harness.engine.requests import SharedPrefix
 from medbench.tasks.foundation.errors import UsageError
 
@@ -66,12 +66,6 @@ class Passes:
         if tokens:
             embeddings.insert(0, self._decoder.get_input_embeddings()(torch.tensor(tokens, device=device)))
         more = {} if states is None else {"row_states": RowStates(states=tuple(states), rows=plan.row_of)}
-        return self.follow(plan, torch.cat(embeddings)[None].to(self._decoder.dtype), more)
-
-    def follow(
-        self, plan: PassPlan, embeddings: torch.Tensor, more: Mapping[str, object] | None = None
-    ) -> torch.Tensor:
-        """Return the logits [R, V] of the tokens that a plan wants, from the embeddings [1, N, D] of all."""
         config = text_config(self._decoder)
         with ExitStack() as stack:
             # For the time of a pass alone: `generate` on the same decoder keeps its own kernel.
@@ -82,8 +76,8 @@ class Passes:
                 for module in self._last_layer:
                     _only(stack, module, plan.read, spread=True)
             output = self._decoder(
-                inputs_embeds=embeddings, position_ids=plan.positions, use_cache=False,
-                packed=PackedPass(plan, self._slots, self._together), **(more or {}),
+                inputs_embeds=torch.cat(embeddings)[None].to(self._decoder.dtype), position_ids=plan.positions,
+                use_cache=False, packed=PackedPass(plan, self._slots, self._together), **more,
             )  # fmt: skip
         logits: torch.Tensor = output.logits[0]
         return logits
@@ -105,72 +99,6 @@ def _only(stack: ExitStack, module: torch.nn.Module, tokens: torch.Tensor, *, sp
     stack.enter_context(module.register_forward_pre_hook(choose))
     if spread:
         stack.enter_context(module.register_forward_hook(put_back))
-
-
-class FixedSteps:
-    """Decode steps of a fixed shape over slots that hold whole prompts; nothing depends on what a tensor holds.
-
-    So a GPU captures them in CUDA graphs, which repeat the kernels they saw with the addresses they saw.
-    """
-
-    def __init__(self, decoder: PreTrainedModel, slots: KVSlots, passes: Passes, rows: int) -> None:
-        self._embeddings = decoder.get_input_embeddings()
-        self._device = decoder.device
-        self._slots = slots
-        self._passes = passes
-        self._rows = rows
-        # By rows and chunks: the last token of each row, where its keys go and its position [3, R].
-        self._inputs: dict[tuple[int, int], torch.Tensor] = {}
-        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
-        self._pool: Any = None
-
-    def run(self, tokens: list[int], places: list[int], positions: list[int]) -> torch.Tensor:
-        """Append the last token of each row, at its place; return logits [R, V], which the next step overwrites."""
-        chunks = max(places) // CHUNK + 1
-        # A power of two, so that few graphs serve any number of rows.
-        rows = min(1 << (len(tokens) - 1).bit_length(), self._rows, self._slots.reach(chunks))
-        key, missing = (rows, chunks), [0] * (rows - len(tokens))
-        if key not in self._inputs:
-            self._inputs[key] = torch.zeros(3, rows, dtype=torch.long, device=self._device)
-        # Rows that are not there write to their first place, which a row that comes overwrites.
-        self._inputs[key].copy_(torch.tensor([values + missing for values in (tokens, places, positions)]))
-        if self._device.type != "cuda":
-            return self._compute(*key)[: len(tokens)]
-        if key not in self._graphs:
-            self._graphs[key] = self._capture(*key)
-        graph, logits = self._graphs[key]
-        graph.replay()
-        return logits[: len(tokens)]
-
-    def _compute(self, rows: int, chunks: int) -> torch.Tensor:
-        tokens, places, positions = self._inputs[rows, chunks]
-        each = torch.arange(rows, device=self._device)
-        reaching, within = places // CHUNK, places % CHUNK
-        plan = PassPlan(
-            count=rows, positions=positions[None], row_of=each, read=each, sharers=each[:0],
-            targets=[
-                Target(chunk=chunk, tokens=slice(rows), slots=each, places=within, only=reaching == chunk)
-                for chunk in range(chunks)
-            ],
-            decoding=[
-                DecodeBlock(rows=slice(rows), chunk=chunk, reach=CHUNK, places=places, fixed=True)
-                for chunk in range(chunks)
-            ],
-        )  # fmt: skip
-        return self._passes.follow(plan, self._embeddings(tokens)[None])
-
-    def _capture(self, rows: int, chunks: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        """Record a step, after one on a stream of its own in which libraries and compilers make themselves ready."""
-        beside = torch.cuda.Stream(self._device)
-        beside.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(beside):
-            self._compute(rows, chunks)
-        torch.cuda.current_stream(self._device).wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            logits = self._compute(rows, chunks)
-        self._pool = self._pool or graph.pool()
-        return graph, logits
 
 
 def compile_layers(decoder: Any) -> None:  # noqa: ANN401 - a decoder of transformers
