@@ -220,8 +220,8 @@ def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> 
 
     found = collect(runs, all_reports=all_reports)
     write_site(output, site_files(found, title))
-    for run in found.skipped:
-        warn(f"Not shown: {run.name}: {run.reason}")
+    for name, reason in found.skipped:
+        warn(f"Not shown: {name}: {reason}")
     for site_run in found.runs.values():
         if site_run.no_report:
             warn(f"The report of {site_run.public.results.run} was not copied: {site_run.no_report}.")

@@ -76,6 +76,11 @@ def protocol_text(protocol: Protocol) -> str:
     return f"**Protocol `{protocol}`**: {PROTOCOL_MEANINGS[protocol]}"
 
 
+def box_text(box: Sequence[float]) -> str:
+    """Return the edges of a box with six digits at most."""
+    return f"[{', '.join(f'{edge:g}' for edge in box)}]"
+
+
 def p_text(p: float) -> str:
     """Return a p value; none smaller than what exchanges can show."""
     return f"< {_SMALLEST_P}" if p < _SMALLEST_P else f"{p:.4f}"

@@ -10,7 +10,7 @@ from medbench.harness.results import Results
 from medbench.leaderboard import render
 from medbench.leaderboard import runs as known
 from medbench.leaderboard.compare import ScoresByRun
-from medbench.leaderboard.export.public import PublicRun, read_public, results_text
+from medbench.leaderboard.export.public import LeftOut, PublicRun, read_public, results_text
 from medbench.leaderboard.numbers import Board, Number, as_numbers, lines_of, make_board, make_table
 from medbench.leaderboard.report.document import REPORT_FILE
 from medbench.leaderboard.samples import ScoreTable, read_score_table
@@ -27,13 +27,6 @@ _NUMBER_HEADS = (
 )  # fmt: skip
 
 
-class SkippedRun(NamedTuple):
-    """A folder that looks like a run and is not on the site, and why."""
-
-    name: str
-    reason: str
-
-
 class SiteRun(NamedTuple):
     """A run on the site, as it may be shown; whether its report is copied, and why not if there is one."""
 
@@ -47,7 +40,7 @@ class Collection(NamedTuple):
 
     runs: Mapping[str, SiteRun]
     boards: tuple[Board, ...]
-    skipped: tuple[SkippedRun, ...]
+    skipped: tuple[LeftOut, ...]  # folders that look like a run
 
 
 def collect(folder: Path, *, all_reports: bool) -> Collection:
@@ -66,10 +59,10 @@ def collect(folder: Path, *, all_reports: bool) -> Collection:
             public = read_public(path)
             found = known.leaks_of([path], [public.results])
         except MedbenchError as error:
-            skipped.append(SkippedRun(name, error.problem.replace(str(path), name)))
+            skipped.append(LeftOut(name, error.problem.replace(str(path), name)))
             continue
         if public.results.run in runs:
-            skipped.append(SkippedRun(name, f"run {public.results.run} is there already"))
+            skipped.append(LeftOut(name, f"run {public.results.run} is there already"))
             continue
         leaks |= found
         runs[public.results.run] = _with_report(public, all_reports=all_reports)

@@ -184,7 +184,7 @@ def test_what_is_no_finished_run_is_listed_and_one_run_twice_counts_once(runs: P
     (runs / "broken" / "run.yaml").write_text("identity: x\n", encoding="utf-8")
     collection = found(runs)
     assert len(collection.runs) == 3
-    reasons = {run.name: run.reason for run in collection.skipped}
+    reasons = {run.what: run.why for run in collection.skipped}
     assert "is there already" in reasons["zz-copy"]
     assert "broken" in reasons
     page = site_files(collection, "A board")["index.html"]

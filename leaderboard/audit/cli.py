@@ -45,8 +45,6 @@ def audit_group() -> None:
 
 
 def _shown(default: str, *, folder: str = "") -> Callable[[Command], Command]:
-    """Add the options that say how an audit is shown."""
-
     def add(command: Command) -> Command:
         forms = click.Choice(["table", "markdown", "json", "html"])
         printed = click.option("--format", "form", type=forms, default=default, show_default=True)
@@ -58,7 +56,6 @@ def _shown(default: str, *, folder: str = "") -> Callable[[Command], Command]:
 
 
 def _prepared(command: Command) -> Command:
-    """Add the options that choose prepared tasks."""
     folder = _file("--data-dir", help="Folder of prepared tasks.  [default: the mini suite]")
     what = "Names, kinds or globs, comma-separated.  [default: all prepared]"
     return click.option("-t", "--task", "--tasks", "tasks", help=what)(folder(command))

@@ -187,7 +187,6 @@ def _row(one: ProbeFinding) -> list[str]:
 
 
 def _pairs(run: Path, probed: Path, *, expected: str = "") -> tuple[str, dict[str, Pair]]:
-    """Return the probe's name and the scores of a model by task, both ways."""
     plain, other = read_results(run), read_results(probed)
     if plain.probe or not other.probe:
         raise UsageError(
@@ -208,7 +207,6 @@ def _pairs(run: Path, probed: Path, *, expected: str = "") -> tuple[str, dict[st
 
 
 def _answers_to(run: Path, results: Results, file: Path, protocol: Protocol) -> list[float]:
-    """Return the values of the primary metric on the items that a file names."""
     wanted: dict[str, set[str]] = defaultdict(set)
     for number, line in read_numbered_json_lines(file):
         task, sample_id = line.get("task"), line.get("sample_id")

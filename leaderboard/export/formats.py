@@ -19,7 +19,7 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, parse_
 from medbench.harness.results import MetricResult, Results, TaskResult
 from medbench.harness.rundir import GenerationRecord, RunDirectory
 from medbench.leaderboard.export.public import PublicRun, as_public, replaced_when_whole
-from medbench.leaderboard.render import WORDING, beside, metric_title
+from medbench.leaderboard.render import WORDING, beside, box_text, metric_title
 from medbench.leaderboard.runs import NOT_OK, picked
 from medbench.leaderboard.samples import ScoreRecord, read_score_table
 from medbench.tasks.catalog import TASKS, get_task
@@ -28,7 +28,7 @@ from medbench.tasks.foundation.errors import DataError, RunError, UsageError, un
 from medbench.tasks.foundation.files import JsonObject, canonical_json, write_atomically
 from medbench.tasks.prepared import is_prepared, load_prepared
 from medbench.tasks.protocols import Protocol
-from medbench.tasks.sample import Box, Sample
+from medbench.tasks.sample import Sample
 from medbench.tasks.suite import prepare_mini_suite
 
 ALL_TASKS = "*"  # every task without a dataset of its own
@@ -90,7 +90,6 @@ def without_dataset(results: Results, options: EvalResultsOptions) -> tuple[str,
 
 
 def _dataset_of(results: Results, task: str, options: EvalResultsOptions) -> str | None:
-    """Return the Hub dataset that a task's numbers belong to, or None."""
     given = options.datasets or {}
     if task in given or ALL_TASKS in given:
         return given.get(task, given.get(ALL_TASKS))
@@ -342,14 +341,10 @@ def _samples(run: PublicRun, task: str, data_dir: Path | None) -> Mapping[str, S
 def _input(task: str, sample: Sample | None) -> JsonObject:
     if sample is None:
         return {"raw": "", "reference": []}
-    spec, box = get_task(task), _box(sample.box) if sample.box else ""
+    spec, box = get_task(task), box_text(sample.box) if sample.box else ""
     choices = [key if text in {"", key} else f"{key}: {text}" for key, text in sample.choices.items()]
     reference = box if spec.kind == "rec" and box else sample.reference
     return {"raw": spec.instruction(sample, box=box), "reference": [reference], "choices": choices or None}
-
-
-def _box(box: Box | tuple[float, float, float, float]) -> str:
-    return f"[{', '.join(f'{edge:.6g}' for edge in box)}]"
 
 
 def _output(run: PublicRun, task: str, record: ScoreRecord, generation: GenerationRecord | None) -> JsonObject:
@@ -359,7 +354,7 @@ def _output(run: PublicRun, task: str, record: ScoreRecord, generation: Generati
     raw = record.prediction if generation is None else run.scrubber.known(generation.text)
     attribution = {
         "turn_idx": 0, "source": "output.raw", "extraction_method": "custom", "is_terminal": True,
-        "extracted_value": record.prediction if record.box is None else _box(record.box),
+        "extracted_value": record.prediction if record.box is None else box_text(record.box),
     }  # fmt: skip
     found: JsonObject = {"output": {"raw": [raw]}, "answer_attribution": [attribution]}
     if generation is not None and not generation.error:

@@ -190,7 +190,6 @@ def _run(name: str, run: RunSource, withheld: Sequence[str]) -> dict[str, Any]:
 
 
 def _scores(board: Board, protocol: Protocol) -> dict[str, list[JsonObject]]:
-    """Return the numbers of a protocol by task."""
     found: dict[str, list[JsonObject]] = {}
     for line in lines_of(make_table(board, protocol), ("task", "metric"), _cell):
         found.setdefault(line.pop("task"), []).append(line)
@@ -332,9 +331,8 @@ def _asked(task: str, ids: Sequence[str], source: TaskSource, shelves: Shelves) 
 def _prompt(sample: Sample | None, spec: TaskSpec | None) -> str | None:
     if sample is None or spec is None:
         return None
-    box = f"[{', '.join(f'{edge:g}' for edge in sample.box)}]" if sample.box else ""
     try:
-        return spec.instruction(sample, box=box)
+        return spec.instruction(sample, box=render.box_text(sample.box) if sample.box else "")
     except DataError:
         return None
 
