@@ -27,8 +27,7 @@ from medbench.harness.workload import TaskLoad, Workload
 from medbench.tasks.answers.thoughts import ThoughtAndAnswer
 from medbench.tasks.foundation import files
 from medbench.tasks.foundation.errors import RunError
-from medbench.tasks.foundation.files import canonical_json, fingerprint, write_atomically
-from medbench.tasks.foundation.text import encodable
+from medbench.tasks.foundation.files import canonical_json, encodable, fingerprint, write_atomically
 
 _MORE_SPACE = "Free some space or mend the folder's permissions; the same command continues where this one stopped."
 _OTHER_FOLDER = "Give a folder that you may write to with --output-dir."

@@ -10,10 +10,9 @@ from pathlib import Path
 from medbench.tasks import prepared
 from medbench.tasks.catalog import TASKS
 from medbench.tasks.datasets.native import MISSING
-from medbench.tasks.foundation import errors
+from medbench.tasks.foundation import errors, files
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, SampleError, UsageError
-from medbench.tasks.foundation.files import canonical_json, file_sha256, inside, json_lines, write_atomically
-from medbench.tasks.foundation.text import encodable
+from medbench.tasks.foundation.files import canonical_json, encodable, file_sha256, inside, write_atomically
 from medbench.tasks.images import locate
 from medbench.tasks.sample import SPLITS, Sample, Split
 from medbench.tasks.spec import Reading, Skipped, TaskSpec
@@ -217,7 +216,7 @@ def _write_parts(folder: Path, checked: _Checked, images: Mapping[str, str] | No
         raise RunError(problem, "Choose another folder with --data-dir.") from error
     skipped = ({"item": encodable(item.item), "reason": encodable(item.reason)} for item in checked.skipped)
     texts = {prepared.split_file(folder, split).name: "".join(checked.lines[split]) for split in SPLITS}
-    texts[prepared.SKIPPED_NAME] = json_lines(skipped)
+    texts[prepared.SKIPPED_NAME] = files.json_lines(skipped)
     if images is not None:
         texts[prepared.IMAGES_NAME] = prepared.hash_lines(images)
     for name, text in texts.items():

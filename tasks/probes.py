@@ -5,14 +5,16 @@ harder for all. `medbench audit probe` compares a model's drop with that of its 
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 
 Asked = tuple[TaskSpec, list[Sample]]
+Change = Callable[[TaskSpec, Sequence[Sample], int], Asked | None]
 _LETTERS = "ABCDEFGHIJ"
 
 
@@ -23,7 +25,7 @@ class Probe:
     meaning: str  # What is changed and what it tells.
     kinds: frozenset[Kind]  # Kinds of tasks that it can change.
     # From a task, its test samples and a seed to what is asked; None if they have nothing that it changes.
-    change: Callable[[TaskSpec, Sequence[Sample], int], Asked | None]
+    change: Change
 
 
 def probed(name: str, spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Asked | None:
@@ -86,25 +88,14 @@ def _in_other_words(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Ask
     return (replace(spec, prompt=random.Random(seed).choice(others)), list(samples)) if others else None
 
 
-PROBES: Mapping[str, Probe] = {
-    "image-off": Probe(
-        meaning="no image: what is still right rests on the question alone",
-        kinds=frozenset({"vqa", "report", "cls", "reg"}),
-        change=_without_images,
-    ),
-    "image-shuffled": Probe(
-        meaning="the image of another patient: what is still right does not rest on the image",
-        kinds=frozenset({"vqa", "report", "cls"}),
-        change=_with_other_images,
-    ),
-    "options-shuffled": Probe(
-        meaning="the options under other letters: a model that knows the letter by heart falls",
-        kinds=frozenset({"qa"}),
-        change=_with_other_options,
-    ),
-    "paraphrase": Probe(
-        meaning="another instruction: a model that knows the question by heart falls",
-        kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
-        change=_in_other_words,
-    ),
-}
+_ROWS: Sequence[tuple[str, str, frozenset[Kind], Change]] = (
+    ("image-off", "no image: what is still right rests on the question alone",
+     frozenset({"vqa", "report", "cls", "reg"}), _without_images),
+    ("image-shuffled", "the image of another patient: what is still right does not rest on the image",
+     frozenset({"vqa", "report", "cls"}), _with_other_images),
+    ("options-shuffled", "the options under other letters: a model that knows the letter by heart falls",
+     frozenset({"qa"}), _with_other_options),
+    ("paraphrase", "another instruction: a model that knows the question by heart falls",
+     frozenset(get_args(Kind)), _in_other_words),
+)  # fmt: skip
+PROBES = {name: Probe(meaning=meaning, kinds=kinds, change=change) for name, meaning, kinds, change in _ROWS}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from medbench.tasks.foundation.errors import DataError
-from medbench.tasks.foundation.text import utf8, whole_characters
+from medbench.tasks.foundation.files import utf8, whole_characters
 
 T = TypeVar("T")
 
@@ -33,10 +33,7 @@ _adapters: dict[object, TypeAdapter[Any]] = {}
 def _adapter(kind: type[T] | TypeAdapter[T]) -> TypeAdapter[T]:
     if isinstance(kind, TypeAdapter):
         return kind
-    if kind not in _adapters:
-        _adapters[kind] = TypeAdapter(kind)
-    adapter: TypeAdapter[T] = _adapters[kind]
-    return adapter
+    return _adapters.get(kind) or _adapters.setdefault(kind, TypeAdapter(kind))
 
 
 def parse_json(kind: type[T] | TypeAdapter[T], data: bytes, where: str) -> T:
@@ -70,7 +67,7 @@ def parse_json_file(kind: type[T] | TypeAdapter[T], path: Path) -> T:
 def read_text_bytes(path: Path) -> bytes:
     """Read a file of text as UTF-8 without a mark in front, whichever way it was saved.
 
-    Raises DataError if it is missing, cannot be read or is no text (`medbench.tasks.foundation.text`).
+    Raises DataError if it is missing, cannot be read or is no text (`medbench.tasks.foundation.files`).
     """
     return utf8(read_bytes(path), str(path))
 

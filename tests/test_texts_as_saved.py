@@ -9,7 +9,7 @@ from medbench.harness.predictions.scoring import read_predictions
 from medbench.tasks.catalog import get_task
 from medbench.tasks.datasets.native import is_litter
 from medbench.tasks.foundation.errors import DataError
-from medbench.tasks.foundation.text import decoded, table_rows, whole_characters
+from medbench.tasks.foundation.files import decoded, table_rows, whole_characters
 
 MARKED = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
 ROWS = [

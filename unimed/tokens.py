@@ -214,14 +214,14 @@ class SegmentTokenizer:
         return _readable(ids, names, self.text)
 
 
-def read_tokenizer(path: Path, added: Sequence[str] = ()) -> SegmentTokenizer:
-    """Return the tokenizer of a `tokenizer.model` with the tokens `added` behind its pieces, or a DataError."""
+def read_tokenizer(path: Path, added: Sequence[str] = (), *, rows: int | None = None) -> SegmentTokenizer:
+    """Return the tokenizer of a `tokenizer.model` with the tokens `added` behind its pieces, or a DataError.
+
+    So it is with other pieces than the `rows` that a model knows: its ids would mean something else.
+    """
     hint = "Copy LLaMA's tokenizer.model (499,723 bytes) there; tokenizer.json is not read."
-    return SegmentTokenizer(read_sentencepiece(path, hint), added)
-
-
-def refuse_other_vocabulary(file: Path, tokenizer: SegmentTokenizer, rows: int) -> None:
-    """DataError if a tokenizer has other pieces than a model knows: its ids would mean something else."""
-    if tokenizer.size != rows:
-        problem = f"{file} has {tokenizer.size} pieces, but the model knows {rows}."
+    tokenizer = SegmentTokenizer(read_sentencepiece(path, hint), added)
+    if rows not in {None, tokenizer.size}:
+        problem = f"{path} has {tokenizer.size} pieces, but the model knows {rows}."
         raise DataError(problem, "Copy the tokenizer.model that belongs to the weights.")
+    return tokenizer

@@ -29,7 +29,7 @@ from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins,
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 from medbench.unimed import weights
-from medbench.unimed.tokens import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
+from medbench.unimed.tokens import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer
 from medbench.unimed.weights import open_shards, read_tensors
 
 State = dict[str, torch.Tensor]
@@ -83,10 +83,8 @@ def load_med_flamingo(options: LoadOptions) -> "MedFlamingoAdapter":
     authors = authors_examples(chosen["shots"], demo_images)
     device, dtype = weights.device_and_dtype(options.device, options.dtype)
     refuse_stand_ins(*files.values())
-    tokenizer_file = files["llama"] / TOKENIZER_FILE
-    tokenizer = read_tokenizer(tokenizer_file, tuple(SPECIAL_TEXTS.values()))
-    config = _llama_config(files["llama"])
-    refuse_other_vocabulary(tokenizer_file, tokenizer, int(config.vocab_size))
+    config, added = _llama_config(files["llama"]), tuple(SPECIAL_TEXTS.values())
+    tokenizer = read_tokenizer(files["llama"] / TOKENIZER_FILE, added, rows=int(config.vocab_size))
     with room_for(f"Med-Flamingo in {folder}"):
         seeing, blocks = _read_trained(files["trained"])
         clip = _clip(files["clip"], device)

@@ -28,7 +28,7 @@ from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins,
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import TaskSpec
 from medbench.unimed import weights
-from medbench.unimed.tokens import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
+from medbench.unimed.tokens import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer
 from medbench.unimed.weights import SHARD_BYTES, open_shards, read_tensors, write_shards
 
 LANGUAGE, VISION = "lang_model.", "embedding_layer."  # How names of the two halves begin, as published.
@@ -98,9 +98,8 @@ def load_radfm(options: LoadOptions) -> "RadFMAdapter":
 
 
 def _tokenizer(folder: Path) -> tuple[SegmentTokenizer, RadFMSizes]:
-    tokenizer, sizes = read_tokenizer(folder / TOKENIZER_FILE), read_sizes(folder)
-    refuse_other_vocabulary(folder / TOKENIZER_FILE, tokenizer, sizes.language_model.vocab_size)
-    return tokenizer, sizes
+    sizes = read_sizes(folder)
+    return read_tokenizer(folder / TOKENIZER_FILE, rows=sizes.language_model.vocab_size), sizes
 
 
 class RadFMAdapter(TextAdapter[SegmentTokenizer]):

@@ -23,7 +23,7 @@ from medbench.tasks.datasets.mpx import case_of
 from medbench.tasks.datasets.sa_med2d import SliceName
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import DataError, UsageError, unknown_name
-from medbench.tasks.foundation.text import table_rows
+from medbench.tasks.foundation.files import table_rows
 from medbench.tasks.protocols import PROTOCOLS, Item, Protocol, State, count_states, evaluate
 from medbench.tasks.sample import Box, Sample
 from medbench.tasks.spec import Kind, TaskSpec

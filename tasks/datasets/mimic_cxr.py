@@ -38,8 +38,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BeforeValidator
 
 from medbench.tasks.datasets.native import MISSING, Found, Native, collect, lacking, left_out, rank, sorted_out
-from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.foundation.text import decoded, named_rows
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import decoded, named_rows
 from medbench.tasks.sample import ImageRef, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file, read_bytes
@@ -48,7 +48,7 @@ SectionName = Literal["findings", "impression", "both"]
 
 _SECTIONS: Mapping[str, SectionName] = {"mimic-cxr-impression": "impression", "mimic-cxr-both": "both"}
 _SPLIT_FILES = ("mimic-cxr-2.0.0-split.csv", "mimic-cxr-2.0.0-split.csv.gz")
-_DEFAULT_MAX_TRAIN = 9997
+_DEFAULT_MAX_TRAIN = "9997"
 _MAX_CHARACTERS = 800
 _IMAGES = "files"
 _REPORTS = ("files", "mimic-cxr-reports/files", "reports/files")
@@ -196,7 +196,8 @@ def split_report(report: str) -> ReportSections:
 
 
 def _read_raw(native: Native, split_file: Path, section: SectionName) -> Reading:
-    limit = _max_train_option(native.options)
+    most = native.option("max_train", _DEFAULT_MAX_TRAIN, r"all|\d+", "neither a whole number nor all")
+    limit = None if most == "all" else int(most)
     if limit is None:
         native.refuse_options(["seed"], "max_train=all draws nothing")
     seed, folders = native.seed(), [native.source / name for name in _REPORTS if (native.source / name).is_dir()]
@@ -228,16 +229,6 @@ def _read_raw(native: Native, split_file: Path, section: SectionName) -> Reading
     draw = "all its train rows" if limit is None else f"at most {limit} images drawn of its train rows, seed {seed}"
     method = f"the test rows of {split_file.name}; training set ours, not the authors': {draw}"
     return collect((*skipped, *unusable, *drawn, *tests), method)
-
-
-def _max_train_option(options: Mapping[str, str]) -> int | None:
-    text = options.get("max_train", str(_DEFAULT_MAX_TRAIN))
-    if text != "all" and not text.isdecimal():
-        raise UsageError(
-            f"The option max_train={text} is neither a whole number nor all.",
-            f"Example: --option max_train={_DEFAULT_MAX_TRAIN}",
-        )
-    return None if text == "all" else int(text)
 
 
 def _listed(split_file: Path) -> Iterator[_View | Skipped]:

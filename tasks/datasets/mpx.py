@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medbench.tasks.datasets.native import Found, Native, collect, left_out
-from medbench.tasks.foundation.text import named_rows
+from medbench.tasks.foundation.files import named_rows
 from medbench.tasks.sample import ImageRef, Sample, Split
 from medbench.tasks.spec import Reading
 from medbench.tasks.validation import read_bytes

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,14 @@ class Native:
             return int(text)
         except ValueError as error:
             raise UsageError(f"The option seed={text} is not a whole number.", "Example: --option seed=42") from error
+
+    def option(self, name: str, default: str, form: str, problem: str, note: str = "") -> str:
+        """Return an option, by default `default`; a UsageError with the `problem` if it has not the `form`."""
+        text = self.options.get(name, default)
+        if not re.fullmatch(form, text):
+            example = f"Example: --option {name}={default}{note}"
+            raise UsageError(f"The option {name}={text} is {problem}.", example)
+        return text
 
     def refuse_options(self, names: Iterable[str], because: str) -> None:
         """Refuse, by a UsageError, options that would have no effect on the layout that was found."""

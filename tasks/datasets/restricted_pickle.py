@@ -7,11 +7,13 @@ pickles name functions of numpy; what is called in their place is ours and makes
 import pickle
 import re
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.validation import read_bytes
 
 _PLAIN_TYPE = re.compile(r"[<>|=]?([biuf]\d{1,2}|U\d{1,9})")
 
@@ -103,12 +105,10 @@ def load_plain_pickle(path: Path) -> object:
 
     Raises DataError if the file is missing, is no pickle, or names any class or function; the message has the name.
     """
+    stream = BytesIO(read_bytes(path))
     try:
-        with path.open("rb") as stream:
-            return _PlainUnpickler(stream, encoding="utf-8").load()
+        return _PlainUnpickler(stream, encoding="utf-8").load()
     except DataError as error:
         raise DataError(f"{path}: {error.problem}", error.hint) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Check the folder given.") from error
     except _MALFORMED as error:
         raise DataError(f"{path} is not a readable pickle: {error}.", "Download the file again.") from error

@@ -33,7 +33,7 @@ from PIL import Image
 
 from medbench.tasks.datasets.native import Found, Native, collect, if_missing, is_litter, rank, ranked_split, sorted_out
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
-from medbench.tasks.foundation.text import encoding_of
+from medbench.tasks.foundation.files import encoding_of
 from medbench.tasks.images import image_size, locate, open_mask
 from medbench.tasks.sample import SPLITS, Box, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
@@ -115,7 +115,9 @@ def _read_release(native: Native, index: Path, modalities: tuple[str, ...]) -> R
     """Read the drawn regions, by modality and split in the order of their masks' names."""
     source = native.source
     root = next((folder for folder in (source, source / _INNER) if (folder / "images").is_dir()), index.parent)
-    seed, limits = native.seed(), _limits_option(native.options)
+    seed, form, problem = native.seed(), r"\d+/\d+", "not two whole numbers"
+    most = native.option("max_per_modality", _DEFAULT_LIMITS, form, problem, note=" (train/test)")
+    limits: dict[Split, int] = dict(zip(SPLITS, map(int, most.split("/")), strict=True))
     region = _opener(native, root, _class_names(index.with_name(_CLASSES_FILE)))
     volumes = {name.volume for name, _, _ in _indexed(index, modalities)}
     draw = _draw(index, modalities, ranked_split(volumes, seed=seed, parts=_PARTS), seed, limits)
@@ -128,17 +130,6 @@ def _read_release(native: Native, index: Path, modalities: tuple[str, ...]) -> R
         f"at most {limits['train']}/{limits['test']} masks of each of {','.join(modalities)}, seed {seed}"
     )
     return collect(found, method)
-
-
-def _limits_option(options: Mapping[str, str]) -> dict[Split, int]:
-    text = options.get("max_per_modality", _DEFAULT_LIMITS)
-    train, slash, test = text.partition("/")
-    if not (slash and train.isdecimal() and test.isdecimal()):
-        raise UsageError(
-            f"The option max_per_modality={text} is not two whole numbers.",
-            f"Example: --option max_per_modality={_DEFAULT_LIMITS} (train/test)",
-        )
-    return {"train": int(train), "test": int(test)}
 
 
 def stream_index(path: Path) -> Iterator[tuple[str, list[str]]]:

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar, cast
 
 from medbench.tasks.foundation.errors import MedbenchError, UsageError, described, unknown_name
@@ -13,10 +13,7 @@ from medbench.tasks.foundation.errors import MedbenchError, UsageError, describe
 T = TypeVar("T")
 
 
-def imported(path: str) -> Any:  # noqa: ANN401 - whatever the path names
-    """Import and return what `module:attribute` names."""
-    module, _, attribute = path.partition(":")
-    return getattr(import_module(module), attribute)
+imported: Callable[[str], Any] = resolve_name  # Imports and returns what `module:attribute` names.
 
 
 def imported_when_called(path: str) -> Callable[..., Any]:

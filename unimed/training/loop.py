@@ -18,17 +18,10 @@ from medbench.tasks.prepared import load_prepared
 from medbench.unimed.checkpoint import BaseWeights, restore_weights, write_checkpoint
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.training import folder as records
 from medbench.unimed.training import trainer as trainers
 from medbench.unimed.training.corpus import BatchMaker, Corpus, Example, Mixture, load_corpus
-from medbench.unimed.training.folder import (
-    CURVE_FILE,
-    Checkpoint,
-    Record,
-    Tally,
-    TrainingFolder,
-    TrainingLog,
-    draw_curve,
-)
+from medbench.unimed.training.folder import Tally, TrainingFolder, TrainingLog
 from medbench.unimed.training.plan import base_of, build, image_size_of
 from medbench.unimed.training.recipe import Recipe
 from medbench.unimed.training.trainer import Trainer
@@ -76,7 +69,7 @@ def train(
     data = {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}
     frozen, workers = base.identity() if base else {}, accelerator.num_processes
     folder = TrainingFolder(path=output, recipe=recipe, workers=workers, data=data, base_weights=frozen)
-    start: Checkpoint = (0, None, None)
+    start: records.Checkpoint = (0, None, None)
     leads = bool(accelerator.is_main_process)
     # The first process makes what is missing before the others look.
     with accelerator.main_process_first():
@@ -174,7 +167,7 @@ def _run_steps(session: Session, first: int, stop: Event) -> None:
                     raise StoppedError(f"Step {done} is kept in {saved}. Go on with the same command and --resume.")
 
 
-def _tell(session: Session, record: Record, *, look: bool) -> None:
+def _tell(session: Session, record: records.Record, *, look: bool) -> None:
     """Log a record, with the held-out losses and the scores of held-out answers if it is time to look at them."""
     record["elapsed_seconds"] = round(time.perf_counter() - session.started, 1)
     if look:
@@ -205,4 +198,4 @@ def _finish(session: Session) -> None:
     final = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     session.trainer.model.config.dtype = dtype
     folder.finish(partial(session.write, final))
-    say(draw_curve(folder.log, folder.path / CURVE_FILE))
+    say(records.draw_curve(folder.log, folder.path / records.CURVE_FILE))

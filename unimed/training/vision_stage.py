@@ -98,11 +98,8 @@ class VisionHeads(nn.Module):
 
     def loss(self, features: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
         """Return the sum of the heads' losses for patch features [B, P, C] of the images `rows` [B]."""
-        pooled, total, presence = (
-            features.mean(dim=1),
-            features.new_zeros(()),
-            nn.functional.binary_cross_entropy_with_logits,
-        )
+        pooled, total = features.mean(dim=1), features.new_zeros(())
+        presence = nn.functional.binary_cross_entropy_with_logits
         classified = targets.classes[rows] >= 0
         if classified.any():
             logits = self.class_logits(pooled[classified], rows[classified], targets)
