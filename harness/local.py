@@ -145,7 +145,8 @@ def drive(
     learned = directory.path / "budget.json"
     budget = _remembered(learned, auto_budget(adapter.decoder, rows=settings.batch_size))
     first = list(islice(requests, _LOOKED_AT))
-    make = {"vllm": _vllm, "transformers": _library, "medbench": _ours}[chosen.name]
+    # Where nothing is left to answer, nothing is started.
+    make = {"vllm": _vllm, "transformers": _library, "medbench": _ours}[chosen.name if first else "medbench"]
     engine, notes = make(adapter, first, budget, phases, settings)
     budget = engine.budget
     for outcomes in engine.generate(chain(first, requests)):

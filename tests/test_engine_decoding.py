@@ -333,13 +333,3 @@ def test_a_full_temporary_folder_is_a_sentence(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RunError, match="do not fit into the temporary folder") as raised:
         features.put("b", torch.ones(50))
     assert "TMPDIR" in raised.value.hint
-
-
-def test_pictures_taken_ahead_are_encoded_once(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU the next pictures are copied while the decoder computes."""
-    adapter, requests = Small(), make_requests(picture_folder, 40, seed=3)
-    expected = texts(answer(adapter, requests, Budget(rows=2, tokens=4096)))
-    monkeypatch.setattr(Images, "uploads_ahead", True)
-    phases = Phases()
-    assert texts(answer(adapter, requests, Budget(rows=2, tokens=4096), phases)) == expected
-    assert phases.counts["images encoded"] == 4

@@ -1,8 +1,7 @@
 """Runs a command until whoever started it is gone, however it went: started as a file, it knows nothing of medbench.
 
-Its standard input is a pipe that nobody writes to. The pipe ends when the starter closes it, or dies by whatever
-signal; then the command and all that it started are ended, first kindly, and its log goes. What ended by itself keeps
-its log: somebody will want to know why.
+Its standard input is a pipe that ends when the starter closes it or dies; then the command and all that it started are
+ended, first kindly, and its log goes. What ended by itself keeps its log: somebody will want to know why.
 """
 
 import os

@@ -47,10 +47,9 @@ def _value(text: str) -> object:
 def choose_engine(
     asked: EngineName, adapter: LocalAdapter, arguments: Mapping[str, Any], *, greedy: bool, compiled: bool
 ) -> EngineChoice:
-    """Return the engine that writes a model's answers.
+    """Return the engine that writes a model's answers; by itself vLLM on a GPU where it can, else ours.
 
-    Left to choose, it is vLLM on a GPU where it is installed and can: nobody has measured that ours is as fast there.
-    On a CPU it is ours. UsageError if the engine that was asked for cannot, or `arguments` are for another.
+    UsageError if the engine that was asked for cannot, or `arguments` are for another.
     """
     from medbench.harness.engine.vllm import installed, why_not_vllm
 
@@ -69,13 +68,8 @@ def choose_engine(
         return EngineChoice(name="vllm", why=why, version=version, arguments=arguments)
     if arguments:
         name = next(iter(arguments))
-        raise UsageError(
-            f"--model-arg {OF_VLLM}{name} is an argument of vLLM, which does not answer here"
-            f"{f': {reason}' if reason else ''}.",
-            "Give --engine vllm too, or leave it out.",
-        )  # fmt: skip
-    if asked == "transformers":
-        return EngineChoice(name="transformers", why="it was asked for")
-    if asked == "medbench":
-        return EngineChoice(name="medbench", why="it was asked for")
+        problem = f"--model-arg {OF_VLLM}{name} is an argument of vLLM, which does not answer here"
+        raise UsageError(f"{problem}{f': {reason}' if reason else ''}.", "Give --engine vllm too, or leave it out.")
+    if asked in {"transformers", "medbench"}:
+        return EngineChoice(name=asked, why="it was asked for")
     return EngineChoice(name="medbench", why=f"vLLM: {reason}" if on_gpu else "on a CPU it is ours")

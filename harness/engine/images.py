@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -41,36 +41,6 @@ def _digest(source: Path, ref: ImageRef) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise SampleError(f"The image {path} cannot be read: {error.strerror or error}.") from error
-
-
-def start_upload(pixels: Pixels, stream: "torch.cuda.Stream | None") -> Callable[[], Pixels]:
-    """Begin a copy to the GPU of a stream, while the decoder computes; return what waits for its end.
-
-    It comes from pinned memory, without which the CPU would wait for it. Without a stream pixels stay.
-    """
-    if stream is None:
-        return lambda: pixels
-    with torch.cuda.stream(stream):
-        copied = _each(lambda tensor: tensor.pin_memory().to(stream.device, non_blocking=True), pixels)
-        event: Any = stream.record_event()
-
-    def awaited(tensor: torch.Tensor) -> torch.Tensor:
-        # What is computed with it next waits for the copy, the CPU does not; and the allocator may not give the memory
-        # away before the current stream is done with it.
-        current = torch.cuda.current_stream(tensor.device)
-        current.wait_event(event)
-        tensor.record_stream(current)
-        return tensor
-
-    return lambda: _each(awaited, copied)
-
-
-def _each(change: Callable[[torch.Tensor], torch.Tensor], pixels: Pixels) -> Pixels:
-    if isinstance(pixels, torch.Tensor):
-        return change(pixels)
-    if isinstance(pixels, Mapping):
-        return {name: _each(change, part) for name, part in pixels.items()}
-    return pixels
 
 
 def _is_sound(future: Future[Any]) -> bool:
@@ -135,20 +105,14 @@ class Images:
         self._decoded: dict[str, Future[Pixels] | None] = {}
         self._digests: dict[ImageKey, str] = {}
         self._broken: dict[ImageKey, str] = {}
-        self._pixels: dict[str, Callable[[], Pixels]] = {}
+        self._pixels: dict[str, Pixels] = {}
         self._features = FeatureCache()
-        self._stream: Any = torch.cuda.Stream(adapter.device) if adapter.device.startswith("cuda") else None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-    @property
-    def uploads_ahead(self) -> bool:
-        """Whether it is worth to begin with pixels before they are needed."""
-        return self._stream is not None
 
     def expect(self, keys: Iterable[ImageKey]) -> None:
         """Note what will be asked for next; `AHEAD` images are read at most."""
@@ -167,7 +131,7 @@ class Images:
             pixels = None if decoded is None else decoded.result()
         self._digests[key] = digest
         if pixels is not None and digest not in self._pixels:
-            self._pixels[digest] = start_upload(pixels, self._stream)
+            self._pixels[digest] = pixels
         self._read_ahead()
         return digest
 
@@ -180,8 +144,6 @@ class Images:
             waiting = list(self._pixels)
             for start in range(0, len(waiting), TOGETHER):
                 self._encode(waiting[start : start + TOGETHER])
-            if self.uploads_ahead:
-                self._take(self._ready())
         problems = [next(filter(None, map(self._broken.get, one.request.images)), "") for one in requests]
         pairs = list(zip(requests, problems, strict=True))
         errors = [failed(one.request, problem) for one, problem in pairs if problem]
@@ -272,7 +234,7 @@ class Images:
         encoded = None
         try:
             with self._phases.time("encode"):
-                encoded = self._adapter.encode_images([self._pixels[digest]() for digest in digests])
+                encoded = self._adapter.encode_images([self._pixels[digest] for digest in digests])
         except torch.OutOfMemoryError:
             if len(digests) == 1:
                 raise

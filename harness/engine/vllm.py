@@ -1,10 +1,4 @@
-"""vLLM in process: its decoder behind our own vision, by prompt embeddings.
-
-vLLM has what a GPU wants and ours has not: paged keys and values, fused kernels, graphs, several GPUs. It gets the
-decoder's weights as a checkpoint in the published names, and every prompt as embeddings, so that prompts, pixels and
-visual tokens are ours in any case. Its prefix cache hashes embeddings block by block: questions of one image, which
-come one after the other, compute what they share once.
-"""
+"""vLLM in process: its decoder behind our own vision, by prompt embeddings; why so: docs/design/0011-engines.md."""
 
 import json
 import math
@@ -13,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +61,7 @@ def installed() -> str:
 
 
 def why_not_vllm(adapter: LocalAdapter) -> str:
-    """Return why vLLM cannot write a model's answers; empty if it can.
-
-    Its decoder must be one that vLLM knows, weight for weight: a mixture of adapters, gates or a head of the model's
-    own would be left out without a word. What embeddings cannot carry are attention among visual tokens,
-    cross-attention, and positions in three dimensions.
-    """
+    """Return why vLLM cannot write a model's answers; empty if it can: its decoder is known, weight for weight."""
     if adapter.only_whole:
         return adapter.only_whole
     if adapter.attention != "causal":
@@ -190,11 +179,11 @@ def choice_of(decoding: Decoding, **more: object) -> Any:  # noqa: ANN401 - unty
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What transformers says of a prompt: embeddings [L, D], and its first log-probabilities [T, V] and tokens [T]."""
+    """What transformers' `generate` writes first to a prompt."""
 
-    embeddings: torch.Tensor
-    tokens: Sequence[int]
-    log_probabilities: torch.Tensor
+    embeddings: torch.Tensor  # Of the prompt [L, D].
+    tokens: Sequence[int]  # [T]
+    log_probabilities: torch.Tensor  # [T, V]
     decoding: Decoding
 
 
@@ -209,11 +198,8 @@ def references(adapter: LocalAdapter, requests: Sequence[Request]) -> list[Refer
         able, _ = images.sound([PrefixedRequest(request=one, prefix=None, own=one.prompt.segments) for one in requests])
         for one, embeddings in zip(able, images.own(able), strict=True):
             decoding = replace(one.request.decoding, max_new_tokens=_COMPARED_TOKENS, **asdict(GREEDY))
-            tokens, logits = _greedily(adapter.decoder, embeddings, decoding)
-            found.append(Reference(
-                embeddings=embeddings, tokens=tokens, log_probabilities=logits.float().log_softmax(-1).cpu(),
-                decoding=decoding,
-            ))  # fmt: skip
+            tokens, told = _greedily(adapter.decoder, embeddings, decoding)
+            found.append(Reference(embeddings=embeddings, tokens=tokens, log_probabilities=told, decoding=decoding))
     if any(one.log_probabilities.isnan().any() for one in found):
         raise RunError(f"{adapter.title} gives no numbers in {adapter.dtype}.", "Give --dtype float32 or bfloat16.")
     return found
@@ -226,14 +212,11 @@ def _greedily(decoder: Any, embeddings: torch.Tensor, decoding: Decoding) -> tup
         max_new_tokens=decoding.max_new_tokens, eos_token_id=sorted(decoding.end_ids) or None,
         pad_token_id=min(decoding.end_ids, default=0), output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
-    return told.sequences[0].tolist(), torch.cat(told.logits)
+    return told.sequences[0].tolist(), torch.cat(told.logits).float().log_softmax(-1).cpu()
 
 
 def distances(llm: Any, adapter: LocalAdapter, wanted: Sequence[Reference]) -> list[torch.Tensor]:  # noqa: ANN401
-    """Return how far vLLM's log-probabilities [T] are from each reference's, up to the first token that is another.
-
-    Equal ids alone are weak evidence: see `NEAR`.
-    """
+    """Return how far vLLM's log-probabilities [T] are from each reference's, up to the first token that is another."""
     answers = llm.generate(
         [prompt_of(one.embeddings, adapter) for one in wanted],
         [choice_of(one.decoding, logprobs=0) for one in wanted], use_tqdm=False,
@@ -242,11 +225,10 @@ def distances(llm: Any, adapter: LocalAdapter, wanted: Sequence[Reference]) -> l
     for one, answer in zip(wanted, answers, strict=True):
         [output] = answer.outputs
         told = [step[token].logprob for token, step in zip(output.token_ids, output.logprobs, strict=True)]
-        alike = sum(
-            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(output.token_ids, one.tokens, strict=False))
-        )
+        pairs = list(zip(output.token_ids, one.tokens, strict=False))
+        alike = next((place for place, (own, other) in enumerate(pairs) if own != other), len(pairs) - 1)
         ids = torch.tensor(output.token_ids[: alike + 1])
-        right = one.log_probabilities[: len(ids)].gather(-1, ids[: len(one.log_probabilities), None])[:, 0]
+        right = one.log_probabilities[: len(ids)].gather(-1, ids[:, None])[:, 0]
         found.append((right - torch.tensor(told[: len(right)])).abs())
     return found
 
@@ -256,11 +238,9 @@ def refuse_far(adapter: LocalAdapter, found: Sequence[torch.Tensor]) -> float:
     exact = adapter.dtype == "float32"
     far = max((float(one.max() if exact else one.mean()) for one in found), default=0.0)
     if not far <= NEAR[adapter.dtype]:
-        raise RunError(
-            f"vLLM's log-probabilities for {adapter.title} are {far:.2g} away from transformers' in {adapter.dtype} "
-            f"(at most {NEAR[adapter.dtype]:g}), so it computes something else.",
-            "Give --engine medbench.",
-        )
+        bound = f"{far:.2g} from transformers' in {adapter.dtype} (at most {NEAR[adapter.dtype]:g})"
+        problem = f"vLLM's log-probabilities for {adapter.title} are {bound}, so it computes something else."
+        raise RunError(problem, "Give --engine medbench.")
     return far
 
 
@@ -275,20 +255,16 @@ def start(adapter: LocalAdapter, budget: Budget, arguments: Mapping[str, object]
 
     with tempfile.TemporaryDirectory(prefix="medbench-decoder-") as folder:
         _write(adapter.decoder, Path(folder))
-        options = {
-            "dtype": adapter.dtype, "max_num_seqs": budget.rows, "seed": 0, **_memory(adapter, budget), **arguments,
-        }  # fmt: skip
+        options = {"dtype": adapter.dtype, "max_num_seqs": budget.rows, **_memory(adapter, budget), **arguments}
         try:
             return LLM(
                 model=folder, skip_tokenizer_init=True, enable_prompt_embeds=True, generation_config="vllm",
-                enable_prefix_caching=True, **options,
+                enable_prefix_caching=True, **{"seed": 0, **options},
             )  # fmt: skip
         except (RuntimeError, ValueError, TypeError, ImportError) as error:
-            problem = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UsageError(
-                f"vLLM does not start with {adapter.title}: {problem}",
-                "Change its arguments (--model-arg vllm.NAME=VALUE), or give --engine medbench.",
-            ) from error
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            way_out = "Change its arguments (--model-arg vllm.NAME=VALUE), or give --engine medbench."
+            raise UsageError(f"vLLM does not start with {adapter.title}: {said}", way_out) from error
 
 
 def _memory(adapter: LocalAdapter, budget: Budget) -> dict[str, object]:
