@@ -216,7 +216,7 @@ def test_a_folder_whose_name_is_no_text_is_refused_and_a_link_to_it_is_not(tmp_p
 def test_an_edited_check_prepares_the_suite_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_json(tmp_path / "suite.json", {"tasks": {}}).parent
     before = suite.prepare_suite(source, tmp_path / "cache")
-    for name in ("prepare.py", "images.py", "text.py", "slake.py"):
+    for name in ("prepare.py", "images.py", "files.py", "slake.py"):
         monkeypatch.setattr(
             suite, "file_sha256", lambda path, name=name: "x" if path.name == name else file_sha256(path)
         )

@@ -77,12 +77,12 @@ def _siglip(side: int, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def llava(folder: Path) -> Path:
+def llava(folder: Path, **text: Any) -> Path:
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
     words = tokenizer("<image>")
     config = _CONFIGS["llava"](
-        vision_config=_clip(56), text_config=_text("llama", len(words)), image_token_index=8,
+        vision_config=_clip(56), text_config=_text("llama", len(words), **text), image_token_index=8,
         vision_feature_layer=-2, vision_feature_select_strategy="default",
     )  # fmt: skip
     size = {"height": 56, "width": 56}

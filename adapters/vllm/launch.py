@@ -11,7 +11,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 
@@ -65,11 +65,10 @@ class Server:
         self._guard = subprocess.Popen(  # noqa: S603 - the user's command
             [sys.executable, guard.__file__, log, *self._command], stdin=subprocess.PIPE, start_new_session=True
         )
-        try:
+        with ExitStack() as unless_ready:
+            unless_ready.callback(self.stop)
             self._wait(self._guard, Path(log))
-        except BaseException:
-            self.stop()
-            raise
+            unless_ready.pop_all()
 
     def stop(self) -> None:
         """End it and all of its processes; the log of one that still ran goes too."""
