@@ -29,7 +29,6 @@ from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.foundation.files import canonical_json, write_atomically
 
 _FEWEST_COMPARED, _MOST_COMPARED = 4, 24
-_COMPARED = 8
 _LOOKED_AT = 64
 _TESTED_TOKENS = 8
 # Where so many from one end cannot be answered, the data are broken and not an image.
@@ -194,9 +193,8 @@ def _library(
 
 def _refuse_choices(adapter: LocalAdapter, settings: Settings) -> None:
     if not sampling_of(settings, adapter).greedy:
-        problem = f"{adapter.title} is answered by its own library, which takes the likeliest token."
         way_out = "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams."
-        raise UsageError(problem, way_out)
+        raise UsageError(f"{adapter.title} is answered by its own library, which takes the likeliest token.", way_out)
 
 
 def _vllm(
@@ -205,7 +203,7 @@ def _vllm(
     """Return vLLM with the model's decoder, when it says the first answers as surely as transformers does."""
     from medbench.harness.engine import vllm
 
-    compared = sorted(first, key=lambda one: (bool(one.images), one.length))[-_COMPARED:]
+    compared = sorted(first, key=lambda one: (bool(one.images), one.length), reverse=True)
     with phases.time("start vLLM"):
         wanted = vllm.references(adapter, compared)
         llm = vllm.start(adapter, budget, vllm_arguments(settings.model_args))

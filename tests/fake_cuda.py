@@ -6,6 +6,7 @@ so is every copy between host and device that the host would wait for.
 """
 # ruff: noqa: ANN401 - what PyTorch hands over
 
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,6 +35,8 @@ def _register_guard() -> None:
     """Let a build for CPUs name a GPU; needs g++, as `torch.compile` does."""
     if torch.version.cuda is not None:
         return
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++, which compiles what lets a build for CPUs name a GPU")
     home = Path(torch.__file__).parent
     with TemporaryDirectory() as folder:
         source, library = Path(folder, "guard.cpp"), Path(folder, "guard.so")

@@ -39,10 +39,7 @@ _TOLD_LINES = 12
 
 
 class Server:
-    """A server of this process's own on a free port of this machine: started when it is needed, ended with the run.
-
-    A guard runs it, which ends it when this process is gone, however that went.
-    """
+    """A server on a free port of this machine, run by a guard that ends it when this process is gone."""
 
     def __init__(self, command: Sequence[str], most_seconds: float) -> None:
         with socket.socket() as found:
@@ -53,10 +50,7 @@ class Server:
         self._guard: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it if it does not run, and wait until it answers.
-
-        Raises RunError, with the end of its log, if it ends or takes too long.
-        """
+        """Start it if it does not run, and wait until it answers; RunError, with the end of its log, if it does not."""
         if self._guard is not None:
             return
         descriptor, log = tempfile.mkstemp(prefix="medbench-vllm-", suffix=".log")
@@ -136,10 +130,7 @@ class ModelInVllm(ServedModel):
 
 
 def load_in_vllm(options: LoadOptions) -> ModelInVllm:
-    """Return the model of a folder or a repository behind a `vllm serve` that starts with the first question.
-
-    UsageError if there is no such model or no such command.
-    """
+    """Return a model whose `vllm serve` starts with the first question; UsageError without model or command."""
     arguments = options.arguments
     command, more = shlex.split(arguments["command"]), shlex.split(arguments["serve_args"])
     if not command or shutil.which(command[0]) is None:

@@ -89,7 +89,9 @@ def chosen_tokens(rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
     tokens = [NO_TOKEN] * len(rows)
     for places in groups.values():
         own = logits[torch.tensor(places, device=logits.device)] if len(groups) > 1 else logits
-        found = _chosen_alike([rows[place] for place in places], own.float())
+        # Shares are summed in float64, which MPS has not.
+        own = (own.cpu() if own.device.type == "mps" else own).float()
+        found = _chosen_alike([rows[place] for place in places], own)
         for place, token in zip(places, found, strict=True):
             tokens[place] = token
     return tokens
@@ -118,8 +120,8 @@ def _chosen_alike(rows: Sequence[Row], scores: torch.Tensor) -> list[int]:
         reached = shares.cumsum(dim=-1)
     drawn = torch.tensor([[_draw(row)] for row in rows], dtype=torch.float64).to(scores.device)
     # The first token behind the drawn share of what all have together; one without a share is never that.
-    all_of_them = reached[:, -1:]
-    wanted = torch.minimum(drawn * all_of_them, all_of_them.nextafter(torch.zeros_like(all_of_them)))
+    whole = reached[:, -1:]
+    wanted = torch.minimum(drawn * whole, whole.nextafter(torch.zeros_like(whole)))
     places = torch.searchsorted(reached, wanted, right=True).clamp(max=scaled.shape[-1] - 1)  # NaN is behind all
     written = places if tokens is None else tokens.gather(-1, places)
     chosen: list[int] = torch.where(best.isfinite(), written, NO_TOKEN)[:, 0].tolist()

@@ -54,6 +54,11 @@ def bytes_per_token(config: Any, dtype: torch.dtype) -> int:  # noqa: ANN401 - a
     return 2 * int(config.num_hidden_layers) * heads * width * dtype.itemsize
 
 
+def longest_read(decoder: Any) -> int:  # noqa: ANN401 - a decoder of transformers
+    """Return how many positions a decoder was made for; 0 where nothing is said."""
+    return int(getattr(text_config(decoder), "max_position_embeddings", 0) or 0)
+
+
 def text_config(decoder: Any) -> Any:  # noqa: ANN401 - any model of transformers
     """Return the configuration of the layers that write, which a model with vision holds inside its own."""
     return decoder.config.get_text_config(decoder=True)

@@ -47,10 +47,7 @@ def _value(text: str) -> object:
 def choose_engine(
     asked: EngineName, adapter: LocalAdapter, arguments: Mapping[str, Any], *, greedy: bool, compiled: bool
 ) -> EngineChoice:
-    """Return the engine that writes a model's answers; by itself vLLM on a GPU where it can, else ours.
-
-    UsageError if the engine that was asked for cannot, or `arguments` are for another.
-    """
+    """Return the engine of a model; UsageError if the one asked for cannot, or `arguments` are for another."""
     from medbench.harness.engine.vllm import installed, why_not_vllm
 
     version = installed()

@@ -6,7 +6,7 @@ from typing import Protocol
 from medbench.adapters.base import Generation, LocalAdapter
 from medbench.adapters.plain_generation import forget_decoding
 from medbench.harness.engine.batching import Batching, RequestQueue
-from medbench.harness.engine.budget import Budget, text_config
+from medbench.harness.engine.budget import Budget, longest_read
 from medbench.harness.engine.continuous import ContinuousBatching
 from medbench.harness.engine.images import Images
 from medbench.harness.engine.passes import why_not_packed
@@ -103,14 +103,12 @@ class Engine(GenerationEngine):
         self, requests: Iterable[Request], refused: list[Outcome], searched: list[Request]
     ) -> Iterator[Request]:
         """Yield what can be answered row by row; note what is too long, and what needs a beam search."""
-        # The model never saw a position behind it; 0 where nothing is said.
-        limit = int(getattr(text_config(self._adapter.decoder), "max_position_embeddings", 0) or 0)
+        limit = longest_read(self._adapter.decoder)
         for request in requests:
             if 0 < limit < request.longest:
-                asked = (
-                    f"The prompt has {request.length} tokens and the answer may have {request.decoding.max_new_tokens}"
-                )
-                refused.append(failed(request, f"{asked}, but the model reads {limit}."))
+                answer = f"the answer may have {request.decoding.max_new_tokens}"
+                problem = f"The prompt has {request.length} tokens and {answer}, but the model reads {limit}."
+                refused.append(failed(request, problem))
             elif request.decoding.beams == 1 and not (self._library and request.shift):
                 yield request
             elif self.why_whole or self._adapter.attention != "causal" or request.shift:

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from medbench.adapters.base import NO_TOKEN, LocalAdapter
 from medbench.harness.engine.batching import Batching, RequestQueue, Row
-from medbench.harness.engine.budget import Budget, bytes_per_token, held_type, text_config
+from medbench.harness.engine.budget import Budget, bytes_per_token, held_type, longest_read, text_config
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.images import Images
-from medbench.harness.engine.requests import GREEDY, Decoding, Outcome, PrefixedRequest, Request, in_order
+from medbench.harness.engine.requests import GREEDY, Decoding, Outcome, PrefixedRequest, Request, failed, in_order
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import RunError, UsageError
 
@@ -36,7 +36,7 @@ ASKED_AHEAD = 256
 # Largest distance of a log-probability from transformers' in float32, and of a prompt's mean in 16 bits. Measured on
 # a CPU: 3e-5 and 0.035 where all is well, 0.58 where vLLM ignored a mask and 48 of 48 answers were the same.
 NEAR: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
-_COMPARED_TOKENS = 8
+_COMPARED = _COMPARED_TOKENS = 8
 # The CPU build's own block of 128 tokens is longer than what most prompts share.
 _CPU_BLOCK = 32
 _ENVIRONMENT = {
@@ -71,8 +71,6 @@ def why_not_vllm(adapter: LocalAdapter) -> str:
     config = text_config(adapter.decoder)
     if config.model_type not in KNOWN:
         return f"a decoder of the type {config.model_type} was never compared with vLLM's"
-    if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
-        return "its positions have three dimensions, which embeddings cannot carry"
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(config).state_dict()
     own = published(adapter.decoder)
@@ -108,15 +106,27 @@ class VllmBatching(Batching):
         self._engine = llm.llm_engine
         self._asked: dict[str, tuple[PrefixedRequest, Row]] = {}
         self._numbers = count()
+        self._together = ASKED_AHEAD
 
     def _under_way(self) -> list[PrefixedRequest]:
         return [one for one, _ in self._asked.values()]
 
     def _next(self) -> list[PrefixedRequest]:
         found: list[PrefixedRequest] = []
-        while len(self._asked) + len(found) < ASKED_AHEAD and self._queue.peek() is not None:
+        while len(found) < self._together and len(self._asked) + len(found) < ASKED_AHEAD and self._queue.peek():
             found.append(self._queue.take())
         return found
+
+    def _shrink(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
+        """Let images that were too much come in smaller portions; what vLLM holds goes on."""
+        if not requests or set(requests) & set(self._under_way()):
+            raise RunError("Memory ran out inside vLLM.", "Give it less: --model-arg vllm.gpu_memory_utilization=0.7")
+        torch.cuda.empty_cache()
+        if len(requests) == 1:
+            return [failed(requests[0].request, "Memory ran out on the images of this sample alone.")]
+        self._together = len(requests) // 2
+        self._queue.put_back(requests)
+        return []
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
         able, outcomes = self._images.sound(requests)
@@ -189,17 +199,19 @@ class Reference:
 
 @torch.inference_mode()
 def references(adapter: LocalAdapter, requests: Sequence[Request]) -> list[Reference]:
-    """Return what transformers' `generate` writes first to some requests, one by one; what has no sound image is left.
-
-    Raises RunError if its logits are no numbers.
-    """
+    """Return what `generate` writes to the first sound requests; RunError if none is, or logits are no numbers."""
+    limit = longest_read(adapter.decoder)
+    requests = [one for one in requests if not 0 < limit < one.longest]
     found = []
     with Images(adapter, Phases()) as images:
         able, _ = images.sound([PrefixedRequest(request=one, prefix=None, own=one.prompt.segments) for one in requests])
+        able = able[:_COMPARED]
         for one, embeddings in zip(able, images.own(able), strict=True):
             decoding = replace(one.request.decoding, max_new_tokens=_COMPARED_TOKENS, **asdict(GREEDY))
             tokens, told = _greedily(adapter.decoder, embeddings, decoding)
             found.append(Reference(embeddings=embeddings, tokens=tokens, log_probabilities=told, decoding=decoding))
+    if not found:
+        raise RunError("No question could be prepared, so vLLM cannot be compared.", "Give --engine medbench.")
     if any(one.log_probabilities.isnan().any() for one in found):
         raise RunError(f"{adapter.title} gives no numbers in {adapter.dtype}.", "Give --dtype float32 or bfloat16.")
     return found
@@ -245,10 +257,7 @@ def refuse_far(adapter: LocalAdapter, found: Sequence[torch.Tensor]) -> float:
 
 
 def start(adapter: LocalAdapter, budget: Budget, arguments: Mapping[str, object]) -> Any:  # noqa: ANN401 - untyped there
-    """Return vLLM with a model's decoder; `arguments` are those of `vllm.LLM`, as the user says.
-
-    Raises UsageError if vLLM does not start with them.
-    """
+    """Return vLLM with a model's decoder and a user's `arguments` of `vllm.LLM`; UsageError if it does not start."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from vllm import LLM

@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, cast
@@ -27,6 +28,7 @@ from medbench.harness.engine.vllm import (
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import read_json
+from medbench.tasks.spec import Kind
 
 BUDGET = Budget(rows=16, tokens=1 << 16)
 # vLLM's kernels for CPUs take heads of 32 and more.
@@ -83,6 +85,32 @@ def test_log_probabilities_agree(served: tuple[LocalAdapter, Any], picture_folde
     wanted = references(adapter, make_requests(picture_folder, 8, seed=5))
     assert len(wanted) == 8
     assert refuse_far(adapter, distances(llm, adapter, wanted)) < NEAR["float32"] / 10
+
+
+def test_memory_that_runs_out_on_images_asks_fewer_at_a_time(
+    served: tuple[LocalAdapter, Any], picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, llm = served
+    asked = make_requests(picture_folder, 24, seed=6)
+    ours, project = texts(answer(adapter, asked, BUDGET)), adapter.project
+
+    def small(features: Sequence[torch.Tensor], kind: Kind) -> Sequence[torch.Tensor]:
+        if len(features) > 2:
+            raise torch.OutOfMemoryError
+        return project(features, kind)
+
+    monkeypatch.setattr(adapter, "project", small)
+    outcomes = [one for some in VllmEngine(adapter, BUDGET, Phases(), llm).generate(asked) for one in some]
+    assert len(outcomes) == len(asked)
+    assert texts({one.sample_id: one for one in outcomes}) == ours
+
+
+def test_prompts_that_are_too_long_are_not_compared(served: tuple[LocalAdapter, Any], picture_folder: Path) -> None:
+    adapter, _ = served
+    long = make_requests(picture_folder, 4, seed=7, max_new_tokens=600)
+    with pytest.raises(RunError, match="No question could be prepared"):
+        references(adapter, long)
+    assert len(references(adapter, [*long, *make_requests(picture_folder, 3, seed=7)])) == 3
 
 
 def test_another_model_is_refused_though_its_answers_may_be_equal(
