@@ -179,11 +179,15 @@ def _hash_of(files: Iterable[tuple[Path, Path]]) -> str:
     return digest.hexdigest()
 
 
+def code_of_all() -> str:
+    """Return the hash of all of medbench's own code."""
+    return _hash_of((ROOT, file) for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py")))
+
+
 def write_environment(path: Path, model: ModelInfo, phases: Phases) -> None:
     """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score."""
-    code = _hash_of((ROOT, file) for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py")))
     document = {
-        "code": code, "python": platform.python_version(),
+        "code": code_of_all(), "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in _TOLD},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "model": {"device": model.device, "dtype": model.dtype, "weights": model.weights},

@@ -182,11 +182,11 @@ def files_of(shares: Sequence[Share]) -> dict[str, str]:
     return found
 
 
-def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
+def refuse_other_weights(path: Path, share: Share, weights: str) -> None:
     """Note which weights answer a share, which may lie outside of its checkpoint; RunError if others did before."""
     noted = read_json(path) if path.exists() else {}
-    ours = dict.fromkeys(share.tasks, adapter.weights_fingerprint)
-    if changed := [task for task, weights in ours.items() if noted.get(task, weights) != weights]:
+    ours = dict.fromkeys(share.tasks, weights)
+    if changed := [task for task in ours if noted.get(task, weights) != weights]:
         way_out = "Put the weights of the run back, or start afresh with --overwrite always."
         raise RunError(f"Other weights answered a part of {', '.join(changed)}.", way_out)
     write_atomically(path, canonical_json(noted | ours, indent=2) + "\n")

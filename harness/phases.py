@@ -52,6 +52,17 @@ class Phases:
             for task, part in tasks.items():
                 self.tasks[task].seconds += seconds * part / max(1, sum(tasks.values()))
 
+    def add(self, other: "Phases") -> None:
+        """Add what another process measured; its notes are not touched."""
+        for mine, more in ((self.seconds, other.seconds), (self.background, other.background)):
+            for phase, seconds in more.items():
+                mine[phase] += seconds
+        for what, number in other.counts.items():
+            self.counts[what] += number
+        for task, rate in other.tasks.items():
+            self.tasks[task].seconds += rate.seconds
+            self.tasks[task].output_tokens += rate.output_tokens
+
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count."""
         self.counts[what] += number

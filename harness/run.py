@@ -5,15 +5,14 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medbench.adapters.base import Adapter, LocalAdapter
+from medbench.adapters.base import Adapter
 from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import Answering, own_model
-from medbench.adapters.guarding import plugin_faults
-from medbench.adapters.remote import RemoteAdapter
 from medbench.harness import models
+from medbench.harness.answering import Answerers, InThisProcess, Told
 from medbench.harness.generate import generate, make_plan
-from medbench.harness.identity import made_of, run_identity, write_environment
-from medbench.harness.models import LoadedModel, ModelFacts, Share
+from medbench.harness.identity import run_identity, write_environment
+from medbench.harness.models import ModelFacts, Share
 from medbench.harness.phases import Phases
 from medbench.harness.results import RESULTS_FILE, Results, felt_limits, read_results, write_results
 from medbench.harness.rundir import RunDirectory, held_before_loading, open_run
@@ -21,7 +20,7 @@ from medbench.harness.score import Scores, score_tasks
 from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.console import Listener, heard_by, say, warn
-from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.errors import MedbenchError, UsageError
 from medbench.tasks.foundation.files import write_atomically
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.metrics.meteor import start_meteor
@@ -73,30 +72,42 @@ def run(
                 workload.say_left_out()
         # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
         settings = replace(settings, tasks=workload.names)
-        with held_before_loading(settings, workload, model):
-            this = _Run(settings, workload, model, phases, own=adapter is not None)
-            with this.loaded:
-                return this(publish, overwrite)
+        own = adapter is not None
+        with (
+            held_before_loading(settings, workload, model),
+            answerers(settings, workload, model, phases, own=own) as answering,
+        ):
+            return _Run(settings, workload, model, phases, answering, own=own)(publish, overwrite)
+
+
+def answerers(settings: Settings, workload: Workload, model: ChosenModel, phases: Phases, *, own: bool) -> Answerers:
+    """Return who answers: this process, or workers, to whom a user's `own` object cannot be sent."""
+    if settings.workers is None:
+        return InThisProcess(settings, workload, model, phases)
+    if own:
+        problem = "A model that is given as an object cannot be sent to workers."
+        raise UsageError(problem, "Leave `workers` out, or make the model a plugin, which has a name.")
+    from medbench.harness.workers.hiring import hired
+
+    return hired(settings, workload, model, phases)
 
 
 @dataclass
 class _Run:
-    """One run under way; at most one checkpoint is loaded at a time, and only `loaded` may hold it."""
+    """One run under way."""
 
     settings: Settings
     workload: Workload
     model: ChosenModel
     phases: Phases
+    answering: Answerers
     own: bool = field(kw_only=True)
-
-    def __post_init__(self) -> None:
-        self.loaded = LoadedModel(lambda share: models.load_share(self.settings, self.model, self.workload, share))
 
     def __call__(self, publish: Publish, overwrite: str) -> RunOutcome:
         with self.phases.time("load"):
             shares = models.shares_of(self.settings, self.workload)
-            first = self._facts(shares[0])
-        for notice in (*self.workload.notices, *first.notices):
+            first = self.answering.told(shares[0])
+        for notice in (*self.workload.notices, *first.facts.notices):
             warn(notice)
         with self.phases.time("load"):
             parts = self._identity(shares, first)
@@ -121,30 +132,12 @@ class _Run:
         scores.raise_if_failed(kept)
         return RunOutcome(path=directory.path, results=results, phases=self.phases)
 
-    def _facts(self, share: Share) -> ModelFacts:
-        adapter = self.loaded.adapter(share)
-        with plugin_faults(self.settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
-            return ModelFacts.of(adapter)
-
-    def _identity(self, shares: Sequence[Share], first: ModelFacts) -> dict[str, object]:
-        """Return what makes this run another one; a server may be asked for it, so what may be sent is looked at."""
-        adapter = self.loaded.adapter(shares[0])
-        if isinstance(adapter, RemoteAdapter):
-            from medbench.harness.remote.serving import refuse_to_send
-
-            refuse_to_send(adapter, self.workload.answerable(adapter.card.kinds))
-        with plugin_faults(adapter.card.name, "what it says of itself", type(adapter).__module__):
-            made = made_of(adapter, self.workload.names)
-        # Of several checkpoints their files, since they are loaded one by one.
-        weights = models.files_of(shares) if len(shares) > 1 else first.info.weights
-        engine: dict[str, object] = {}
-        if isinstance(adapter, LocalAdapter):
-            from medbench.harness.local import engine_of
-
-            engine = engine_of(self.settings, adapter).identity
+    def _identity(self, shares: Sequence[Share], first: Told) -> dict[str, object]:
+        """Return what makes this run another one; of several checkpoints their files, since they come one by one."""
+        weights = models.files_of(shares) if len(shares) > 1 else first.facts.info.weights
         return run_identity(
-            self.settings, self.workload, first.info, self.model, weights=weights, made_of=made, own=self.own,
-            engine=engine,
+            self.settings, self.workload, first.facts.info, self.model, weights=weights, made_of=first.made_of,
+            own=self.own, engine=first.engine,
         )  # fmt: skip
 
     def _start_scorer_early(self) -> None:
@@ -157,15 +150,13 @@ class _Run:
     def _answer(self, share: Share, directory: RunDirectory, failures: list[str]) -> ModelFacts:
         """Answer the tasks of a share, and note the error of each sample that failed."""
         with self.phases.time("load"):
-            adapter = self.loaded.adapter(share)
+            told = self.answering.told(share)
         if self.settings.checkpoint_for:
             say(f"{share.checkpoint}: {', '.join(share.tasks)}")
-            models.refuse_other_weights(directory.path / "weights.json", share, adapter)
-        plan = make_plan(self.workload.only(share.tasks).answerable(adapter.card.kinds), directory)
-        with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
-            adapter.expect([load.spec for load in plan.loads])
-        failures += generate(plan, adapter, directory, self.phases, self.settings)
-        return ModelFacts.of(adapter)
+            models.refuse_other_weights(directory.path / "weights.json", share, told.facts.info.weights)
+        plan = make_plan(self.workload.only(share.tasks).answerable(told.facts.kinds), directory)
+        failures += generate(plan, self.answering.outcomes(share, plan, directory), directory, self.phases)
+        return self.answering.facts(share)
 
     def _score(self, facts: ModelFacts, directory: RunDirectory) -> tuple[Results, Scores]:
         """Score what was generated and write `scores/` and `results.json`."""

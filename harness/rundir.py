@@ -36,7 +36,7 @@ _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 _SLUG_CHARACTERS = 80
 _DIGITS = 12
 # What changes no answer (batch size: in float32; the type is not known yet), or is told better by data and model.
-_NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args"})
+_NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args", "workers"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

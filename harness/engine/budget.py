@@ -28,10 +28,13 @@ class Budget:
         return Budget(rows=fewer, tokens=self.tokens, prefill=max(1, self.prefill // 2))
 
 
-def auto_budget(decoder: Any, *, rows: int | None = None) -> Budget:  # noqa: ANN401 - a decoder of transformers
-    """Return a budget for the memory that is free now; `rows` is the user's own number, if one was given."""
+def auto_budget(decoder: Any, *, rows: int | None = None, sharers: int = 1) -> Budget:  # noqa: ANN401 - a decoder of transformers
+    """Return a budget for the memory that is free now; `rows` is the user's own number, if one was given.
+
+    So many `sharers` divide a CPU's memory; a GPU has one.
+    """
     on_gpu = decoder.device.type == "cuda"
-    free = torch.cuda.mem_get_info(decoder.device)[0] if on_gpu else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(decoder.device)[0] if on_gpu else psutil.virtual_memory().available // sharers
     share = _GPU_SHARE if on_gpu else _CPU_SHARE
     tokens = int(share * free / bytes_per_token(text_config(decoder), held_type(decoder)))
     return Budget(
