@@ -1,5 +1,6 @@
 """The middle of a run: what is still to be answered goes to the model, what comes back goes to the disk."""
 
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -15,6 +16,9 @@ from medbench.tasks.answers.thoughts import split_thought
 from medbench.tasks.foundation.console import meter, say
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.sample import Sample
+
+# Syncing the disk after every answer would take longer than a fast model does.
+_MOST_SECONDS_KEPT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +84,10 @@ def _state_of(outcome: Outcome) -> str:
 
 
 def answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iterator[list[Outcome]]:
-    """Yield what a direct model answers, task by task."""
+    """Yield what a direct model answers, a list of a task at a time: what took long to say is soon on the disk."""
     for load in plan.loads:
-        outcomes = []
+        outcomes: list[Outcome] = []
+        began = time.monotonic()
         for sample in plan.missing[load.spec.name]:
             generation, why = None, ""
             try:
@@ -91,6 +96,9 @@ def answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Itera
             except SampleError as error:
                 why = str(error)
             outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation, error=why))
+            if time.monotonic() - began > _MOST_SECONDS_KEPT:
+                yield outcomes
+                outcomes, began = [], time.monotonic()
         yield outcomes
 
 
