@@ -179,6 +179,7 @@ def _hash_of(files: Iterable[tuple[Path, Path]]) -> str:
     return digest.hexdigest()
 
 
+@cache
 def code_of_all() -> str:
     """Return the hash of all of medbench's own code."""
     return _hash_of((ROOT, file) for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py")))

@@ -1,10 +1,12 @@
 """Several workers, one writer: which samples go where, who is replaced, and what is given up."""
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from medbench.harness.models import shares_of
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
-from medbench.harness.workers import hiring, inside
+from medbench.harness.workers import hiring, inside, pool
 from medbench.harness.workers.pool import Crew, Pool, differences, merged_notes
 from medbench.harness.workers.processes import Processes
 from medbench.harness.workers.units import LARGEST, SMALLEST, Units, groups_of
@@ -199,10 +201,10 @@ def staged(stage: Stage, data: Path, folder: Path, model: str = "mock:oracle") -
     workload, phases, heard = load_workload(chosen), Phases(), Heard()
     [share] = shares_of(chosen, workload)
     directory = RunDirectory(path=folder, identity="0" * 12)
-    with heard_by(heard), Pool(stage, chosen, workload, choose_model(model, {}), phases) as pool:
-        assert pool.told(share).facts.info.name == "mock"
-        outcomes = [one for some in pool.outcomes(share, plan_of(workload, folder), directory) for one in some]
-        assert pool.facts(share).kinds
+    with heard_by(heard), Pool(stage, chosen, workload, choose_model(model, {}), phases) as answering:
+        assert answering.told(share).facts.info.name == "mock"
+        outcomes = [one for some in answering.outcomes(share, plan_of(workload, folder), directory) for one in some]
+        assert answering.facts(share).kinds
     return outcomes, phases, heard
 
 
@@ -211,7 +213,7 @@ def names_of(data: Path) -> Counter[Name]:
     return Counter((load.spec.name, one.sample_id) for load in loads for one in load.samples)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 4), st.integers(0, 10**6))
 def test_whatever_dies_every_sample_gets_one_outcome(
     small_data: Path, tmp_path_factory: pytest.TempPathFactory, workers: int, seed: int
@@ -344,6 +346,30 @@ def test_one_device_is_not_for_several_workers(device: str, said: str, small_dat
     chosen = Settings(model="uni-med", device=device, workers="2", data_dir=small_data, tasks=TASKS)
     with pytest.raises(UsageError, match=said):
         hiring.hired(chosen, load_workload(chosen), choose_model("uni-med", {}), Phases())
+
+
+def test_without_ray_it_is_said_how_to_get_it(small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "medbench.harness.workers.on_ray", raising=False)
+    chosen = Settings(model="mock:oracle", workers="ray", data_dir=small_data, tasks=TASKS)
+    with pytest.raises(UsageError, match="Ray is not installed here") as raised:
+        hiring.hired(chosen, load_workload(chosen), choose_model("mock:oracle", {}), Phases())
+    assert "medbench[ray]" in str(raised.value)
+
+
+def test_a_wait_for_a_place_is_told(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10**6, 20))
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    class Slow(Stage):
+        silence = 8
+
+        def hear(self, seconds: float) -> list[tuple[int, inside.Message]]:
+            self.silence -= 1
+            return [] if self.silence >= 0 else super().hear(seconds)
+
+    _, _, heard = staged(Slow(2, lambda *_: ""), small_data, tmp_path)
+    assert sum(line == "2 of 2 workers load the model, or wait for a place to run." for line in heard.lines) == 2
 
 
 def test_every_worker_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,8 @@ def hired(settings: Settings, workload: Workload, model: ChosenModel, phases: Ph
     if asked.ray:
         from medbench.harness.workers.on_ray import on_ray
 
-        crew = on_ray(asked, gpus_each=each if "device" in model.entry.takes and settings.device != "cpu" else 0)
+        may = "device" in model.entry.takes and settings.device != "cpu"
+        crew = on_ray(asked, gpus_each=each if may else 0, needs_gpus=may and settings.device == "cuda")
     else:
         count = asked.count or 1
         crew = Processes(count, local_gpus(count, each) if on_gpus(settings, model) else None)

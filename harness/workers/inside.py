@@ -197,6 +197,7 @@ class _Ear(Silent):
     def warn(self, text: str) -> None:
         self._heard.append(Talk(text=text, loud=True))
 
-    def emptied(self) -> list[Talk]:
+    def emptied(self) -> Iterator[Talk]:
+        """Yield what was heard. A generator, not a list: Ray sends to what a stream is made of."""
         heard, self._heard = self._heard, []
-        return heard
+        yield from (talk for talk in heard)

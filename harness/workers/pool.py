@@ -3,7 +3,8 @@
 It knows of no process and no network: a `Crew` starts workers and carries words.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from medbench.adapters.catalog import ChosenModel
@@ -23,7 +24,8 @@ from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import RunError
 
 _LISTENED_SECONDS = 1.0
-_FAILED_STARTS = 3
+_SILENT_SECONDS = 60.0
+_FAILED_STARTS, _BARREN_ALONE = 3, 20
 _OTHERWISE = "Give every machine the same medbench, libraries, weights and data; then the same command continues."
 _WITHOUT = "Without --workers it may say more; what was answered is on disk, and the same command continues."
 
@@ -50,6 +52,10 @@ class Crew(Protocol):
     def dismiss(self) -> None:
         """End all workers at once."""
 
+    def close(self) -> None:
+        """End all workers, and what was started for them."""
+        self.dismiss()
+
 
 class Pool(Answerers):
     """The workers of a run. A share is answered whole before they load the next.
@@ -72,11 +78,12 @@ class Pool(Answerers):
         self._learned = Learned()
         self._agreed: agreement.Agreement | None = None
         self._said: set[str] = set()
+        self._heard_at = time.monotonic()
         self._failed_starts = self._deaths = self._barren_deaths = 0
 
     def __exit__(self, *_: object) -> None:
         """End all workers."""
-        self._crew.dismiss()
+        self._crew.close()
 
     def told(self, share: Share) -> Told:
         """Start all workers with the checkpoint of a share, and return what the first says that is ready."""
@@ -88,14 +95,13 @@ class Pool(Answerers):
             for number in range(self._crew.count):
                 self._start(number, share)
         while self._first is None:
-            for _ in self._hear(share):
-                pass
+            self._hear(share)
         return self._first.told
 
     def facts(self, share: Share) -> ModelFacts:
         """Return what is kept of the model of a share."""
-        self.told(share)
-        return self._first.facts if self._first else self.told(share).facts
+        told = self.told(share)
+        return self._first.facts if self._first else told.facts
 
     def outcomes(self, share: Share, plan: Plan, directory: RunDirectory) -> Generator[list[Outcome], None, None]:
         """Yield outcomes as they come from all workers."""
@@ -106,7 +112,7 @@ class Pool(Answerers):
             while self._idle and self._units.waiting:
                 number = self._idle.pop()
                 self._give(number, inside.Unit(names=self._units.take(number), learned=self._learned.known))
-            yield from self._hear(share)
+            yield self._hear(share)
         self._compare(share, agreement.said_of(plan.loads, directory) if dtype != "float32" else [])
         self._account(dtype)
 
@@ -119,9 +125,12 @@ class Pool(Answerers):
         self._busy.add(number)
         self._crew.give(number, work)
 
-    def _hear(self, share: Share) -> Iterator[list[Outcome]]:
-        """Hear workers for a while, and yield what they answered; those that died are replaced."""
-        for number, message in self._crew.hear(_LISTENED_SECONDS):
+    def _hear(self, share: Share) -> list[Outcome]:
+        """Hear workers for a while, and return what they answered; those that died are replaced."""
+        outcomes: list[Outcome] = []
+        heard = self._crew.hear(_LISTENED_SECONDS)
+        self._wonder(bool(heard))
+        for number, message in heard:
             match message:
                 case inside.Talk():
                     self._talk(message)
@@ -129,14 +138,24 @@ class Pool(Answerers):
                     self._welcome(number, message)
                 case inside.Answered():
                     wanted = self._units.answered(number, [(one.task, one.sample_id) for one in message.outcomes])
+                    outcomes += [one for one in message.outcomes if (one.task, one.sample_id) in wanted]
                     self._barren_deaths = 0
-                    yield [one for one in message.outcomes if (one.task, one.sample_id) in wanted]
                 case inside.Finished():
                     self._finish(number, message)
                 case inside.Refused():
                     raise message.error
                 case inside.Died():
-                    yield self._lose(number, message.reason, share)
+                    outcomes += self._lose(number, message.reason, share)
+        return outcomes
+
+    def _wonder(self, heard: bool) -> None:
+        """Say why nothing happens, where a worker may wait for a place for ever."""
+        now = time.monotonic()
+        if not heard and now - self._heard_at > _SILENT_SECONDS and self._starting and not self._busy:
+            say(f"{len(self._starting)} of {self._crew.count} workers load the model, or wait for a place to run.")
+        elif not heard:
+            return
+        self._heard_at = now
 
     def _talk(self, talk: inside.Talk) -> None:
         """Say what a worker said, unless another one said it before."""
@@ -186,8 +205,8 @@ class Pool(Answerers):
         self._deaths += 1
         lost = self._units.lost(number)
         warn(f"Worker {number} died ({reason}). Samples that are asked again: {lost.samples - len(lost.given_up)}.")
-        self._barren_deaths += not lost.alone
-        if self._barren_deaths > _FAILED_STARTS + 2 * self._crew.count:
+        self._barren_deaths += 1
+        if self._barren_deaths > (_BARREN_ALONE if lost.alone else _FAILED_STARTS + 2 * self._crew.count):
             problem = f"{self._barren_deaths} workers died one after the other, and nothing was answered"
             raise RunError(f"{problem}; the last: {reason}.", _WITHOUT)
         self._start(number, share)
@@ -209,8 +228,7 @@ class Pool(Answerers):
                 self._idle.discard(number)
                 self._give(number, inside.Comparison(said=part))
         while self._busy:
-            for _ in self._hear(share):
-                pass
+            self._hear(share)
 
     def _account(self, dtype: str) -> None:
         """Note what all workers spent on a share together."""
@@ -243,7 +261,7 @@ def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
         yield name, value
 
 
-def merged_notes(notes: list[Mapping[str, Any]]) -> dict[str, Any]:
+def merged_notes(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what workers noted: once where they say the same, the sum where they counted, else all of it."""
     merged: dict[str, Any] = {}
     for name in dict.fromkeys(name for one in notes for name in one):

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
@@ -96,16 +96,20 @@ class Processes(Crew):
             self._workers[number].pipe.send(work)
 
     def hear(self, seconds: float) -> list[tuple[int, Message]]:
-        """Return one message of each that has said something."""
+        """Return all that they have said: the writer syncs its disk once for it."""
         speaking = wait([worker.pipe for worker in self._workers.values()], seconds)
-        return [(number, self._read(number)) for number, worker in [*self._workers.items()] if worker.pipe in speaking]
+        numbers = [number for number, worker in self._workers.items() if worker.pipe in speaking]
+        return [(number, message) for number in numbers for message in self._read(number)]
 
-    def _read(self, number: int) -> Message:
+    def _read(self, number: int) -> Iterator[Message]:
+        worker = self._workers[number]
         try:
-            message: Message = self._workers[number].pipe.recv()
+            while worker.pipe.poll():
+                message: Message = worker.pipe.recv()
+                yield message
         except (EOFError, OSError):
-            return Died(reason=self._workers.pop(number).end())
-        return message
+            del self._workers[number]
+            yield Died(reason=worker.end())
 
     def end(self, number: int) -> None:
         """Kill it."""
