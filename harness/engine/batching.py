@@ -251,9 +251,9 @@ class Batching(ABC):
         outcomes: list[Outcome] = []
         if len(asked) > 1:
             self.budget = self.budget.halved(self._rows_of(asked) or 1)
-        elif self._makes_room and self.budget.rows > 1:
-            # The last of many rows: their slots took the memory. Alone in fresh ones it may well fit.
-            self.budget, self._suspended = replace(self.budget, rows=1), self.budget
+        elif self._makes_room and max(self.budget.rows, self.budget.tokens) > 1:
+            # The last of many rows: room for them took the memory. Alone in room of its own it may well fit.
+            self.budget, self._suspended = replace(self.budget, rows=1, tokens=1), self.budget
         else:
             # What was impossible alone is what took the memory: the others need no smaller budget for it.
             self.budget, self._suspended = self._suspended or self._first_budget, None
