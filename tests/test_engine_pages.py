@@ -122,7 +122,7 @@ def test_images_whose_tokens_read_one_another_or_stand_in_grids(family: str, tmp
 
 def test_a_spoilt_row_leaves_nothing_to_who_comes_next() -> None:
     """NaN that is masked comes through a product all the same."""
-    for store in (KVPages(Budget(rows=2, tokens=64), CPU, torch.float32, page=16), KVSlots(Budget(rows=2, tokens=64))):
+    for store in (KVPages(Budget(rows=2, tokens=64), CPU, torch.float32, page=16), KVSlots(Budget(rows=2, tokens=512))):
         prefix = prefix_of(20)
         first = [NewTokens(slot=0, place=0, length=9, prefix=prefix), NewTokens(slot=1, place=0, length=12)]
         attention = store.plan([], first, [prefix])

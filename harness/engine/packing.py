@@ -107,7 +107,9 @@ class PassPlan:
     count: int  # Tokens in all.
     tokens: torch.Tensor  # Last token of each row [r], which the decoder has not read.
     positions: torch.Tensor  # Position of each [1, N], or [3, 1, N] in three dimensions.
-    row_of: torch.Tensor  # Row or prompt of each token of these [n], which come before prefixes.
+    # Row or prompt of each token, and its position, on the host [N]; where images are read, there are no prefixes.
+    row_of: Whole
+    places: Whole
     read: torch.Tensor  # Tokens whose logits are wanted, rows before prompts [R].
 
 
@@ -120,16 +122,11 @@ def packed_plan(
     every = [*parts, *map(NewTokens.of_prefix, prefixes)]
     ends = list(accumulate(part.length for part in every))
     lengths = [part.length for part in parts]
-    sent = on_device(
-        {
-            "tokens": np.asarray(tokens, dtype=np.int64),
-            "positions": _positions(every),
-            "row_of": np.repeat(np.arange(len(parts)), lengths),
-            "read": np.asarray(ends[: len(parts)], dtype=np.int64) - 1,
-        },
-        device,
-    )
-    return PassPlan(count=ends[-1], **sent)
+    positions = _positions(every)
+    read = np.asarray(ends[: len(parts)], dtype=np.int64) - 1
+    sent = on_device({"tokens": np.asarray(tokens, dtype=np.int64), "positions": positions, "read": read}, device)
+    row_of = np.repeat(np.arange(len(parts)), lengths)
+    return PassPlan(count=ends[-1], row_of=row_of, places=positions[0].ravel(), **sent)
 
 
 def _positions(parts: Sequence[NewTokens]) -> Whole:

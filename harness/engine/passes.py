@@ -75,7 +75,9 @@ class Passes:
         embeddings = [own for _, own in [*prompts, *prefixes]]
         if tokens:
             embeddings.insert(0, self._decoder.get_input_embeddings()(plan.tokens))
-        more = {} if states is None else {"row_states": RowStates(states=tuple(states), rows=plan.row_of)}
+        more: dict[str, RowStates] = {}
+        if states is not None:
+            more["row_states"] = RowStates(states=tuple(states), rows=plan.row_of, positions=plan.places)
         config = text_config(self._decoder)
         with ExitStack() as stack:
             # For the time of a pass alone: `generate` on the same decoder keeps its own kernel.
