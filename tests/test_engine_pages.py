@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from medbench.harness.engine import continuous, pages
 from medbench.harness.engine.budget import Budget, held_type
 from medbench.harness.engine.packing import AttentionSettings, NewTokens
-from medbench.harness.engine.pages import KVPages, Kernel, kernel_for
+from medbench.harness.engine.pages import Kernel, KVPages, kernel_for
 from medbench.harness.engine.slots import KVSlots
 from medbench.harness.phases import Phases
 
@@ -94,18 +94,18 @@ def test_every_family_writes_what_generate_writes(
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    seed=st.integers(0, 10_000), rows=st.integers(1, 12), tokens=st.integers(1, 900), prefill=st.integers(1, 300),
+    seed=st.integers(0, 10_000),
+    budget=st.builds(Budget, rows=st.integers(1, 12), tokens=st.integers(1, 900), prefill=st.integers(1, 300)),
     page=st.sampled_from([1, 3, 8, 64]), order=st.randoms(use_true_random=False),
 )  # fmt: skip
 def test_no_schedule_changes_an_answer_nor_keeps_a_page(
-    picture_folder: Path, small_llama: Small, paged: Paged, seed: int, rows: int, tokens: int, prefill: int, page: int,
-    order: random.Random,
+    picture_folder: Path, small_llama: Small, paged: Paged, seed: int, budget: Budget, page: int, order: random.Random
 ) -> None:  # fmt: skip
     requests = make_requests(picture_folder, 16, seed)
     alone = {request.sample.sample_id: generate_alone(small_llama, request) for request in requests}
     order.shuffle(requests)
     stores = paged(page, None)
-    assert texts(answer(small_llama, requests, Budget(rows=rows, tokens=tokens, prefill=prefill))) == alone
+    assert texts(answer(small_llama, requests, budget)) == alone
     assert [store.pages_held for store in stores] == [0]
 
 

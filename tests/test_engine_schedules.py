@@ -142,9 +142,7 @@ def test_the_kernel_returns_the_sums_of_the_definition(
     if mask is not None:
         mask[..., 0] = 0
     fast = attention.attend(query, key, value, AttentionSettings(0.3, None, None), mask, causal=causal)
-    plain = attention.attend_plainly(
-        query, key, value, AttentionSettings(0.3, None, None), mask, causal=causal
-    )
+    plain = attention.attend_plainly(query, key, value, AttentionSettings(0.3, None, None), mask, causal=causal)
     torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-4)
 
 

@@ -182,7 +182,8 @@ def test_a_step_needs_hardly_more_operations_than_the_library() -> None:
     """However many rows, and however many images they share: launches are what a small step on a GPU costs."""
 
     def decoder() -> PreTrainedModel:
-        return Small("llama", num_hidden_layers=8, hidden_size=64).decoder.to(torch.bfloat16)
+        made = Small("llama", num_hidden_layers=8, hidden_size=64).decoder
+        return cast("PreTrainedModel", cast("Any", made).to(torch.bfloat16))
 
     library = operations_of_library(decoder(), rows=64)
     ours = {operations_of_pages(decoder(), *case) for case in ((64, 0), (64, 32), (256, 64))}

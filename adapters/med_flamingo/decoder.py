@@ -73,7 +73,9 @@ def group_by_image(states: RowStates, positions: torch.Tensor) -> TokenGroups | 
         rows, places = states.rows, states.positions
     lengths = np.array([len(media.seen) for media in states.states])
     first = lengths.cumsum() - lengths
-    numbers = np.concatenate([media.seen for media in states.states])[first[rows] + np.minimum(places, lengths[rows] - 1)]
+    numbers = np.concatenate([media.seen for media in states.states])[
+        first[rows] + np.minimum(places, lengths[rows] - 1)
+    ]
     [tokens] = numbers.nonzero()
     if not len(tokens):
         return None

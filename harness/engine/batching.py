@@ -14,6 +14,7 @@ from medbench.adapters.base import NO_TOKEN, Generation, LocalAdapter, StopReaso
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.images import AHEAD, Images
 from medbench.harness.engine.requests import ImageKey, Outcome, PrefixedRequest, Request, SharedPrefix, failed
+from medbench.harness.engine.timing import WAITED
 from medbench.harness.phases import Phases
 from medbench.tasks.answers.thoughts import thought_end
 
@@ -219,6 +220,7 @@ class Batching(ABC):
             # What failed is held by its error until that is let go; only then is there memory to give back.
             with suppress(torch.OutOfMemoryError), torch.inference_mode():
                 outcomes = self._advance(requests)
+            self._phases.settle(WAITED)
             if outcomes is None:
                 outcomes = self._shrink(requests)
             if outcomes:

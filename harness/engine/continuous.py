@@ -13,6 +13,7 @@ from medbench.harness.engine.images import Images
 from medbench.harness.engine.packing import NewTokens
 from medbench.harness.engine.passes import Passes, store_for
 from medbench.harness.engine.requests import Outcome, PrefixedRequest, SharedPrefix, layout_of
+from medbench.harness.engine.timing import WAITED, timed
 from medbench.harness.phases import Phases
 
 
@@ -50,6 +51,7 @@ class ContinuousBatching(Batching):
         self._slots: list[_Slot] = []
         self._cache = store_for(decoder, self.budget)
         self._passes = Passes(decoder, self._cache)
+        self._phases.notes["keys and values"] = self._cache.name
         self._cached: set[SharedPrefix] = set()
         super()._let_go()
 
@@ -98,12 +100,13 @@ class ContinuousBatching(Batching):
         tokens_of_tasks = Counter(row.request.spec.name for row in rows)
         for one in joining:
             tokens_of_tasks[one.request.spec.name] += one.own_length
-        with self._phases.share({"prefill": computed, "decode": len(rows)}, tokens_of_tasks):
+        shares = {"prefill": computed, "decode": len(rows)}
+        with timed(self._phases, self._adapter.decoder.device, shares, tokens_of_tasks):
             tokens = [row.written[-1] for row in rows]
             steps = [row.last_token(slot) for slot, row in enumerate(rows)]
             logits = self._passes.run(tokens, steps, prompts, prefixes, states)
         self._slots = [*rows, *joined]
-        with self._phases.time("choose"):
+        with self._phases.time(WAITED):
             write_next(self._slots, logits, self._adapter.detokenise)
         self._phases.count("prefill tokens run", sum(len(own) for _, own in [*prompts, *prefixes]))
         self._phases.count("passes")

@@ -5,16 +5,16 @@ who continue it have copies of that page (paged attention: Kwon et al., arXiv 23
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
-from medbench.harness.engine.attention import KeysAndValues, attend_plainly
+from medbench.harness.engine.attention import KeysAndValues
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.packing import (
     AttentionSettings,
@@ -25,15 +25,14 @@ from medbench.harness.engine.packing import (
     on_device,
 )
 from medbench.harness.engine.requests import PrefixedRequest, SharedPrefix
+from medbench.harness.engine.sequences import Together, read_by_definition
 
 # FlashAttention 2 reads pages of so many tokens, or of a multiple.
 PAGE = 256
-# Of one head in a batch that is read by definition: half a gigabyte with 32 heads.
-MOST_SCORES = 1 << 22
 _LARGEST_HEAD, _HEADS_OF = 256, 8
 _OLDEST = (8, 0)  # Compute capability that FlashAttention 2 asks for: Ampere.
 _HALF = (torch.float16, torch.bfloat16)
-Kernel = Callable[..., torch.Tensor]
+Kernel = Callable[..., Any]
 
 
 @dataclass(slots=True)
@@ -48,15 +47,15 @@ class _Table:
 class KVPages(KVStore):
     """As many pages as the budget has tokens for, in every layer, taken as rows grow.
 
-    `kernel` is called like `torch.nn.attention.varlen.varlen_attn`; without one, and for what it cannot read, attention
-    is computed by its definition. A row alone always fits: for it pages are added.
+    `kernel` is called like `torch.nn.attention.varlen.varlen_attn`; without one (`why`), and for what it cannot read,
+    attention is computed by its definition. A row alone always fits: for it pages are added.
     """
 
     def __init__(
         self, budget: Budget, device: torch.device, dtype: torch.dtype, *, kernel: Kernel | None = None,
-        page: int = PAGE,
+        page: int = PAGE, why: str = "",
     ) -> None:  # fmt: skip
-        self.name = "pages, flash attention" if kernel else "pages, by definition"
+        self.name = "pages, flash attention" if kernel else f"pages, by definition: {why}".removesuffix(": ")
         self.device = device
         self.page = page
         self.kernel = kernel
@@ -192,127 +191,6 @@ def _alike(parts: Sequence[NewTokens], steps: int) -> list[slice]:
     return [some for some in (slice(0, steps), slice(steps, len(parts))) if some.start < some.stop]
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Together:
-    """Neighbouring rows, prompts and prefixes [n] of a pass that are read in one call."""
-
-    tokens: slice
-    lengths: list[int]  # New tokens of each.
-    ends: list[int]  # Tokens of each, the new ones included.
-    mutual: list[tuple[tuple[int, int], ...]]  # Stretches of each one's new tokens that read one another.
-    starts: torch.Tensor  # Of each one's new tokens among all of these [n + 1].
-    key_starts: torch.Tensor  # Of each one's keys, were they all in one line [n + 1].
-    used: torch.Tensor  # As `ends` [n].
-    tables: torch.Tensor  # Pages of each [n, M].
-    _batches: "list[_Batch]" = field(default_factory=list, init=False)
-
-    @classmethod
-    def of(
-        cls, parts: Sequence[NewTokens], tables: Sequence[Sequence[int]], ends: Whole, some: slice,
-        device: torch.device,
-    ) -> "Together":  # fmt: skip
-        """Return what is read of some parts, whose new tokens end at `ends`; a table may be longer than it is read."""
-        own, pages = parts[some], tables[some]
-        lengths, used = [part.length for part in own], [part.end for part in own]
-        wide = np.zeros((len(own), max(map(len, pages))), dtype=np.int64)
-        for row, table in zip(wide, pages, strict=True):
-            row[: len(table)] = table
-        sent = on_device(
-            {
-                "starts": np.cumsum([0, *lengths]), "key_starts": np.cumsum([0, *used]), "used": np.asarray(used),
-                "tables": wide,
-            },
-            device, torch.int32,
-        )  # fmt: skip
-        last = int(ends[some.stop - 1])
-        mutual = [part.layout.mutual for part in own]
-        return cls(tokens=slice(last - sum(lengths), last), lengths=lengths, ends=used, mutual=mutual, **sent)
-
-    @property
-    def causal(self) -> bool:
-        """Whether every token reads those before it, and no other."""
-        return not any(self.mutual)
-
-    def batches(self, page: int) -> "list[_Batch]":
-        """Return these in batches that are read by definition, made once for all layers."""
-        if not self._batches:
-            self._batches = [_Batch.of(self, some, page) for some in self._of_bounded_size(page)]
-        return self._batches
-
-    def _of_bounded_size(self, page: int) -> Iterator[range]:
-        first, longest, most = 0, 0, 0
-        for place, (length, end) in enumerate(zip(self.lengths, self.ends, strict=True)):
-            longest, most = max(longest, length), max(most, page * math.ceil(end / page))
-            if place > first and (place - first + 1) * longest * most > MOST_SCORES:
-                yield range(first, place)
-                first, longest, most = place, length, page * math.ceil(end / page)
-        yield range(first, len(self.lengths))
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Batch:
-    """Some sequences [B] with their new tokens padded to [L] and their keys to whole pages [S]."""
-
-    tokens: slice  # Among those of `Together`.
-    padded: torch.Tensor  # Which token stands where [B, L], among all of `Together`.
-    back: torch.Tensor  # Where each token stands among the padded ones.
-    pages: torch.Tensor  # [B, S / page]
-    distance: torch.Tensor  # How far each key stands before each token [B, L, S].
-    mutual: torch.Tensor | None  # Which key is read although it is later [B, L, S].
-    _masks: dict[int | None, torch.Tensor] = field(default_factory=dict, init=False)
-
-    @classmethod
-    def of(cls, group: Together, some: range, page: int) -> "_Batch":
-        """Return the batch of some sequences of a group."""
-        lengths, ends = (np.asarray(one[some.start : some.stop]) for one in (group.lengths, group.ends))
-        first = int(sum(group.lengths[: some.start]))
-        starts = first + np.cumsum(lengths) - lengths
-        steps, width = np.arange(lengths.max()), math.ceil(ends.max() / page)
-        sent = on_device(
-            {
-                "padded": starts[:, None] + np.minimum(steps, lengths[:, None] - 1),
-                "back": np.concatenate([row * len(steps) + np.arange(own) for row, own in enumerate(lengths)]),
-                "places": (ends - lengths)[:, None] + steps,
-                "stretches": _stretches(group, some, width * page),
-            },
-            group.tables.device,
-        )
-        keys = torch.arange(width * page, device=group.tables.device)
-        places, mutual = sent["places"], None
-        if any(group.mutual[one] for one in some):
-            own = sent["stretches"].gather(1, places.clamp(max=width * page - 1))
-            mutual = (own[:, :, None] == sent["stretches"][:, None]) & (own > 0)[:, :, None]
-        return cls(
-            tokens=slice(first, first + int(lengths.sum())),
-            padded=sent["padded"],
-            back=sent["back"],
-            pages=group.tables[some.start : some.stop, :width].long(),
-            distance=places[:, :, None] - keys,
-            mutual=mutual,
-        )
-
-    def mask(self, window: int | None) -> torch.Tensor:
-        """Return what may be read [B, 1, L, S]."""
-        if window not in self._masks:
-            allowed = self.distance >= 0
-            if window is not None:
-                allowed = allowed & (self.distance < window)
-            if self.mutual is not None:
-                allowed = allowed | self.mutual
-            self._masks[window] = allowed[:, None]
-        return self._masks[window]
-
-
-def _stretches(group: Together, some: range, places: int) -> Whole:
-    """Return of each place the number of the stretch that it lies in [B, S]; 0 for none."""
-    found = np.zeros((len(some), places if any(group.mutual[one] for one in some) else 0), dtype=np.int64)
-    for row, one in enumerate(some):
-        before = group.ends[one] - group.lengths[one]
-        for number, (start, end) in enumerate(group.mutual[one], start=1):
-            found[row, before + start : before + end] = number
-    return found
-
-
 class PagesPass(PassAttention):
     """A pass over pages."""
 
@@ -345,35 +223,18 @@ class PagesPass(PassAttention):
     ) -> torch.Tensor:
         kernel, head = self._store.kernel, queries.shape[2]
         if kernel and group.causal and settings.softcap is None and head <= _LARGEST_HEAD and not head % _HEADS_OF:
-            return kernel(
+            read: torch.Tensor = kernel(
                 queries, *pages, group.starts, group.key_starts, max(group.lengths), max(group.ends),
                 scale=settings.scale, window_size=(-1 if settings.window is None else settings.window - 1, 0),
                 enable_gqa=queries.shape[1] != pages[0].shape[2], seqused_k=group.used, block_table=group.tables,
                 # Split over the keys of long rows, sums would depend on the other rows of the pass.
                 num_splits=1,
             )  # fmt: skip
+            return read
         out = torch.empty_like(queries)
         for batch in group.batches(self._store.page):
-            out[batch.tokens] = _by_definition(batch, queries, pages, settings)
+            out[batch.tokens] = read_by_definition(batch, queries, pages, settings)
         return out
-
-
-def _by_definition(
-    batch: _Batch, queries: torch.Tensor, pages: KeysAndValues, settings: AttentionSettings
-) -> torch.Tensor:
-    """Return what the tokens of a batch [n, H, D] read of their pages."""
-    asked = queries[batch.padded].transpose(1, 2)
-    keys, values = (one[batch.pages].flatten(1, 2).transpose(1, 2) for one in pages)
-    per_key = asked.shape[1] // keys.shape[1]
-    if per_key > 1:
-        keys, values = (one.repeat_interleave(per_key, dim=1) for one in (keys, values))
-    mask = batch.mask(settings.window)
-    if settings.softcap is None:
-        found = scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=settings.scale)
-    else:
-        added = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -math.inf)
-        found, _ = attend_plainly(asked, keys, values, settings, added)
-    return found.transpose(1, 2).flatten(0, 1)[batch.back]
 
 
 @cache
@@ -404,12 +265,12 @@ def distance(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> float:
     key_heads, heads, head = 2, 4, 64
     prefix = SharedPrefix(place=(Path(), "vqa"), segments=(), length=PAGE + 10)
     prompt = NewTokens(slot=0, place=0, length=40, prefix=prefix)
-    parts = [([], [prompt], [prefix]), ([NewTokens(slot=0, place=40, length=1, prefix=prefix)], [], [])]
+    step = NewTokens(slot=0, place=40, length=1, prefix=prefix)
     budget, settings = Budget(rows=1, tokens=4 * PAGE), AttentionSettings(head**-0.5, None, None)
     stores = [KVPages(budget, device, dtype, kernel=one) for one in (kernel, None)]
     far = 0.0
-    for steps, prompts, prefixes in parts:
-        count = sum(one.length for one in (*steps, *prompts, *prefixes))
+    for steps, prompts, prefixes in (([], [prompt], [prefix]), ([step], [], [])):
+        count = sum(one.length for one in (*steps, *prompts)) + sum(one.length for one in prefixes)
         query, key, value = (
             torch.randn(number, count, head, generator=drawn).to(device, dtype)
             for number in (heads, key_heads, key_heads)

@@ -44,8 +44,8 @@ def store_for(decoder: PreTrainedModel, budget: Budget) -> KVStore:
     device, dtype = decoder.device, held_type(decoder)
     if device.type == "cpu":
         return KVSlots(budget, dtype)
-    kernel, _ = kernel_for(device, dtype)
-    return KVPages(budget, device, dtype, kernel=kernel)
+    kernel, why = kernel_for(device, dtype)
+    return KVPages(budget, device, dtype, kernel=kernel, why=why)
 
 
 class Passes:
