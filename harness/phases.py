@@ -68,16 +68,16 @@ class Phases:
             self.seconds[waited] = max(0.0, self.seconds[waited] - found)
         self._under_way.clear()
 
-    def add(self, other: "Phases") -> None:
-        """Add what another process measured; its notes are not touched."""
-        for mine, more in ((self.seconds, other.seconds), (self.background, other.background)):
-            for phase, seconds in more.items():
+    def include(self, written: Mapping[str, Any]) -> None:
+        """Add what another process wrote of its phases by `as_json`; seconds of processes side by side add up, too."""
+        for mine, name in ((self.seconds, "seconds"), (self.background, "background_seconds")):
+            for phase, seconds in written[name].items():
                 mine[phase] += seconds
-        for what, number in other.counts.items():
+        for what, number in written["counts"].items():
             self.counts[what] += number
-        for task, rate in other.tasks.items():
-            self.tasks[task].seconds += rate.seconds
-            self.tasks[task].output_tokens += rate.output_tokens
+        for task, rate in written["tasks"].items():
+            self.tasks[task].seconds += rate["seconds"]
+            self.tasks[task].output_tokens += rate["output_tokens"]
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count."""

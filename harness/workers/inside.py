@@ -82,7 +82,8 @@ class Answered:
 class Finished:
     """A piece of work is over."""
 
-    phases: Phases  # All that the worker spent so far.
+    phases: Mapping[str, Any]  # All that the worker spent so far, as in env.json, and what it noted.
+    notes: Mapping[str, Any]
     learned: Mapping[str, int]  # What it learned to hold at once.
     agreement: Agreement | None = None  # Of a comparison; None where none is called for.
 
@@ -182,7 +183,8 @@ class Inside:
         yield self._finished(self._answering.compare(lambda: said))
 
     def _finished(self, agreement: Agreement | None = None) -> Finished:
-        return Finished(phases=self._phases, learned=self._learned.known, agreement=agreement)
+        notes, phases = dict(self._phases.notes), self._phases.as_json()
+        return Finished(phases=phases, notes=notes, learned=self._learned.known, agreement=agreement)
 
 
 class _Ear(Silent):

@@ -72,7 +72,7 @@ class Pool(Answerers):
         self._starting: set[int] = set()
         self._idle: set[int] = set()
         self._busy: set[int] = set()
-        self._spent: dict[int, Phases] = {}  # Of workers that live, by number.
+        self._spent: dict[int, inside.Finished] = {}  # The last word of each worker on its phases and notes.
         self._notes: list[Mapping[str, Any]] = []
         self._units = Units([], crew.count)
         self._learned = Learned()
@@ -183,7 +183,7 @@ class Pool(Answerers):
         self._busy.discard(number)
         self._idle.add(number)
         self._units.finished(number)
-        self._spent[number] = finished.phases
+        self._spent[number] = finished
         if finished.learned:
             self._learned.note(finished.learned)
         if finished.agreement is not None:
@@ -216,7 +216,7 @@ class Pool(Answerers):
     def _leave(self, number: int) -> None:
         """Keep what a worker measured that is no more."""
         if spent := self._spent.pop(number, None):
-            self._phases.add(spent)
+            self._phases.include(spent.phases)
             self._notes.append(spent.notes)
 
     def _compare(self, share: Share, said: list[agreement.Said]) -> None:
