@@ -67,9 +67,12 @@ class InThisProcess(Answerers):
         return told_by(adapter, facts, self._settings, self._workload)
 
     def outcomes(self, share: Share, plan: Plan, directory: RunDirectory) -> Generator[list[Outcome], None, None]:
-        """Yield outcomes as they come; the model is told before which tasks to expect."""
+        """Tell the model which tasks to expect, and return its outcomes as they come."""
         adapter = self._loaded.adapter(share)
         expect(adapter, plan)
+        return self._outcomes(adapter, plan, directory)
+
+    def _outcomes(self, adapter: Adapter, plan: Plan, directory: RunDirectory) -> Generator[list[Outcome], None, None]:
         with plugin_faults(adapter.card.name, "answering", type(adapter).__module__):
             if isinstance(adapter, RemoteAdapter):
                 from medbench.harness.remote.serving import answer_remotely

@@ -176,7 +176,8 @@ def _show_phases(phases: Phases) -> None:
     spent = sorted(phases.seconds.items(), key=lambda item: -item[1])
     total = sum(phases.seconds.values())
     rows = [[phase, f"{seconds:.1f}", f"{100 * seconds / total:.0f}"] for phase, seconds in spent if total]
-    whose = f"of {workers['count']} workers " if (workers := phases.notes.get("workers")) else ""
+    several = phases.notes.get("workers", {}).get("count", 0)
+    whose = f"of {several} worker{'s' if several > 1 else ''} " if several else ""
     beside = [[f"{phase} (beside)", f"{seconds:.1f}", ""] for phase, seconds in sorted(phases.background.items())]
     emit_table(["phase", "seconds", "%"], [*rows, *beside], title=f"Where the time {whose}went")
     if phases.tasks:

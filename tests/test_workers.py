@@ -350,7 +350,6 @@ def test_one_device_is_not_for_several_workers(device: str, said: str, small_dat
 
 def test_without_ray_it_is_said_how_to_get_it(small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "medbench.harness.workers.on_ray", raising=False)
     chosen = Settings(model="mock:oracle", workers="ray", data_dir=small_data, tasks=TASKS)
     with pytest.raises(UsageError, match="Ray is not installed here") as raised:
         hiring.hired(chosen, load_workload(chosen), choose_model("mock:oracle", {}), Phases())

@@ -121,6 +121,7 @@ def test_an_object_cannot_be_sent_to_workers(small_data: Path, tmp_path: Path) -
         api.run(lambda _: "yes", "slake-vqa", data_dir=small_data, output_dir=tmp_path, workers=2, progress=False)
 
 
+@pytest.mark.slow
 def test_a_sample_that_kills_is_its_own_error(
     whole: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +163,9 @@ def answering(output: Path, driver: "Popen[str]") -> list[psutil.Process]:
     raise AssertionError(driver.communicate()[1])
 
 
-@pytest.mark.parametrize("how", ["worker", "driver", "ctrl-c"])
+@pytest.mark.parametrize(
+    "how", ["driver", pytest.param("worker", marks=pytest.mark.slow), pytest.param("ctrl-c", marks=pytest.mark.slow)]
+)
 def test_who_is_killed_loses_nothing(
     how: str, whole: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

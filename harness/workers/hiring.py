@@ -2,6 +2,7 @@
 
 import math
 import os
+from importlib.util import find_spec
 
 from medbench.adapters.catalog import ChosenModel
 from medbench.harness.engine.choice import vllm_arguments
@@ -28,6 +29,8 @@ def hired(settings: Settings, workload: Workload, model: ChosenModel, phases: Ph
     each = gpus_each(settings)
     crew: Crew
     if asked.ray:
+        if find_spec("ray") is None:
+            raise UsageError("Ray is not installed here.", "pip install 'medbench[ray]', on every machine.")
         from medbench.harness.workers.on_ray import on_ray
 
         may = "device" in model.entry.takes and settings.device != "cpu"

@@ -6,10 +6,12 @@ It reads the tasks itself, from the same folder of data, so that names travel, a
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from medbench.adapters.catalog import ChosenModel, choose_model
+from medbench.adapters.guarding import plugin_faults
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.agreement import Agreement
 from medbench.harness.answering import Answering, Told, expect, told_by
@@ -32,6 +34,7 @@ class Job:
 
     settings: Mapping[str, Any]  # As in run.yaml: they are checked again where they arrive.
     share: Share
+    folder: str  # Where relative names start from, such as `hf:./model`; a machine that lacks it has none of them.
     sharers: int = 1  # Workers on its machine.
 
 
@@ -145,7 +148,9 @@ class Inside:
             yield message
 
     def _load(self) -> Iterator[Message]:
-        settings = self._settings = Settings(**self._job.settings)
+        with suppress(OSError):
+            os.chdir(self._job.folder)
+        settings = Settings(**self._job.settings)
         model = choose_model(settings.model, settings.model_args)
         workload = load_workload(settings)
         adapter = load_share(settings, model, workload, self._job.share)
@@ -161,6 +166,7 @@ class Inside:
         told = told_by(adapter, ModelFacts.of(adapter), settings, workload)
         own = workload.only(self._job.share.tasks).answerable(told.facts.kinds)
         expect(adapter, Plan(loads=own, missing={}, recorded=0))
+        self._whose = adapter.card.name, "answering", type(adapter).__module__
         self._learned = Learned()
         self._answering = Answering(adapter, settings, self._phases, self._learned, sharers=self._job.sharers)
         yield Ready(
@@ -174,8 +180,9 @@ class Inside:
         for name in unit.names:
             missing.setdefault(name[0], []).append(self._samples[name])
         plan = Plan(loads=tuple(self._loads[task] for task in missing), missing=missing, recorded=0)
-        for outcomes in self._answering.outcomes(plan):
-            yield Answered(outcomes=tuple(outcomes))
+        with plugin_faults(*self._whose):
+            for outcomes in self._answering.outcomes(plan):
+                yield Answered(outcomes=tuple(outcomes))
         yield self._finished()
 
     def _compare(self, comparison: Comparison) -> Iterator[Message]:

@@ -13,20 +13,19 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import ray
+from ray.exceptions import RayError, RayTaskError
+
 from medbench.harness.workers.inside import Died, Inside, Job, Message, Work
 from medbench.harness.workers.pool import Crew
 from medbench.harness.workers.wanted import Wanted
 from medbench.tasks.foundation.errors import RunError, UsageError
 
-try:
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-except ImportError as error:
-    raise UsageError("Ray is not installed here.", "pip install 'medbench[ray]', on every machine.") from error
-
 # Names and texts travel, no pictures.
 _STORE_BYTES = 100 * 1000 * 1000
 _KNOCK_SECONDS = 10.0
+# What of the environment workers on other machines get too.
+_TOLD = ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HOME", "MEDBENCH_HOME")
 _START_ONE = (
     "Start a cluster (`ray start --head`, on the other machines `ray start --address=HOST:6379`), and run this on one "
     "of its machines, with the same versions of Python and Ray."
@@ -40,8 +39,7 @@ class OnRay(Crew):
     def __init__(self, what: str, *, count: int, gpus: int, sharers: int, threads: int, ours: bool) -> None:
         self.what, self.count, self.sharers = what, count, sharers
         self._ours = ours
-        kept = ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS")
-        told = {name: os.environ[name] for name in kept if name in os.environ}
+        told = {name: os.environ[name] for name in _TOLD if name in os.environ}
         self._options: dict[str, Any] = {
             "num_cpus": 1, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads), **told}},

@@ -5,6 +5,7 @@ It knows of no process and no network: a `Crew` starts workers and carries words
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from medbench.adapters.catalog import ChosenModel
@@ -118,8 +119,9 @@ class Pool(Answerers):
 
     def _start(self, number: int, share: Share) -> None:
         self._starting.add(number)
-        settings = self._settings.as_yaml()
-        self._crew.start(number, inside.Job(settings=settings, share=share, sharers=self._crew.sharers))
+        settings, folder = self._settings.as_yaml(), str(Path.cwd())
+        job = inside.Job(settings=settings, share=share, folder=folder, sharers=self._crew.sharers)
+        self._crew.start(number, job)
 
     def _give(self, number: int, work: inside.Work) -> None:
         self._busy.add(number)

@@ -41,14 +41,18 @@ class _Process:
             self.process.wait(0.5)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        code = self.process.wait(_DYING_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            # One that waits for a broken device may never end.
+            self.process.wait(_DYING_SECONDS)
         self.pipe.close()
         last = os.pread(self.written, _LAST_BYTES, max(0, os.fstat(self.written).st_size - _LAST_BYTES))
         os.close(self.written)
-        return _how(code, last.decode(errors="replace"))
+        return _how(self.process.returncode, last.decode(errors="replace"))
 
 
-def _how(code: int, last: str) -> str:
+def _how(code: int | None, last: str) -> str:
+    if code is None:
+        return "it cannot be ended"
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return f"{name}, as when memory runs out" if -code == signal.SIGKILL else name
