@@ -28,7 +28,7 @@ _KNOCK_SECONDS = 10.0
 _TOLD = ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HOME", "MEDBENCH_HOME")
 _START_ONE = (
     "Start a cluster (`ray start --head`, on the other machines `ray start --address=HOST:6379`), and run this on one "
-    "of its machines, with the same versions of Python and Ray."
+    "of its machines, with the same versions of Python and Ray. If the cluster asks for a token: RAY_AUTH_MODE=token."
 )
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
