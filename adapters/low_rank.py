@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 AdapterT = TypeVar("AdapterT", bound=LocalAdapter)
 _AGAIN = "Copy the adapter again, whole."
 _LONGEST = 400
+_NAME = "default"  # By which peft calls an adapter inside of a model.
 _MERGE = "Merge it into its base where it was trained (`merge_and_unload()` of peft), and give what that writes."
 # Weights that trainings leave beside an adapter, and that belong to it.
 _BESIDE = ("non_lora_trainables.bin", "mm_projector.bin")
@@ -113,7 +114,8 @@ def _config(folder: Path, values: object) -> "PeftConfig":
         )
         raise UsageError(problem, _MERGE)
     # As drawn or as trained, all of it is read from the file.
-    return replace(config, init_lora_weights=True, inference_mode=True)
+    plain: PeftConfig = replace(config, init_lora_weights=True, inference_mode=True)
+    return plain
 
 
 def put_on(model: Any, adapter: LowRank, *, merge: bool) -> Any:  # noqa: ANN401 - any model of transformers
@@ -131,7 +133,7 @@ def put_on(model: Any, adapter: LowRank, *, merge: bool) -> Any:  # noqa: ANN401
             warnings.simplefilter("ignore")
             wrapped: Any = PeftModel(model, adapter.config)
             left: Any = set_peft_model_state_dict(wrapped, dict(adapter.tensors))
-            own = {name for name in left.missing_keys if ".lora_" in name or "modules_to_save" in name}
+            own = {name for name in left.missing_keys if _NAME in name.split(".")}
             refuse_loading_info(whose, {"missing_keys": own, "unexpected_keys": left.unexpected_keys})
             plain = wrapped.merge_and_unload(safe_merge=True) if merge else wrapped.get_base_model()
     except LIBRARY_FAULTS as error:
@@ -147,7 +149,7 @@ def with_lora(adapter: AdapterT, folder: Path | None) -> AdapterT:
     lora = read_low_rank(folder)
     with room_for(f"The adapter {lora.name}"):
         put_on(adapter.decoder, lora, merge=True)
-    note(adapter, lora, adapter.decoder.name_or_path)
+    note(adapter, lora, adapter.decoder.name_or_path or "")
     return adapter
 
 

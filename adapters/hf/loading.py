@@ -1,7 +1,7 @@
 """How the weights of a model of transformers are laid out: on which devices, how rounded, with which LoRA on them."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from medbench.adapters.base import LoadOptions, Quantization
 from medbench.adapters.low_rank import LowRank, imported_quietly, put_on, read_low_rank
@@ -24,12 +25,8 @@ Model = Any  # Any model of transformers.
 # The library, and the type in which it holds the decoder's weights. bitsandbytes' own 8 bits are no choice: there a
 # large number in one row changes how all rows of a pass are computed, so an answer depends on its neighbours.
 METHODS: Mapping[Quantization, tuple[str, str]] = {"4bit": ("bitsandbytes", "nf4"), "8bit": ("torchao", "int8")}
+_IN_BITS = {"load_in_4bit", "load_in_8bit"}
 EXTRA = "'medbench[quantized]'"
-# What to install for weights that were quantised before, by method.
-_LIBRARIES = {
-    "bitsandbytes": EXTRA, "torchao": EXTRA, "gptq": "gptqmodel", "awq": "gptqmodel", "hqq": "hqq", "aqlm": "aqlm",
-    "compressed-tensors": "compressed-tensors", "quanto": "optimum-quanto",
-}  # fmt: skip
 _NO_ROOM = ("No space left", "Disk quota", "Read-only file system", "Permission denied", "No usable temporary")
 _NO_GPU = ("cpu", "disk")
 
@@ -84,12 +81,20 @@ def parts_of(config: PreTrainedConfig) -> list[PreTrainedConfig]:
 
 
 def _method_of(config: PreTrainedConfig) -> str:
-    """Return how a checkpoint was quantised; empty if it was not."""
+    """Return how a checkpoint was quantised; empty if it was not, UsageError if transformers would not see it."""
     for part in parts_of(config):
         told = getattr(part, "quantization_config", None)
         values = told if isinstance(told, Mapping) else getattr(told, "__dict__", {})
-        if values:
-            return str(getattr(values.get("quant_method"), "value", values.get("quant_method")) or "an unnamed method")
+        if not values:
+            continue
+        told = values.get("quant_method") or ("bitsandbytes" if _IN_BITS & values.keys() else "an unnamed method")
+        method = str(getattr(told, "value", told))
+        if not any(known.startswith(method) for known in AUTO_QUANTIZATION_CONFIG_MAPPING):
+            problem = (
+                f"The checkpoint is quantised ({method}), in a way that this version of transformers does not know."
+            )
+            raise UsageError(problem, "Give the weights before they were quantised, or a newer transformers.")
+        return method
     return ""
 
 
@@ -171,11 +176,10 @@ def _read(folder: Path, config: PreTrainedConfig, method: str, dtype: torch.dtyp
             return RunError(problem, "Give more or larger GPUs, --quantize 4bit, or a smaller model.")
         if not method:
             return DataError(f"The model in {folder} cannot be read: {said}", "Download it again.")
-        library = _LIBRARIES.get(method, "the library that the message names")
         return UsageError(
             f"The model in {folder} is quantised ({method}), and cannot be loaded here: {said}",
-            f"Install what computes it ({library}), on a device that it serves, or give the weights before they were "
-            "quantised.",
+            "Install the library that the message names, on a device that it serves (bitsandbytes and torchao: pip "
+            f"install {EXTRA}), or give the weights before they were quantised.",
         )
 
     with imported_quietly() if method else nullcontext():
@@ -230,13 +234,12 @@ def _offloading(where: dict[str, Any]) -> "Iterator[TemporaryDirectory[str] | No
     if not where:
         yield None
         return
-    folder = TemporaryDirectory(prefix="medbench-layers-")
-    where["offload_folder"] = folder.name
-    try:
+    with ExitStack() as failing:
+        folder = TemporaryDirectory(prefix="medbench-layers-")
+        failing.callback(folder.cleanup)
+        where["offload_folder"] = folder.name
         yield folder
-    except BaseException:
-        folder.cleanup()
-        raise
+        failing.pop_all()
 
 
 @contextmanager

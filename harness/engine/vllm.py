@@ -65,8 +65,8 @@ def why_not_vllm(adapter: LocalAdapter) -> str:
     if adapter.only_whole:
         return adapter.only_whole
     if adapter.quantised:
-        own = "vLLM rounds weights itself, by --model-arg vllm.quantization=METHOD without --quantize"
-        return f"its weights are held in {adapter.quantised}; {own}"
+        rounded = "vLLM rounds weights itself, by --model-arg vllm.quantization=METHOD without --quantize"
+        return f"its weights are held in {adapter.quantised}; {rounded}"
     if adapter.attention != "causal":
         return "its visual tokens read one another, which vLLM would leave out without a word"
     if adapter.has_row_states:
