@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.sample import ImageRef, Sample
 
 VQA = get_task("slake-vqa")
+TOKENS = 20
 BUDGET = Budget(rows=4, tokens=4000, prefill=200)
 WIDER: dict[str, Any] = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
 """Whole blocks of 64 numbers in every row, which 4 bits want on a CPU."""
@@ -62,7 +64,8 @@ def asked(adapter: HfAdapter, folder: Path, words: Sequence[str] = WORDS) -> lis
         )
         for word in words
     ]  # fmt: skip
-    return [make_request(adapter, sample, VQA, folder) for sample in samples]
+    requests = [make_request(adapter, sample, VQA, folder) for sample in samples]
+    return [replace(one, decoding=replace(one.decoding, max_new_tokens=TOKENS)) for one in requests]
 
 
 def answered(adapter: HfAdapter, folder: Path) -> dict[str, str]:
@@ -238,9 +241,7 @@ def said(*words: object) -> str:
     return f"{result.returncode} {' '.join((result.stdout + result.stderr).split())}"
 
 
-@pytest.mark.parametrize(
-    "words", [("--quantize", "8bit"), ("--device-map", "auto", "--model-arg"), ("--quantize", "4bit")]
-)
+@pytest.mark.parametrize("words", [("--quantize", "8bit"), ("--device-map", "auto", "--model-arg")])
 def test_a_run_says_how_its_weights_lie(words: tuple[str, ...], llava: Path, tmp_path: Path) -> None:
     more = [f"max_memory={memory(llava, 0.75)['max_memory']}"] if words[-1] == "--model-arg" else []
     common = ["run", "--model", f"hf:{llava}", "--tasks", "slake-vqa", "--limit", 4, "--output-dir", tmp_path / "runs"]

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from test_hf_layout import BUDGET, WIDER, asked, memory, model, run_in, said
 from tiny_model import small
 
+import medbench as medbench_api
 from medbench.adapters import uni_med
 from medbench.adapters.base import AdapterEntry, LoadOptions, LocalAdapter, Quantization
 from medbench.adapters.hf.adapter import HfAdapter
@@ -267,6 +268,7 @@ def test_so_do_families_with_a_plain_decoder(entry: AdapterEntry, make: Callable
 # Through the command line
 
 
+@pytest.mark.slow
 def test_a_run_with_it_is_another_run_and_stands_beside_its_base(llava: Path, adapter: Path, tmp_path: Path) -> None:
     common = ["run", "--model", f"hf:{llava}", "--tasks", "slake-vqa", "--limit", 3, "--output-dir", tmp_path / "runs"]
     assert said(*common, "--lora", adapter).startswith("0 ")
@@ -279,6 +281,14 @@ def test_a_run_with_it_is_another_run_and_stands_beside_its_base(llava: Path, ad
     assert len(list((tmp_path / "runs").glob("*/run.yaml"))) == 2
     board = medbench("leaderboard", tmp_path / "runs").stdout
     assert "tiny-llava + chest-x-rays" in board
+
+
+def test_from_python_too(llava: Path, adapter: Path, tmp_path: Path) -> None:
+    run = medbench_api.run(
+        f"hf:{llava}", "slake-vqa", limit=2, output_dir=tmp_path, progress=False, lora=str(adapter), quantize="8bit"
+    )
+    assert run.model == "tiny-llava (int8) + chest-x-rays"
+    assert run.results.model.dtype == "float32 (weights int8)"
 
 
 def test_the_doctor_proves_it_too(llava: Path, adapter: Path) -> None:
