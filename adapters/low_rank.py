@@ -4,7 +4,6 @@ peft computes it. On weights that are numbers it is merged into them; on quantis
 precision, as in its training: merging would round it away.
 """
 
-import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from medbench.unimed.weights import LIBRARY_FAULTS, read_tensors, refuse_loading
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+Model = Any  # Any model of transformers.
 AdapterT = TypeVar("AdapterT", bound=LocalAdapter)
 _AGAIN = "Copy the adapter again, whole."
 _LONGEST = 400
@@ -53,20 +53,14 @@ class LowRank:
 
 
 @contextmanager
-def imported_quietly() -> Iterator[None]:
-    """Import peft, and the libraries of quantised weights that it imports, without their talk and without the Hub.
-
-    bitsandbytes would let `kernels`, where that is installed, fetch code to run on a CPU.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+def without_kernels() -> Iterator[None]:
+    """Import peft, and bitsandbytes with it, which would let `kernels` fetch code of the Hub to run on some CPUs."""
     hidden = "kernels" not in sys.modules
     if hidden:
         sys.modules["kernels"] = None  # type: ignore[assignment]  # Python's own way to say that there is none
     try:
         yield
     finally:
-        logging.disable(before)
         if hidden:
             del sys.modules["kernels"]
 
@@ -98,7 +92,7 @@ def read_low_rank(folder: Path) -> LowRank:
 
 
 def _config(folder: Path, values: object) -> "PeftConfig":
-    with imported_quietly():
+    with without_kernels():
         from peft import PeftConfig
 
     kind = values.get("peft_type") if isinstance(values, dict) else None
@@ -118,7 +112,7 @@ def _config(folder: Path, values: object) -> "PeftConfig":
     return plain
 
 
-def put_on(model: Any, adapter: LowRank, *, merge: bool) -> Any:  # noqa: ANN401 - any model of transformers
+def put_on(model: Model, adapter: LowRank, *, merge: bool) -> Model:
     """Put a LoRA onto a model and return the model, with all of its weights or none; old names are understood.
 
     `merge` folds it into the weights. DataError if it names layers that are not there, has other shapes, or lacks or

@@ -9,11 +9,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
+Model = Any  # Any model of transformers.
 TARGETS = r".*(language_model|^model)\.layers\.\d+\.(self_attn\.(q|v)_proj|mlp\.down_proj)"
 """Layers of the decoder alone: towers have some of the same names."""
 
 
-def publish(model: Any, folder: Path, *, base: str = "", **settings: Any) -> Any:  # noqa: ANN401 - any model
+def publish(model: Model, folder: Path, *, base: str = "", **settings: Any) -> Model:
     """Write an adapter that changes answers, trained on `base`; return the model with it, computed by peft."""
     torch.manual_seed(3)
     wrapped = PeftModel(model, LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": TARGETS, **settings}))

@@ -16,18 +16,17 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from medbench.adapters.base import LoadOptions, Quantization
-from medbench.adapters.low_rank import LowRank, imported_quietly, put_on, read_low_rank
+from medbench.adapters.low_rank import LowRank, Model, put_on, read_low_rank, without_kernels
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
 from medbench.tasks.foundation.model_files import room_for
 from medbench.unimed.weights import LIBRARY_FAULTS, strict_from_pretrained
 
-Model = Any  # Any model of transformers.
 # The library, and the type in which it holds the decoder's weights. bitsandbytes' own 8 bits are no choice: there a
 # large number in one row changes how all rows of a pass are computed, so an answer depends on its neighbours.
 METHODS: Mapping[Quantization, tuple[str, str]] = {"4bit": ("bitsandbytes", "nf4"), "8bit": ("torchao", "int8")}
 _IN_BITS = {"load_in_4bit", "load_in_8bit"}
 EXTRA = "'medbench[quantized]'"
-_NO_ROOM = ("No space left", "Disk quota", "Read-only file system", "Permission denied", "No usable temporary")
+_NO_ROOM = ("No space left", "Disk quota", "Read-only file system", "No usable temporary")
 _NO_GPU = ("cpu", "disk")
 
 
@@ -56,7 +55,7 @@ def load_model(
     method, where = _method_of(config), _where(options)
     lora = None if options.lora is None else read_low_rank(options.lora)
     rounded = _rounded(options.quantize, method, config, dtype)
-    with room_for(f"The model in {folder}"), _room_on_the_disk(), _offloading(where) as offloaded:
+    with room_for(f"The model in {folder}"), _offloading(where) as offloaded:
         if method or rounded or (where and lora is None):
             # Quantised weights cannot be moved once they are loaded.
             model = _read(folder, config, method, dtype, **(where or {"device_map": {"": device}}), **rounded)
@@ -139,7 +138,7 @@ def _rounded(
     with torch.device("meta"):
         kept = _beside(AutoModelForImageTextToText.from_config(config))
     try:
-        with imported_quietly():
+        with without_kernels():
             import_module(library)
             from transformers import BitsAndBytesConfig, TorchAoConfig
 
@@ -169,8 +168,8 @@ def _beside(model: Model) -> list[str]:
 def _read(folder: Path, config: PreTrainedConfig, method: str, dtype: torch.dtype, **more: Any) -> Model:
     def unreadable(error: Exception) -> MedbenchError:
         said = " ".join(str(error).split()) or type(error).__name__
-        if any(words in said for words in _NO_ROOM):
-            raise error
+        if "offload_folder" in more and any(words in said for words in _NO_ROOM):
+            raise error  # `_offloading` says it.
         if "dispatched on the CPU or the disk" in said:
             problem = f"The model in {folder} does not fit onto the GPUs, and quantised layers lie nowhere else."
             return RunError(problem, "Give more or larger GPUs, --quantize 4bit, or a smaller model.")
@@ -182,7 +181,7 @@ def _read(folder: Path, config: PreTrainedConfig, method: str, dtype: torch.dtyp
             f"install {EXTRA}), or give the weights before they were quantised.",
         )
 
-    with imported_quietly() if method else nullcontext():
+    with without_kernels() if method else nullcontext():
         return strict_from_pretrained(
             AutoModelForImageTextToText, folder, unreadable=unreadable, config=config, dtype=dtype, **more
         )
@@ -205,7 +204,7 @@ def _spread(model: Model, where: Mapping[str, Any]) -> Model:
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
-    whole = list(model._no_split_modules or ())  # noqa: SLF001 - where transformers keeps it
+    whole = list(getattr(model, "_no_split_modules", None) or ())
     memory = get_balanced_memory(model, max_memory=where["max_memory"], no_split_module_classes=whole)
     places = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole)
     return dispatch_model(model, places, offload_dir=where["offload_folder"])
@@ -235,22 +234,15 @@ def _offloading(where: dict[str, Any]) -> "Iterator[TemporaryDirectory[str] | No
         yield None
         return
     with ExitStack() as failing:
-        folder = TemporaryDirectory(prefix="medbench-layers-")
-        failing.callback(folder.cleanup)
-        where["offload_folder"] = folder.name
-        yield folder
+        try:
+            folder = TemporaryDirectory(prefix="medbench-layers-")
+            failing.callback(folder.cleanup)
+            where["offload_folder"] = folder.name
+            yield folder
+        except LIBRARY_FAULTS as error:
+            if not any(words in str(error) for words in _NO_ROOM):
+                raise
+            problem = f"Layers that find no room in memory cannot be written to {gettempdir()}: {error}"
+            way_out = "Name another folder in the environment variable TMPDIR, or allow more memory (max_memory)."
+            raise RunError(problem, way_out) from error
         failing.pop_all()
-
-
-@contextmanager
-def _room_on_the_disk() -> Iterator[None]:
-    try:
-        yield
-    except LIBRARY_FAULTS as error:
-        if not any(words in str(error) for words in _NO_ROOM):
-            raise
-        problem = f"Layers that find no room in memory cannot be written to {gettempdir()}: {error}"
-        way_out = (
-            "Name another folder in the environment variable TMPDIR, or allow more memory (--model-arg max_memory)."
-        )
-        raise RunError(problem, way_out) from error

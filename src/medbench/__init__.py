@@ -22,8 +22,8 @@ __all__ = [
     "task",
 ]  # fmt: skip
 
-# transformers imports torchao wherever it is installed, which then talks of kernels for other machines.
-for _name in ("torchao", "torch.utils._pytree"):
+# transformers and peft import these wherever they are installed, which then talk of kernels for other machines.
+for _name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 
