@@ -28,8 +28,8 @@ _WORDS = re.compile(r"out of memory|can(?:'|no)t allocate memory|not enough memo
 _NAME = "OutOfMemoryError"
 _LONGEST_REASON = 160
 HINT = (
-    "Give --dtype bfloat16, free some memory, or take a larger device or --device cpu. For hf: models there are --quantize "
-    "and --device-map auto too."
+    "Give --dtype bfloat16, free some memory, or take a larger device or --device cpu. For hf: models there are "
+    "--quantize and --device-map auto too."
 )
 
 
