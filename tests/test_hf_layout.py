@@ -1,6 +1,7 @@
 """Large models: layers on several devices, rounded weights, and what cannot be; tiny here, the CPU and the disk."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from command_line import medbench
 from engine_helpers import answer, texts
 from PIL import Image
+from transformers import BitsAndBytesConfig
 
 from medbench.adapters.base import Dtype, LoadOptions, Quantization
 from medbench.adapters.hf import loading
@@ -171,6 +173,26 @@ def test_a_rounded_decoder_is_driven_and_writes_what_its_own_generate_writes(
         assert len(texts(answer(adapter, requests, BUDGET))) == len(WORDS)
 
 
+def is_rounded(layer: torch.nn.Module) -> bool:
+    return type(layer).__name__ == "Linear4bit" or type(layer.weight) is not torch.nn.Parameter
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*tiny_vlms.FAMILIES, *tiny_vlms.WHOLE])
+@pytest.mark.parametrize("quantize", ["4bit", "8bit"])
+def test_in_every_family_the_decoder_is_rounded_and_nothing_else(
+    quantize: Quantization, family: str, tmp_path: Path
+) -> None:
+    adapter = model({**tiny_vlms.FAMILIES, **tiny_vlms.WHOLE}[family](tmp_path / family), quantize=quantize)
+    inside = set(adapter._model.get_decoder().modules())
+    linear = [one for one in adapter._model.modules() if isinstance(one, torch.nn.Linear)]
+    assert {one for one in linear if is_rounded(one)} == inside.intersection(linear)
+    assert inside.isdisjoint(linear) is False
+    requests = asked(adapter, tmp_path)
+    alone = {one.sample.sample_id: generate_alone(adapter, one).text for one in requests}
+    assert texts(answer(adapter, requests, BUDGET)) == alone
+
+
 @pytest.mark.parametrize("quantize", ["4bit", "8bit"])
 def test_only_the_decoder_is_rounded(quantize: Quantization, llava: Path) -> None:
     plain, rounded = model(llava), model(llava, quantize=quantize)
@@ -217,6 +239,30 @@ def test_a_checkpoint_of_rounded_weights_is_known_as_one(quantize: Quantization,
     assert answered(again, tmp_path) == answered(first, tmp_path)
     with pytest.raises(UsageError, match="quantised already"):
         model(folder, quantize="8bit")
+
+
+@pytest.mark.parametrize("quantize", ["4bit", "8bit"])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_rounded_layers_that_would_lie_on_the_disk_are_told(
+    quantize: Quantization, share: float, llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(RunError, match="quantised layers can be fetched from nowhere else"):
+        model(llava, memory(llava, share), device="auto", device_map="auto", quantize=quantize)
+    assert not list(tmp_path.glob("medbench-layers-*"))
+
+
+def test_a_checkpoint_in_which_rows_depend_on_their_neighbours_says_so(llava: Path, tmp_path: Path) -> None:
+    plain = model(llava)._model
+    kept = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+    wish = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    folder = Path(shutil.copytree(llava, tmp_path / "tiny-llava-int8"))
+    rounded = type(plain).from_pretrained(llava, quantization_config=wish, device_map={"": "cpu"}, dtype=torch.float32)
+    rounded.save_pretrained(folder)
+    adapter = model(folder)
+    assert adapter.quantised == "bitsandbytes"
+    assert any("depend on their neighbours" in notice for notice in adapter.notices)
+    assert not any("neighbours" in notice for notice in model(llava, quantize="8bit").notices)
 
 
 def test_vllm_is_not_handed_rounded_weights(llava: Path) -> None:

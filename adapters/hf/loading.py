@@ -28,6 +28,8 @@ _IN_BITS = {"load_in_4bit", "load_in_8bit"}
 EXTRA = "'medbench[quantized]'"
 _NO_ROOM = ("No space left", "Disk quota", "Read-only file system", "No usable temporary")
 _NO_GPU = ("cpu", "disk")
+# What transformers says of quantised layers that it would have to lay there.
+_OFF_THE_GPU = ("dispatched on the CPU or the disk", "automatic conversion of the weights")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,8 @@ def load_model(
         if method or rounded or (where and lora is None):
             # Quantised weights cannot be moved once they are loaded.
             model = _read(folder, config, method, dtype, **(where or {"device_map": {"": device}}), **rounded)
+            if (method or rounded) and _why_split(model) and not set(_NO_GPU).isdisjoint(_places(model)):
+                raise _too_large(folder)
             model = model if lora is None else put_on(model, lora, merge=False)
         else:
             # A LoRA is merged before layers are spread: peft does not see those that lie on the disk.
@@ -170,9 +174,9 @@ def _read(folder: Path, config: PreTrainedConfig, method: str, dtype: torch.dtyp
         said = " ".join(str(error).split()) or type(error).__name__
         if "offload_folder" in more and any(words in said for words in _NO_ROOM):
             raise error  # `_offloading` says it.
-        if "dispatched on the CPU or the disk" in said:
-            problem = f"The model in {folder} does not fit onto the GPUs, and quantised layers lie nowhere else."
-            return RunError(problem, "Give more or larger GPUs, --quantize 4bit, or a smaller model.")
+        quantised = method or "quantization_config" in more
+        if quantised and "offload_folder" in more and any(words in said for words in _OFF_THE_GPU):
+            return _too_large(folder)
         if not method:
             return DataError(f"The model in {folder} cannot be read: {said}", "Download it again.")
         return UsageError(
@@ -185,6 +189,14 @@ def _read(folder: Path, config: PreTrainedConfig, method: str, dtype: torch.dtyp
         return strict_from_pretrained(
             AutoModelForImageTextToText, folder, unreadable=unreadable, config=config, dtype=dtype, **more
         )
+
+
+def _too_large(folder: Path) -> RunError:
+    """Return the error of quantised layers that accelerate would fetch from the CPU or the disk, which it cannot."""
+    problem = (
+        f"The model in {folder} does not fit onto the GPUs, and quantised layers can be fetched from nowhere else."
+    )
+    return RunError(problem, "Give more or larger GPUs, fewer bits, or leave out --quantize and take the disk.")
 
 
 def _told_of(model: Model) -> tuple[str, ...]:
