@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tiny_vlms
@@ -255,7 +255,7 @@ def test_rounded_layers_that_would_lie_on_the_disk_are_told(
 def test_a_checkpoint_in_which_rows_depend_on_their_neighbours_says_so(llava: Path, tmp_path: Path) -> None:
     plain = model(llava)._model
     kept = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-    wish = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    wish = cast("Any", BitsAndBytesConfig)(load_in_8bit=True, llm_int8_skip_modules=kept)
     folder = Path(shutil.copytree(llava, tmp_path / "tiny-llava-int8"))
     rounded = type(plain).from_pretrained(llava, quantization_config=wish, device_map={"": "cpu"}, dtype=torch.float32)
     rounded.save_pretrained(folder)
