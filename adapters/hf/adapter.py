@@ -168,7 +168,9 @@ class HfAdapter(LocalAdapter):
 
     def _moved(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return inputs where the model is, floating ones in its type."""
-        device, dtype = self._placed.device, self._model.dtype
+        # Of a model in several places the first weights may lie where nothing is computed.
+        device = self._placed.device if self._placed.split else self._model.device
+        dtype = self._model.dtype
         return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()}
 
 
