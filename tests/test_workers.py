@@ -374,13 +374,15 @@ def test_a_wait_for_a_place_is_told(small_data: Path, tmp_path: Path, monkeypatc
 def test_every_worker_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert hiring.local_gpus(3, 1) == ["0", "1", "2"]
-    assert hiring.local_gpus(2, 2) == ["0,1", "2,3"]
+    plain, split = Settings(model="hf"), Settings(model="hf", model_args={"vllm.tensor_parallel_size": "2"})
+    laid = Settings(model="hf", device_map="auto")
+    assert hiring.local_gpus(3, plain) == ["0", "1", "2"]
+    assert hiring.local_gpus(2, split) == hiring.local_gpus(2, laid) == ["0,1", "2,3"]
+    assert hiring.local_gpus(1, laid) == ["0,1,2,3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc,1,0")
-    assert hiring.local_gpus(2, 1) == ["3", "GPU-abc"]
+    assert hiring.local_gpus(2, plain) == ["3", "GPU-abc"]
     with pytest.raises(UsageError, match="--workers 3 needs 6 GPUs, 2 for each; there are 4") as raised:
-        hiring.local_gpus(3, 2)
+        hiring.local_gpus(3, split)
     assert "Give --workers 2" in str(raised.value)
-    assert hiring.gpus_each(Settings(model="hf", model_args={"vllm.tensor_parallel_size": "2"})) == 2
     environment = Processes(2, ["3", "GPU-abc"])._environment(1)
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-abc"

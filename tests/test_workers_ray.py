@@ -29,13 +29,13 @@ def without_tokens() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cluster(without_tokens: None) -> Iterator[Cluster]:
-    """A head that computes nothing, and two nodes."""
+    """A head that computes nothing, and two nodes that say that they have a GPU."""
     del without_tokens
     made = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
     )
     for _ in range(2):
-        made.add_node(num_cpus=1, object_store_memory=STORE)
+        made.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
     yield made
     made.shutdown()
 
@@ -86,8 +86,8 @@ def test_two_nodes_lose_a_writer_a_worker_and_a_node_and_no_answer(cluster: Clus
     when(many, second, before + (total - before) // 2, lambda: remove_home(cluster, killed[1]))
     said = second.communicate(timeout=400)[1]
     assert second.returncode == 0, said
-    cluster.add_node(num_cpus=1, object_store_memory=STORE)
-    assert "Workers: 2 on Ray, machines: 2, GPUs: none." in said
+    cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
+    assert "Workers: 2 on Ray, machines: 2, GPUs: 2." in said
     assert "Continuing: " in said
     assert_same_bytes(one, many)
     noted = json.loads((run_folder(many) / "env.json").read_text())["engine"]["workers"]
@@ -98,12 +98,16 @@ def test_two_nodes_lose_a_writer_a_worker_and_a_node_and_no_answer(cluster: Clus
 @pytest.mark.xdist_group("ray")
 def test_a_cluster_of_ones_own_comes_and_goes(small_data: Path, tmp_path: Path) -> None:
     one, many = tmp_path / "one", tmp_path / "many"
-    words = ("run", "--model", "mock:oracle", "--tasks", "slake-*,cls", "--data-dir", small_data, "--output-dir")
-    assert medbench_process(*words, one).returncode == 0
-    ran = medbench_process(*words, many, "--workers", "2@ray")
+    words = ("run", "--tasks", "slake-*,cls", "--data-dir", small_data, "--output-dir")
+    mock = ("--model", "mock:oracle")
+    assert medbench_process(*words, one, *mock).returncode == 0
+    ran = medbench_process(*words, many, *mock, "--workers", "2@ray")
     assert ran.returncode == 0, ran.stderr
-    assert "Workers: 2 on Ray, machines: 1" in ran.stderr
+    assert "Workers: 2 on Ray, machines: 1, GPUs: none." in ran.stderr
     assert_same_bytes(one, many)
+    gpu = medbench_process(*words, many, "--workers", "ray", "--model", "uni-med", "--device", "cuda")
+    assert gpu.returncode == EXIT_USAGE
+    assert "the Ray cluster has no GPU" in gpu.stderr
 
 
 @pytest.mark.slow
@@ -113,7 +117,7 @@ def test_auto_joins_the_cluster_that_runs_here(small_data: Path, tmp_path: Path)
     words = ("run", "--model", "mock:oracle", "--tasks", "cls", "--data-dir", small_data, "--output-dir", tmp_path)
     ran = medbench_process(*words, "--workers", "ray://auto")
     assert ran.returncode == 0, ran.stderr
-    assert "Workers: 2 on Ray, machines: 2" in ran.stderr
+    assert "Workers: 2 on Ray, machines: 2, GPUs: none." in ran.stderr
 
 
 @pytest.mark.slow
@@ -123,9 +127,9 @@ def test_what_a_cluster_cannot_do_is_a_sentence(cluster: Cluster, small_data: Pa
     many = medbench_process(*words, f"9@ray://{cluster.address}", "--model", "mock:oracle")
     assert many.returncode == EXIT_USAGE
     assert "asks for 9 workers, and the Ray cluster has 2 processors" in many.stderr
-    gpu = medbench_process(*words, f"ray://{cluster.address}", "--model", "uni-med", "--device", "cuda")
+    gpu = medbench_process(*words, f"9@ray://{cluster.address}", "--model", "uni-med")
     assert gpu.returncode == EXIT_USAGE
-    assert "the Ray cluster has no GPU" in gpu.stderr
+    assert "asks for 9 workers, and the Ray cluster has 2 GPUs, 1 for each" in gpu.stderr
     wrong = medbench_process(*words, f"ray://{cluster.address}", "--model", "mock:oracle", "--checkpoint", "nowhere")
     assert wrong.returncode == EXIT_USAGE
     assert "does not take --checkpoint" in wrong.stderr

@@ -26,32 +26,32 @@ def hired(settings: Settings, workload: Workload, model: ChosenModel, phases: Ph
         raise UsageError(
             problem, "Leave --device out: each worker gets a GPU of its own, or a share of the processors."
         )
-    each = gpus_each(settings)
+    on_some = "device" in model.entry.takes and settings.device != "cpu"
     crew: Crew
     if asked.ray:
         if find_spec("ray") is None:
             raise UsageError("Ray is not installed here.", "pip install 'medbench[ray]', on every machine.")
         from medbench.harness.workers.on_ray import on_ray
 
-        may = "device" in model.entry.takes and settings.device != "cpu"
-        crew = on_ray(asked, gpus_each=each if may else 0, needs_gpus=may and settings.device == "cuda")
+        needed = on_some and settings.device == "cuda"
+        crew = on_ray(asked, (lambda there: gpus_each(settings, asked.count, there)) if on_some else None, needed)
     else:
         count = asked.count or 1
-        crew = Processes(count, local_gpus(count, each) if on_gpus(settings, model) else None)
+        crew = Processes(count, local_gpus(count, settings) if on_some and on_gpus(settings) else None)
     return Pool(crew, settings, workload, model, phases)
 
 
-def gpus_each(settings: Settings) -> int:
-    """Return how many GPUs a worker needs: those among which vLLM is to split the model, otherwise one."""
+def gpus_each(settings: Settings, count: int | None, there: int) -> int:
+    """Return how many GPUs a worker needs: those among which vLLM splits the model, an equal share of all, or one."""
+    if settings.device_map is not None and count is not None:
+        return max(1, there // count)
     given = vllm_arguments(settings.model_args)
     sizes = [given.get(name, 1) for name in _SPLIT]
     return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
 
 
-def on_gpus(settings: Settings, model: ChosenModel) -> bool:
+def on_gpus(settings: Settings) -> bool:
     """Return whether workers of this machine are to have GPUs."""
-    if "device" not in model.entry.takes or settings.device == "cpu":
-        return False
     import torch
 
     if settings.device == "auto" and not torch.cuda.is_available() and torch.backends.mps.is_available():
@@ -59,11 +59,12 @@ def on_gpus(settings: Settings, model: ChosenModel) -> bool:
     return settings.device == "cuda" or torch.cuda.is_available()
 
 
-def local_gpus(count: int, each: int) -> list[str]:
+def local_gpus(count: int, settings: Settings) -> list[str]:
     """Return the GPUs of each worker, as its `CUDA_VISIBLE_DEVICES`; UsageError if there are too few."""
     import torch
 
     there = torch.cuda.device_count()
+    each = gpus_each(settings, count, there)
     if count * each > there:
         needed = f"--workers {count} needs {count * each} GPUs{f', {each} for each' if each > 1 else ''}"
         way_out = f"Give --workers {there // each}" if there >= each else "Leave --workers out"

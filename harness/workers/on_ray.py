@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -107,30 +108,32 @@ def _reason(error: RayError) -> str:
     return " ".join((lines or [type(error).__name__])[-1].split())[:300]
 
 
-def on_ray(asked: Wanted, *, gpus_each: int, needs_gpus: bool) -> OnRay:
-    """Join or start the cluster that is asked for, and return its workers, `gpus_each` GPUs for each if there are any.
+def on_ray(asked: Wanted, gpus_of: Callable[[int], int] | None, needs_gpus: bool) -> OnRay:
+    """Join or start the cluster that is asked for, and return its workers.
 
-    UsageError if there is no such cluster, or it has no room for so many.
+    `gpus_of` says how many GPUs each is to have where there are so many; without it they have none. UsageError if there
+    is no such cluster, or it has no room for so many.
     """
     there = ray.is_initialized()
     if not there:
         _refuse_nobody(asked.address)
         _join(asked.address)
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-    gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes)) if gpus_each else 0
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    gpus = int(sum(node.get("GPU", 0) for node in nodes)) if gpus_of else 0
     if needs_gpus and not gpus:
         raise UsageError(
             "--device cuda: the Ray cluster has no GPU.", "Leave --device out, or start Ray where they are."
         )
-    room = gpus // gpus_each if gpus else int(sum(node["Resources"]["CPU"] for node in nodes))
-    count = asked.count or (room if gpus else len(nodes))
+    each = gpus_of(gpus) if gpus_of and gpus else 0
+    nodes = [node for node in nodes if not each or node.get("GPU", 0) >= each]
+    room = sum(int(node.get("GPU", 0)) // each if each else int(node["CPU"]) for node in nodes)
+    count = asked.count or (room if each else len(nodes))
     if not 0 < count <= room:
-        has = f"{gpus} GPUs, {gpus_each} for each" if gpus else f"{room} processors"
+        has = f"{gpus} GPUs, {each} for each" if each else f"{room} processors"
         raise UsageError(f"--workers asks for {count} workers, and the Ray cluster has {has}.", f"At most {room} fit.")
     sharers = math.ceil(count / len(nodes))
-    threads = max(1, int(min(node["Resources"]["CPU"] for node in nodes)) // sharers)
-    what = f"{count} on Ray, machines: {len(nodes)}, GPUs: {count * gpus_each if gpus else 'none'}"
-    each = gpus_each if gpus else 0
+    threads = max(1, int(min(node["CPU"] for node in nodes)) // sharers)
+    what = f"{count} on Ray, machines: {len(nodes)}, GPUs: {count * each or 'none'}"
     return OnRay(what, count=count, gpus=each, sharers=sharers, threads=threads, ours=not there)
 
 
