@@ -22,7 +22,6 @@ from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import write_atomically
 
 _SHOWN, _LONGEST = 3, 60
-_OF_A_SHARD = ("machine", "phases")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +57,17 @@ class Merger:
         answers = Answers(
             settings=self.run.settings, workload=self.run.workload, model=self.run.model, facts=facts, phases=phases,
             failures=failures, again=again,
-            shards={name: {part: document[part] for part in _OF_A_SHARD} for name, document in noted.items()},
+            shards={name: _of_a_shard(document) for name, document in noted.items()},
         )  # fmt: skip
         outcome = answers.finish(directory, publish)
         shards.clear(directory)
         return outcome
+
+
+def _of_a_shard(document: Mapping[str, Any]) -> dict[str, Any]:
+    # Which server it was stands beside the sums of all.
+    engine = {name: value for name, value in document["engine"].items() if name != "server"}
+    return {"machine": document["machine"], "engine": engine, "phases": document["phases"]}
 
 
 def _of_one_server(

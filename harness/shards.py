@@ -28,8 +28,8 @@ from medbench.tasks.sample import Sample
 
 FACTS_FILE = "model.json"
 _ADDED = ("self-test", "agreement")
-_TEXT = re.compile(r"(\d{1,9})/(\d{1,9})")
-_FOLDER = re.compile(r"(\d{1,9})-of-(\d{1,9})")
+_TEXT = re.compile(r"([0-9]{1,5})/([0-9]{1,5})")
+_FOLDER = re.compile(r"([0-9]{1,5})-of-([0-9]{1,5})")
 _FACTS = TypeAdapter(ModelFacts)
 
 
@@ -57,9 +57,9 @@ def read_shard(text: str) -> Shard:
         raise UsageError(f"--shard {text!r} is no shard.", way_out)
     shard = Shard(number=int(found[1]), of=int(found[2]))
     if not 1 <= shard.number <= shard.of:
-        way_out = f"Allowed: 1/{shard.of} to {shard.of}/{shard.of}. " if shard.of else "Write --shard 2/8. "
-        array = "Shards count from 1: a SLURM array needs --array=1-8 for eight of them, not --array=0-7."
-        raise UsageError(f"There is no shard {shard}.", way_out + array)
+        of = shard.of or 8
+        way_out = f"Shards count from 1: 1/{of} to {of}/{of}. A SLURM array needs --array=1-{of}, not --array=0-{of - 1}."
+        raise UsageError(f"There is no shard {shard}.", way_out)
     return shard
 
 
