@@ -162,8 +162,8 @@ class _Run:
         left = merger.missing(shard.of)
         if not left and not busy:
             return merger.merge(publish, "The commands of their shards try them again.")
-        missing = f"{shards.told(left)}" if left else "all samples have a record"
-        at_work = f"; at work: {', '.join(busy)}" if busy else ""
+        missing = shards.told(left) if left else "all samples have a record"
+        at_work = f"; at work: shard {', '.join(busy)}" if busy else ""
         say(f"Shard {shard} is done; {missing}{at_work}. The last one merges, scores and writes the leaderboard.")
         return ShardOutcome(path=run.path, phases=self.phases)
 

@@ -27,6 +27,7 @@ from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad, Workload
 from medbench.tasks.answers.thoughts import ThoughtAndAnswer
 from medbench.tasks.foundation import files
+from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, encodable, fingerprint, write_atomically
 
@@ -40,7 +41,7 @@ _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 # File systems allow 255 bytes; names of served models with their addresses may be longer.
 _SLUG_CHARACTERS = 80
 _DIGITS = 12
-_PATIENCE = 60.0  # Seconds.
+_PATIENCE = 600.0  # Seconds in which all shards of a large run begin or end one after the other, and one merges.
 # What changes no answer (batch size: in float32; the type is not known yet), or is told better by data and model.
 _NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args"})
 
@@ -232,14 +233,14 @@ def held_run(path: Path, *, wait: float = 0.0) -> Iterator[None]:
 
 
 def shards_at_work(path: Path) -> list[str]:
-    """Return the folders' names of a run's shards that are being answered; they are sure while the run is held."""
+    """Return which shards of a run are being answered, as `2/8`; nobody begins another while the run is held."""
     found = []
     for lock in sorted(path.glob(f"{SHARDS}/*/{LOCK}")):
         try:
             with held(lock, ""):
                 pass
         except BusyError:
-            found.append(lock.parent.name)
+            found.append(lock.parent.name.replace("-of-", "/"))
     return found
 
 
@@ -253,9 +254,15 @@ def refuse_beside_shards(path: Path) -> None:
 @contextmanager
 def held(lock: Path, problem: str, *, wait: float = 0.0) -> Iterator[None]:
     """Hold a lock file; BusyError that says `problem` if another process still does after `wait` seconds."""
-    own = FileLock(lock, timeout=wait)
+    own = FileLock(lock, timeout=0)
     try:
-        own.acquire()
+        try:
+            own.acquire()
+        except Timeout:
+            if not wait:
+                raise
+            say(f"{problem} This one waits for it.")
+            own.acquire(timeout=wait)
     except Timeout as error:
         raise BusyError(problem, "Wait for it, or give another --output-dir.") from error
     except (OSError, NotImplementedError) as error:

@@ -58,8 +58,9 @@ def read_shard(text: str) -> Shard:
     shard = Shard(number=int(found[1]), of=int(found[2]))
     if not 1 <= shard.number <= shard.of:
         of = shard.of or 8
-        way_out = f"Shards count from 1: 1/{of} to {of}/{of}. A SLURM array needs --array=1-{of}, not --array=0-{of - 1}."
-        raise UsageError(f"There is no shard {shard}.", way_out)
+        way_out = f"Shards count from 1: 1/{of} to {of}/{of}."
+        array = f"A SLURM array needs --array=1-{of}, not --array=0-{of - 1}."
+        raise UsageError(f"There is no shard {shard}.", f"{way_out} {array}")
     return shard
 
 

@@ -192,9 +192,9 @@ def test_a_shard_that_meets_another_at_its_end_leaves_the_merging_to_it(
     run = RunDirectory(path=folder_in(tmp_path), identity=folder_in(tmp_path).name[-12:])
     with hold(run, Shard(number=1, of=2)):
         told = " ".join(shard(data, tmp_path, "2/2", tasks=TASKS).stderr.split())
-        assert "all samples have a record; at work: 1-of-2. The last one merges" in told
+        assert "all samples have a record; at work: shard 1/2. The last one merges" in told
         by_hand = medbench("merge", run.path)
-        assert (by_hand.returncode, "1-of-2" in by_hand.stderr) == (EXIT_FAILED, True)
+        assert (by_hand.returncode, "answering shards of" in by_hand.stderr) == (EXIT_FAILED, True)
     shard(data, tmp_path, "1/2", tasks=TASKS)
     assert contents(run.path) == whole
 
