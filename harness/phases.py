@@ -72,7 +72,7 @@ class Phases:
         """Add to a count."""
         self.counts[what] += number
 
-    def add(self, written: Mapping[str, Any]) -> None:
+    def include(self, written: Mapping[str, Any]) -> None:
         """Add what another process wrote of its phases by `as_json`; seconds of processes side by side add up, too."""
         for mine, name in ((self.seconds, "seconds"), (self.background, "background_seconds")):
             for phase, seconds in written[name].items():

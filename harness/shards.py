@@ -235,7 +235,7 @@ def joined_phases(noted: Mapping[str, Mapping[str, Any]]) -> Phases:
     """
     phases = Phases()
     for document in noted.values():
-        phases.add(document["phases"])
+        phases.include(document["phases"])
     engines = [document["engine"] for document in noted.values()]
     for name in dict.fromkeys(name for engine in engines for name in engine):
         said = [engine[name] for engine in engines if name in engine]
