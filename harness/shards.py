@@ -27,6 +27,7 @@ from medbench.tasks.foundation.files import canonical_json, read_json, read_numb
 from medbench.tasks.sample import Sample
 
 FACTS_FILE = "model.json"
+_DIGITS = 4  # Of mean weights of experts.
 _ADDED = ("self-test", "agreement")
 _TEXT = re.compile(r"([0-9]{1,5})/([0-9]{1,5})")
 _FOLDER = re.compile(r"([0-9]{1,5})-of-([0-9]{1,5})")
@@ -230,8 +231,8 @@ def environments(sources: Sequence[RunDirectory]) -> dict[str, dict[str, Any]]:
 def joined_phases(noted: Mapping[str, Mapping[str, Any]]) -> Phases:
     """Return phases and notes of shards as if one process had written them.
 
-    Seconds, counts and the comparisons with one-by-one generation are added. Of the other notes those are kept that all
-    shards say alike; what each of them said stays beside it.
+    Seconds, counts and the comparisons with one-by-one generation are added, and Uni-Med's mean weights of experts are
+    those over all images. Of the other notes those are kept that all shards say alike; what each said stays beside it.
     """
     phases = Phases()
     for document in noted.values():
@@ -243,4 +244,18 @@ def joined_phases(noted: Mapping[str, Mapping[str, Any]]) -> Phases:
             phases.notes[name] = {**said[0], **{key: sum(one[key] for one in said) for key in ("equal", "of")}}
         elif all(one == said[0] for one in said):
             phases.notes[name] = said[0]
+    if routed := [engine for engine in engines if "routing" in engine]:
+        phases.notes |= _routing_of(routed)
     return phases
+
+
+def _routing_of(engines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    images: Counter[str] = Counter()
+    sums: dict[str, list[float]] = {}
+    for engine in engines:
+        images.update(engine["routed images"])
+        for kind, means in engine["routing"].items():
+            before = sums.get(kind, [0.0] * len(means))
+            sums[kind] = [one + mean * engine["routed images"][kind] for one, mean in zip(before, means, strict=True)]
+    means = {kind: [round(one / images[kind], _DIGITS) for one in total] for kind, total in sorted(sums.items())}
+    return {"routing": means, "routed images": dict(images)}

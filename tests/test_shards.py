@@ -1,6 +1,7 @@
 """Shards through the command line: whoever answered a run, its files are those of one process."""
 
 import json
+import operator
 import shutil
 from collections.abc import Iterator
 from itertools import permutations
@@ -203,6 +204,17 @@ def test_uni_med_in_shards_says_what_it_says_in_one_process(tmp_path: Path) -> N
     assert contents(three) == contents(one)
     encoded = [environment(run)["phases"]["counts"]["images encoded"] for run in (one, three)]  # type: ignore[index]
     assert encoded[0] == encoded[1], "an image was encoded by two shards"
+    engines = [environment(run)["engine"] for run in (one, three)]
+    assert engines[0].keys() == engines[1].keys()
+    # Each of three self-tests looks at an image or two again, so the means are not those of one process to the digit.
+    shards = [one["engine"] for one in environment(three)["shards"].values()]  # type: ignore[index]
+    for kind, means in engines[1]["routing"].items():  # type: ignore[attr-defined]
+        images = [shard["routed images"].get(kind, 0) for shard in shards]
+        assert engines[1]["routed images"][kind] == sum(images)  # type: ignore[index]
+        parts = [shard["routing"].get(kind, [0.0] * len(means)) for shard in shards]
+        expected = [sum(map(operator.mul, images, column)) / sum(images) for column in zip(*parts, strict=True)]
+        assert means == pytest.approx(expected, abs=1e-4), kind
+        assert means == pytest.approx(engines[0]["routing"][kind], abs=0.05), kind  # type: ignore[index]
 
 
 @pytest.mark.slow
