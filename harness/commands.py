@@ -175,7 +175,11 @@ def _show_outcome(outcome: RunOutcome | ShardOutcome) -> None:
 
 
 def _exit_code_of(outcome: RunOutcome | ShardOutcome) -> int:
-    return exit_code(outcome.results) if isinstance(outcome, RunOutcome) else 0
+    if isinstance(outcome, RunOutcome):
+        return exit_code(outcome.results)
+    if outcome.failed:
+        say("No sample of this shard got an answer; the same command tries them again.")
+    return EXIT_FAILED if outcome.failed else 0
 
 
 def _run_several(found: Sequence[Settings], overwrite: str, shard: Shard | None) -> int:

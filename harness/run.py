@@ -43,6 +43,7 @@ class ShardOutcome:
 
     path: Path  # Folder of the run.
     phases: Phases  # Where the time went.
+    failed: bool  # Whether it has samples and all of them failed.
 
 
 def run(
@@ -147,13 +148,15 @@ class _Run:
             warn(f"{len(failures)} samples of shard {shard} failed. The first: {failures[0]}")
         try:
             with opened() as run:
-                return self._finished(run) or self._merged(run, shard, publish)
+                if (outcome := self._finished(run) or self._merged(run, shard, publish)) is not None:
+                    return outcome
         except BusyError:
             # It was not at work on this shard, so it finds what this one wrote.
             say(f"Shard {shard} is done. Another process holds {run.path}; if it is stopped: medbench merge {run.path}")
-        return ShardOutcome(path=run.path, phases=self.phases)
+        failed = bool(failures) and len(failures) == sum(len(load.samples) for load in loads)
+        return ShardOutcome(path=run.path, phases=self.phases, failed=failed)
 
-    def _merged(self, run: RunDirectory, shard: Shard, publish: Publish) -> RunOutcome | ShardOutcome:
+    def _merged(self, run: RunDirectory, shard: Shard, publish: Publish) -> RunOutcome | None:
         """Merge the shards of a run that is held, if all its samples have a record and nobody is at work on one."""
         # Who is at work is asked first: nobody begins while the run is held, so what is read then is all there is.
         busy = shards_at_work(run.path)
@@ -165,7 +168,7 @@ class _Run:
         missing = shards.told(left) if left else "all samples have a record"
         at_work = f"; at work: shard {', '.join(busy)}" if busy else ""
         say(f"Shard {shard} is done; {missing}{at_work}. The last one merges, scores and writes the leaderboard.")
-        return ShardOutcome(path=run.path, phases=self.phases)
+        return None
 
     def _finished(self, run: RunDirectory) -> RunOutcome | None:
         if (results := finished_results(run)) is None:

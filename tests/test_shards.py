@@ -17,7 +17,7 @@ from shard_runs import contents, environment, folder_in, make_data, shard, words
 
 from medbench.adapters import mock
 from medbench.harness import run as running
-from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, SampleError
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +180,24 @@ def test_a_failed_sample_counts_as_recorded_and_is_tried_again_by_its_shard(
     assert (run / "done").exists()
     states = json.loads((run / "results.json").read_text())["tasks"]["dermamnist"]["states"]
     assert states["error"] == 0
+
+
+def test_a_shard_that_answers_nothing_fails_as_such_a_run_does(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without the images, say; its samples have records, and are tried again."""
+
+    def fail(*_: object) -> str:
+        raise SampleError("The disk is not there.")
+
+    given = words(data, tmp_path, "--shard", "1/2")
+    with monkeypatch.context() as patch:
+        patch.setitem(mock._SAYINGS, "oracle", fail)
+        done = medbench(*given)
+    assert (done.returncode, "No sample of this shard got an answer" in done.stderr) == (EXIT_FAILED, True)
+    assert medbench(*given).returncode == 0
+    shard(data, tmp_path, "2/2")
+    assert contents(folder_in(tmp_path)) == contents(whole)
 
 
 def test_no_scorer_is_started_for_a_shard_that_does_not_score(
