@@ -198,6 +198,7 @@ class Pool(Answerers):
         if number in self._starting:
             self._starting.discard(number)
             self._failed_starts += 1
+            warn(f"Worker {number} died ({reason}) while it loaded the model.")
             if self._failed_starts < _FAILED_STARTS:
                 self._start(number, share)
             elif not (self._starting or self._idle or self._busy):
