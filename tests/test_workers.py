@@ -21,7 +21,7 @@ from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
 from medbench.harness.workers import hiring, inside, pool
-from medbench.harness.workers.pool import Crew, Pool, differences, merged_notes
+from medbench.harness.workers.pool import Crew, Pool, differences
 from medbench.harness.workers.processes import Processes
 from medbench.harness.workers.units import LARGEST, SMALLEST, Units, groups_of
 from medbench.harness.workers.wanted import Wanted, wanted
@@ -60,8 +60,8 @@ def test_a_number_may_be_one() -> None:
     assert Settings(**given).workers == "2"
 
 
-def plan_of(workload: Workload, folder: Path) -> Plan:
-    return make_plan(workload.loads, RunDirectory(path=folder, identity="0" * 12))
+def plan_of(workload: Workload) -> Plan:
+    return make_plan(workload.loads, {load.spec.name: {} for load in workload.loads})
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def mini() -> Workload:
     return load_workload(Settings(model="mock"))
 
 
-def test_questions_of_one_image_stay_together_across_tasks(mini: Workload, tmp_path: Path) -> None:
-    plan = plan_of(mini, tmp_path)
+def test_questions_of_one_image_stay_together_across_tasks(mini: Workload) -> None:
+    plan = plan_of(mini)
     groups = groups_of(plan)
     names = [name for group in groups for name in group]
     assert Counter(names) == Counter((task, one.sample_id) for task, some in plan.missing.items() for one in some)
@@ -203,7 +203,7 @@ def staged(stage: Stage, data: Path, folder: Path, model: str = "mock:oracle") -
     directory = RunDirectory(path=folder, identity="0" * 12)
     with heard_by(heard), Pool(stage, chosen, workload, choose_model(model, {}), phases) as answering:
         assert answering.told(share).facts.info.name == "mock"
-        outcomes = [one for some in answering.outcomes(share, plan_of(workload, folder), directory) for one in some]
+        outcomes = [one for some in answering.outcomes(share, plan_of(workload), directory) for one in some]
         assert answering.facts(share).kinds
     return outcomes, phases, heard
 
@@ -328,17 +328,9 @@ def test_a_writer_of_another_kind_is_told(small_data: Path, tmp_path: Path, monk
         staged(Stage(1, lambda *_: ""), small_data, tmp_path)
 
 
-def test_differences_and_notes_are_told_in_few_words() -> None:
+def test_differences_are_told_by_name() -> None:
     assert differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 1}, "c": 2}) == []
     assert differences({"a": {"b": 1}}, {"a": {"b": 2}}) == ["a.b is 2 there and 1 here"]
-    notes = [
-        {"batching": "continuous", "self-test": {"equal": 2, "of": 2}, "budget": {"rows": number}} for number in (1, 2)
-    ]
-    assert merged_notes(notes) == {
-        "batching": "continuous",
-        "self-test": {"equal": 4, "of": 4},
-        "budget": [{"rows": 1}, {"rows": 2}],
-    }
 
 
 @pytest.mark.parametrize(("device", "said"), [("mps", "is one device"), ("cuda:1", "is one device")])

@@ -4,9 +4,9 @@ It knows of no process and no network: a `Crew` starts workers and carries words
 """
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from medbench.adapters.catalog import ChosenModel
 from medbench.harness import agreement
@@ -18,6 +18,7 @@ from medbench.harness.models import ModelFacts, Share
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
+from medbench.harness.shards import joined_phases
 from medbench.harness.workers import inside
 from medbench.harness.workers.units import Units, groups_of
 from medbench.harness.workload import Workload
@@ -74,7 +75,7 @@ class Pool(Answerers):
         self._idle: set[int] = set()
         self._busy: set[int] = set()
         self._spent: dict[int, inside.Finished] = {}  # The last word of each worker on its phases and notes.
-        self._notes: list[Mapping[str, Any]] = []
+        self._past: list[inside.Finished] = []  # Those of workers that are no more.
         self._units = Units([], crew.count)
         self._learned = Learned()
         self._agreed: agreement.Agreement | None = None
@@ -219,8 +220,7 @@ class Pool(Answerers):
     def _leave(self, number: int) -> None:
         """Keep what a worker measured that is no more."""
         if spent := self._spent.pop(number, None):
-            self._phases.include(spent.phases)
-            self._notes.append(spent.notes)
+            self._past.append(spent)
 
     def _compare(self, share: Share, said: list[agreement.Said]) -> None:
         """Have some answers written again one by one, a part by each worker that has nothing else to do."""
@@ -237,14 +237,14 @@ class Pool(Answerers):
         """Note what all workers spent on a share together."""
         for number in list(self._spent):
             self._leave(number)
-        before = self._phases.notes.get("workers", {})
-        counted = {
-            "deaths": self._deaths,
-            "samples asked again": self._units.repeated + before.get("samples asked again", 0),
-        }
-        self._phases.notes |= merged_notes(self._notes)
-        self._phases.notes["workers"] = {"are": self._crew.what, "count": self._crew.count, **counted}
-        self._notes = []
+        documents = {str(place): {"phases": one.phases, "engine": one.notes} for place, one in enumerate(self._past)}
+        joined = joined_phases(documents)
+        self._past = []
+        self._phases.include(joined.as_json())
+        repeated = self._units.repeated + self._phases.notes.get("workers", {}).get("samples asked again", 0)
+        counted = {"deaths": self._deaths, "samples asked again": repeated}
+        own = {"workers": {"are": self._crew.what, "count": self._crew.count, **counted}}
+        self._phases.notes |= {**joined.notes, **own}
         if self._agreed is not None:
             agreement.note(self._agreed, dtype, self._phases)
 
@@ -262,19 +262,3 @@ def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
             yield from _flat(inner, f"{name}.{key}".lstrip("."))
     else:
         yield name, value
-
-
-def merged_notes(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what workers noted: once where they say the same, the sum where they counted, else all of it."""
-    merged: dict[str, Any] = {}
-    for name in dict.fromkeys(name for one in notes for name in one):
-        values = [one[name] for one in notes if name in one]
-        if name == "self-test":
-            merged[name] = {
-                key: sum(value.get(key, 0) for value in values) if key != "skipped" else values[0].get(key)
-                for key in dict.fromkeys(key for value in values for key in value)
-            }
-        else:
-            alike = all(value == values[0] for value in values)
-            merged[name] = values[0] if alike else values
-    return merged
