@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.packing import CHUNK, NEVER, DecodeBlock, PassPlan, PrefixGroup, PromptBlock
 from medbench.harness.engine.requests import SharedPrefix
+from medbench.harness.engine.streaming import attend_streaming, can_stream
 
 NAME = "medbench_slots"
 # Of one head in one padded batch: half a gigabyte with 32 heads. A group of few is padded to some more all the same,
@@ -159,12 +160,21 @@ class _Reading:
     def own_slots(self, blocks: Sequence[DecodeBlock], chunks: Sequence[KeysAndValues]) -> None:
         """Let each decoding row read its slot."""
         for block in blocks:
-            keys, values = (store[block.rows, :, : block.reach] for store in chunks[block.chunk])
-            out, sums = self._read(self._queries[block.rows, None], keys, values, block.mask(self._settings.window))
+            out, sums = self._read_slots(block, *chunks[block.chunk])
             if block.chunk:
-                self._join(block.rows, out[:, 0], sums[:, 0])
+                self._join(block.rows, out, sums)
             else:
-                self.out[block.rows], self._sums[block.rows] = out[:, 0], sums[:, 0]
+                self.out[block.rows], self._sums[block.rows] = out, sums
+
+    def _read_slots(self, block: DecodeBlock, keys: torch.Tensor, values: torch.Tensor) -> Read:
+        """Return what rows read of a chunk [S, K, CHUNK, D]: attention [n, H, D], and sums [n, H]."""
+        queries, settings = self._queries[block.rows], self._settings
+        mask = block.mask(settings.window)
+        if settings.softcap is None and can_stream(queries, values):
+            return attend_streaming(queries * settings.scale, keys, values, block, mask)
+        own_keys, own_values = (store[block.rows, :, : block.reach] for store in (keys, values))
+        out, sums = self._read(queries[:, None], own_keys, own_values, mask)
+        return out[:, 0], sums[:, 0]
 
     def own_prompts(
         self, blocks: Sequence[PromptBlock], queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor

@@ -10,7 +10,7 @@ import torch
 from medbench.harness.engine.requests import PLAIN, Layout, Place, SharedPrefix
 
 CHUNK = 128
-_BLOCK_ROWS = 16
+_BLOCK_ROWS = 32
 # Not infinite: a query that may read nothing must get a weight of zero, not of NaN.
 NEVER = -1e30
 
@@ -76,6 +76,14 @@ class DecodeBlock(Block):
     chunk: int
     reach: int
     places: torch.Tensor  # Of the tokens [n].
+    _lines: torch.Tensor | None = field(default=None, init=False)
+
+    def lines(self, heads: int) -> torch.Tensor:
+        """Return where what each row and head reads [n H, reach] lies in a chunk [S, H, CHUNK, D] of lines of D."""
+        if self._lines is None:
+            first = torch.arange(self.rows.start * heads, self.rows.stop * heads) * CHUNK
+            self._lines = first[:, None] + torch.arange(self.reach)
+        return self._lines
 
     def allowed(self, window: int | None) -> torch.Tensor:
         """Return [n, 1, reach]."""
