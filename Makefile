@@ -8,7 +8,7 @@ RUNS ?= runs
 VLLM := .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm check lint format types bench bench-audit bench-engine bench-reading bench-statistics docs figures mini-suite mini-weights clean
+.PHONY: help demo test test-slow test-vllm check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics docs figures mini-suite mini-weights clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -61,6 +61,9 @@ bench: $(STAMP)  ## Measure generation, scoring and training against the plain w
 
 bench-engine: $(STAMP)  ## Measure the generation engine against transformers' generate; writes build/bench-engine.json
 	$(BIN)/python -m benchmarks.engine
+
+gpu-check: $(STAMP)  ## Check and measure the engine on a GPU, in under eight minutes; writes benchmarks/gpu/NAME.json to commit
+	$(BIN)/python -m benchmarks.gpu_check
 
 bench-audit: $(STAMP)  ## Simulate honest and memorising models for the audit of outputs; time the audit of data
 	$(BIN)/python -m benchmarks.audit

@@ -20,7 +20,9 @@ from medbench.tasks.sample import Box, ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from PIL import Image
     from transformers import PreTrainedModel
 
@@ -191,7 +193,10 @@ class RowStates:
     """What the rows of a forward pass read besides their tokens, for a decoder with cross-attention."""
 
     states: tuple[Any, ...]  # What `LocalAdapter.row_state` made of every row.
-    rows: "torch.Tensor | None" = None  # Row of every token [N] of a packed pass [1, N]; None if the batch's are it.
+    # Of every token [N] of a packed pass [1, N] its row, and its position in that; on the host, so that who groups
+    # tokens need not wait for a device. None if the rows of the batch are it.
+    rows: "NDArray[np.int64] | None" = None
+    positions: "NDArray[np.int64] | None" = None
 
 
 class LocalAdapter(Adapter):

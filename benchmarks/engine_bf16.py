@@ -29,8 +29,7 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         requests = mixed(Path(folder))
-        plain, half = MidSize(), MidSize()
-        half.to_bfloat16()
+        plain, half = MidSize(), MidSize(dtype="bfloat16")
         rows = [
             ("official loop, float32", *_timed(plain, requests, official=True)),
             ("engine, float32", *_timed(plain, requests, official=False)),

@@ -1,11 +1,11 @@
 """A mid-size model of Uni-Med's shape with random weights, behind the adapter contract."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medbench.adapters.base import LocalAdapter, ModelCard, Pixels, Prompt, SizeOf
+from medbench.adapters.base import Dtype, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
@@ -35,7 +35,8 @@ class MidSize(LocalAdapter):
     card = CARD
     end_ids = frozenset[int]()
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu", dtype: Dtype = "float32", **text: Any) -> None:
+        """Make it on a device; `text` are other sizes of the decoder."""
         torch.manual_seed(7)
         config = UniMedConfig(
             vision_config={
@@ -44,20 +45,19 @@ class MidSize(LocalAdapter):
             },
             text_config={
                 "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8,
-                "vocab_size": VOCABULARY, "initializer_range": 0.05, "max_position_embeddings": 2048,
+                "vocab_size": VOCABULARY, "initializer_range": 0.05, "max_position_embeddings": 4096,
+                **text,
             },
             router_hidden_size=512,
         )  # fmt: skip
-        self._model = UniMedForConditionalGeneration(config)
+        with torch.device(device):
+            self._model = UniMedForConditionalGeneration(config)
+        torch.nn.Module.to(self._model, getattr(torch, dtype))
+        self.device, self.dtype = device, dtype
         self._model.train(mode=False)
         self._model.merge_lora()
         self.decoder = self._model.language_model
         self.weights_fingerprint = "random"
-
-    def to_bfloat16(self) -> None:
-        """Let all weights be bfloat16."""
-        torch.nn.Module.to(self._model, torch.bfloat16)
-        self.dtype = "bfloat16"
 
     def parameters(self) -> int:
         """Return the number of all parameters."""
@@ -77,16 +77,20 @@ class MidSize(LocalAdapter):
 
     def encode_images(self, pixels: Sequence[Pixels]) -> Sequence[torch.Tensor]:
         """Return features [64, 768]."""
-        return list(self._model.encode_images(torch.stack(list(pixels)).to(self._model.dtype)))
+        return list(self._model.encode_images(torch.stack(list(pixels)).to(self._model.device, self._model.dtype)))
 
     def project(self, features: Sequence[torch.Tensor], kind: Kind) -> Sequence[torch.Tensor]:
         """Return visual tokens [64, 512]."""
         task = CONNECTOR_TASKS.index(CONNECTOR_TASK[kind])
-        return list(self._model.project(torch.stack(list(features)), torch.full((len(features),), task)))
+        return list(
+            self._model.project(
+                torch.stack(list(features)), torch.full((len(features),), task, device=self._model.device)
+            )
+        )
 
     def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """Return embeddings [L, 512]."""
-        embeddings: torch.Tensor = self._model.get_input_embeddings()(ids)
+        embeddings: torch.Tensor = self._model.get_input_embeddings()(ids.to(self._model.device))
         return embeddings
 
     def detokenise(self, ids: Sequence[int]) -> str:

@@ -95,7 +95,7 @@ def _embeddings(adapter: LocalAdapter, batch: Sequence[Request]) -> list[torch.T
 def _left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(map(len, rows))
     padded = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=padded.device)
     for number, row in enumerate(rows):
         padded[number, longest - len(row) :] = row
         mask[number, longest - len(row) :] = 1

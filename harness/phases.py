@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,8 @@ class Phases:
         self.background: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         self.tasks: dict[str, TaskRate] = defaultdict(TaskRate)
+        # What a device computes by itself: how to ask for its seconds once it is done, and whose they are.
+        self._under_way: list[tuple[Callable[[], float], Mapping[str, int], Mapping[str, int]]] = []
         # What else a reader of the run should know of how it was answered.
         self.notes: dict[str, Any] = {}
 
@@ -46,11 +48,25 @@ class Phases:
         try:
             yield
         finally:
-            seconds = time.perf_counter() - started
-            for phase, part in parts.items():
-                self.seconds[phase] += seconds * part / max(1, sum(parts.values()))
-            for task, part in tasks.items():
-                self.tasks[task].seconds += seconds * part / max(1, sum(tasks.values()))
+            self.add(time.perf_counter() - started, parts, tasks)
+
+    def add(self, seconds: float, parts: Mapping[str, int], tasks: Mapping[str, int]) -> None:
+        """Add time to phases and tasks, by the tokens that each had in it."""
+        for phase, part in parts.items():
+            self.seconds[phase] += seconds * part / max(1, sum(parts.values()))
+        for task, part in tasks.items():
+            self.tasks[task].seconds += seconds * part / max(1, sum(tasks.values()))
+
+    def add_later(self, seconds: Callable[[], float], parts: Mapping[str, int], tasks: Mapping[str, int]) -> None:
+        """Add what a device computes while the host goes on; `settle` asks it for its `seconds`."""
+        self._under_way.append((seconds, parts, tasks))
+
+    def settle(self, waited: str) -> None:
+        """Ask for what was added later, now that it is done: so long the host did not need itself in phase `waited`."""
+        for seconds, parts, tasks in self._under_way:
+            self.add(found := seconds(), parts, tasks)
+            self.seconds[waited] = max(0.0, self.seconds[waited] - found)
+        self._under_way.clear()
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count."""

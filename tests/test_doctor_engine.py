@@ -26,7 +26,7 @@ def test_a_model_without_the_engine_is_a_usage_error() -> None:
 def test_an_engine_that_mixes_rows_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from medbench.adapters.base import LoadOptions
     from medbench.adapters.mock import RandomMock
-    from medbench.harness.engine.attention import KVSlots
+    from medbench.harness.engine.slots import KVSlots
 
     loads = load_workload(Settings(model="mock", tasks=("slake-vqa",), limit=12)).loads
     adapter = RandomMock(LoadOptions(seed=3))

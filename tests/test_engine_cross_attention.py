@@ -33,7 +33,7 @@ class Looking(torch.nn.Module):
         tokens = self.query(hidden)
         for row, state in enumerate(row_states.states):
             keys, values = cast("tuple[torch.Tensor, torch.Tensor]", state)
-            own: Any = row if row_states.rows is None else (0, row_states.rows == row)
+            own: Any = row if row_states.rows is None else (0, torch.from_numpy(row_states.rows == row))
             if len(keys):
                 seen[own] = (tokens[own] @ keys.T).softmax(dim=-1) @ values
         return cast("torch.Tensor", self.layer(hidden + seen, **others))

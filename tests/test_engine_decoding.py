@@ -158,7 +158,7 @@ class Forgetful(Small):
     @staticmethod
     def _refuse(_: torch.nn.Module, __: object, given: dict[str, Any]) -> None:
         packed = given.get("packed")
-        rows = len(given["position_ids"]) if packed is None else len(packed.plan.read)
+        rows = len(given["position_ids"]) if packed is None else packed.rows
         if rows > 3:
             raise torch.OutOfMemoryError("pretended")
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.engine import attention
-from medbench.harness.engine.attention import KVSlots
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.packing import CHUNK, NEVER, NewTokens, packed_plan
+from medbench.harness.engine.packing import NEVER, AttentionSettings, NewTokens
 from medbench.harness.engine.passes import Passes
 from medbench.harness.engine.requests import in_order
+from medbench.harness.engine.slots import CHUNK, KVSlots
 from medbench.harness.phases import Phases
 
 WIDE = Budget(rows=16, tokens=4096)
@@ -128,32 +128,6 @@ def test_neighbours_do_not_leak(small_llama: Small) -> None:
         assert torch.equal(first_row(0.0, 0.0), first_row(3.0, 1e4))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma2"])
-@torch.inference_mode()
-def test_prefixes_are_read_alike_in_turn_and_together(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU reads them in one padded batch, a CPU one after the other."""
-
-    def logits(together: bool) -> torch.Tensor:
-        torch.manual_seed(2)
-        passes = Passes(Small(family).decoder, KVSlots(Budget(rows=8, tokens=1000)), together=together)
-        held = [prefix_of(9), prefix_of(14)]
-        beginnings = [(one, torch.randn(one.length, 32)) for one in held]
-        lengths, after = (4, 4, 6, 3), (held[0], held[1], None, held[0])
-        parts = [
-            NewTokens(slot=slot, place=0, length=length, prefix=one)
-            for slot, (length, one) in enumerate(zip(lengths, after, strict=True))
-        ]
-        first = one_pass(passes, [(part, torch.randn(part.length, 32)) for part in parts], prefixes=beginnings)
-        steps = [NewTokens(slot=part.slot, place=part.length, length=1, prefix=part.prefix) for part in parts]
-        return torch.cat([first, one_pass(passes, [], tokens=[4, 5, 6, 7], steps=steps)])
-
-    in_turn = logits(together=False)
-    torch.testing.assert_close(logits(together=True), in_turn, atol=2e-5, rtol=1e-4)
-    # The second group no longer fits into the batch of the first.
-    monkeypatch.setattr(attention, "MOST_SCORES", 20)
-    torch.testing.assert_close(logits(together=True), in_turn, atol=2e-5, rtol=1e-4)
-
-
 @given(
     heads=st.sampled_from([1, 3]), length=st.integers(1, 9), keys=st.integers(1, 9), causal=st.booleans(),
     masked=st.booleans(),
@@ -167,10 +141,8 @@ def test_the_kernel_returns_the_sums_of_the_definition(
     mask = torch.where(torch.rand(2, 1, length, keys) < 0.5, NEVER, 0.0) if masked and not causal else None
     if mask is not None:
         mask[..., 0] = 0
-    fast = attention.attend(query, key, value, attention.AttentionSettings(0.3, None, None), mask, causal=causal)
-    plain = attention.attend_plainly(
-        query, key, value, attention.AttentionSettings(0.3, None, None), mask, causal=causal
-    )
+    fast = attention.attend(query, key, value, AttentionSettings(0.3, None, None), mask, causal=causal)
+    plain = attention.attend_plainly(query, key, value, AttentionSettings(0.3, None, None), mask, causal=causal)
     torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-4)
 
 
@@ -178,7 +150,7 @@ def writing(cache: KVSlots, parts: list[NewTokens], states: torch.Tensor) -> Non
     """Write states [N, D] as keys, and ten more as values."""
     steps, prompts = [part for part in parts if part.length == 1], [part for part in parts if part.length > 1]
     keys = states[None].expand(2, -1, -1)
-    cache.layers[0].write(packed_plan(steps, prompts, [], torch.device("cpu")), keys, keys + 10)
+    cache.layers[0].write(cache.plan(steps, prompts, []), keys, keys + 10)
 
 
 def test_rows_move_with_their_keys() -> None:

@@ -173,7 +173,7 @@ def test_without_the_images_the_answers_are_others(adapters: dict[str, MedFlamin
     given, adapter = case("case2_two_images_text_tail"), adapters[rule]
     ids = given["input_ids"]
     state = state_of(adapter, ids[0].tolist(), own_pixels(given))
-    blind = Media(images=state.images, seen=torch.zeros_like(state.seen))
+    blind = Media(images=state.images, seen=np.zeros_like(state.seen))
     recorded = given[f"{rule}.generated"][0].tolist()[-NEW_TOKENS:]
     assert generated(adapter, ids, [blind])[0] != recorded
     swapped = Media(images=state.images[::-1], seen=state.seen)
@@ -260,17 +260,17 @@ def test_the_tokens_of_a_packed_line_look_at_their_own_rows_images() -> None:
     """Two rows decode, one of them behind its prompt, and a third reads its prompt; each image is there once."""
     media = [
         Media(images=tuple(torch.full((1, 2, 1, 1, 1), float(10 * row + image)) for image in range(2)), seen=seen)
-        for row, seen in enumerate((torch.tensor([0, 1, 2]), torch.tensor([0, 0]), torch.tensor([1, 2, 1, 0])))
+        for row, seen in enumerate((np.array([0, 1, 2]), np.array([0, 0]), np.array([1, 2, 1, 0])))
     ]
-    rows = torch.tensor([0, 1, 2, 2, 2])
-    positions = torch.tensor([[7, 1, 0, 1, 2]])
-    groups = group_by_image(RowStates(states=tuple(media), rows=rows), positions)
+    rows, positions = np.array([0, 1, 2, 2, 2]), np.array([7, 1, 0, 1, 2])
+    groups = group_by_image(RowStates(states=tuple(media), rows=rows, positions=positions), torch.zeros(1, 5))
     assert groups is not None
     assert groups.tokens.tolist() == [0, 2, 4, 3]
     assert [float(image.flatten()[0]) for image in groups.images] == [1, 20, 21]
     assert (groups.longest, groups.cells.tolist()) == (2, [0, 2, 3, 4])
-    nothing = RowStates(states=(media[1],), rows=torch.tensor([0, 0]))
-    assert group_by_image(nothing, torch.tensor([[0, 9]])) is None
+    nothing = RowStates(states=(media[1],), rows=np.array([0, 0]), positions=np.array([0, 9]))
+    assert group_by_image(nothing, torch.zeros(1, 2)) is None
+    assert group_by_image(RowStates(states=(media[1],)), torch.tensor([[0, 9]])) is None
 
 
 def test_pixels_equal_those_of_the_pinned_transform() -> None:

@@ -199,7 +199,7 @@ def test_the_pictures_of_examples_are_read_like_the_questions_own(colours: Path,
     assert len(state.images) == len(whole.images) == 7
     for one, other in zip(state.images, whole.images, strict=True):
         close(one, other, 1e-5)
-    assert torch.equal(state.seen, whole.seen)
+    assert np.array_equal(state.seen, whole.seen)
     assert int(state.seen[-1]) == (7 if rule == "previous" else 0)
     alone = {one.sample.sample_id: generate_alone(adapter, one) for one in requests}
     engine = Engine(adapter, Budget(rows=4, tokens=16384), Phases())

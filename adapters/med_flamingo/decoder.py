@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import Cache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -29,22 +31,23 @@ class Media:
     """What a row reads besides its tokens: its images, and which of them each token may see."""
 
     images: tuple[torch.Tensor, ...]  # Keys and values for all blocks: [blocks, 2, heads, latents, width] each.
-    seen: torch.Tensor  # Number of each prompt token's image, from 1, and of those behind: int [L + 1]; 0 for none.
+    # Number of each prompt token's image, from 1, and of those behind: int [L + 1]; 0 for none.
+    seen: NDArray[np.int64]
 
 
-def seen_images(ids: Sequence[int], image_id: int, rule: str) -> torch.Tensor:
+def seen_images(ids: Sequence[int], image_id: int, rule: str) -> NDArray[np.int64]:
     """Return the number of the image, from 1, that each token may see, and that of what follows: int [L + 1]; 0: none.
 
     By the rule `previous` a token sees the last image before it, `<image>` its own, as the paper has it. By `next`
     `<image>` sees its own, every other token the image after it, and what follows the last image sees none, as
     OpenFlamingo 0.0.2 does where nobody asks for its placement augmentation.
     """
-    own = torch.tensor([token == image_id for token in ids], dtype=torch.bool)
-    counts = own.cumsum(dim=0)
+    own = np.array([token == image_id for token in ids], dtype=bool)
+    counts = own.cumsum()
     total = int(own.sum())
     if rule == "next":
-        counts, total = torch.where(own, counts, (counts + 1) * (counts < total)), 0
-    return torch.cat([counts, torch.tensor([total])])
+        counts, total = np.where(own, counts, (counts + 1) * (counts < total)), 0
+    return np.append(counts, total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,28 +61,34 @@ class TokenGroups:
 
 
 def group_by_image(states: RowStates, positions: torch.Tensor) -> TokenGroups | None:
-    """Return the groups of a pass's tokens at these positions [B, L] in rows with a `Media` each; None if none sees."""
-    device = positions.device
-    if states.rows is None:
-        positions = positions.expand(len(states.states), -1)
-        rows = torch.arange(len(positions)).repeat_interleave(positions.shape[1])
+    """Return the groups of a pass's tokens at these positions [B, L] in rows with a `Media` each; None if none sees.
+
+    They are sorted on the host, which knows the rows and positions of a packed pass: no device is waited for.
+    """
+    if states.rows is None or states.positions is None:
+        places = positions.expand(len(states.states), -1).cpu().numpy()
+        rows = np.repeat(np.arange(len(places)), places.shape[1])
+        places = places.ravel()
     else:
-        rows = states.rows.cpu()
-    seen = torch.nn.utils.rnn.pad_sequence([media.seen for media in states.states], batch_first=True)
-    behind = torch.tensor([len(media.seen) - 1 for media in states.states])
-    numbers = seen[rows, torch.minimum(positions.cpu().flatten(), behind[rows])]
-    [tokens] = numbers.nonzero(as_tuple=True)
+        rows, places = states.rows, states.positions
+    lengths = np.array([len(media.seen) for media in states.states])
+    first = lengths.cumsum() - lengths
+    numbers = np.concatenate([media.seen for media in states.states])[
+        first[rows] + np.minimum(places, lengths[rows] - 1)
+    ]
+    [tokens] = numbers.nonzero()
     if not len(tokens):
         return None
     most = int(numbers.max()) + 1
-    pairs, group_of, sizes = (rows * most + numbers)[tokens].unique(return_inverse=True, return_counts=True)
-    order = group_of.argsort(stable=True)
-    starts = sizes.cumsum(dim=0) - sizes
+    pairs, group_of, sizes = np.unique((rows * most + numbers)[tokens], return_inverse=True, return_counts=True)
+    order = group_of.argsort(kind="stable")
+    starts = sizes.cumsum() - sizes
     longest = int(sizes.max())
     groups = group_of[order]
-    cells = groups * longest + torch.arange(len(order)) - starts[groups]
+    cells = groups * longest + np.arange(len(order)) - starts[groups]
     images = tuple(states.states[pair // most].images[pair % most - 1] for pair in pairs.tolist())
-    return TokenGroups(tokens=tokens[order].to(device), cells=cells.to(device), longest=longest, images=images)
+    where = torch.tensor(np.stack([tokens[order], cells])).to(positions.device, non_blocking=True)
+    return TokenGroups(tokens=where[0], cells=where[1], longest=longest, images=images)
 
 
 class MaskedCrossAttention(nn.Module):

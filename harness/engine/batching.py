@@ -14,6 +14,7 @@ from medbench.adapters.base import NO_TOKEN, Generation, LocalAdapter, StopReaso
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.images import AHEAD, Images
 from medbench.harness.engine.requests import ImageKey, Outcome, PrefixedRequest, Request, SharedPrefix, failed
+from medbench.harness.engine.timing import WAITED
 from medbench.harness.phases import Phases
 from medbench.tasks.answers.thoughts import thought_end
 
@@ -219,6 +220,7 @@ class Batching(ABC):
             # What failed is held by its error until that is let go; only then is there memory to give back.
             with suppress(torch.OutOfMemoryError), torch.inference_mode():
                 outcomes = self._advance(requests)
+            self._phases.settle(WAITED)
             if outcomes is None:
                 outcomes = self._shrink(requests)
             if outcomes:
@@ -251,9 +253,9 @@ class Batching(ABC):
         outcomes: list[Outcome] = []
         if len(asked) > 1:
             self.budget = self.budget.halved(self._rows_of(asked) or 1)
-        elif self._makes_room and self.budget.rows > 1:
-            # The last of many rows: their slots took the memory. Alone in fresh ones it may well fit.
-            self.budget, self._suspended = replace(self.budget, rows=1), self.budget
+        elif self._makes_room and max(self.budget.rows, self.budget.tokens) > 1:
+            # The last of many rows: room for them took the memory. Alone in room of its own it may well fit.
+            self.budget, self._suspended = replace(self.budget, rows=1, tokens=1), self.budget
         else:
             # What was impossible alone is what took the memory: the others need no smaller budget for it.
             self.budget, self._suspended = self._suspended or self._first_budget, None

@@ -6,9 +6,9 @@ from typing import Any
 import psutil
 import torch
 
-# Slots are made for the longest rows, so they may take more than twice the tokens that are ever held together. Only a
-# GPU makes them before they are used.
-_CPU_SHARE, _GPU_SHARE = 0.4, 0.25
+# Slots on a CPU take memory when they are first used, and may take more than twice the tokens that are ever held
+# together. Pages on a GPU are all made at once and take no more than they hold; what passes compute needs the rest.
+_CPU_SHARE, _GPU_SHARE = 0.4, 0.8
 _MOST_TOKENS = 1 << 20
 _CPU_ROWS, _GPU_ROWS = 96, 256
 _CPU_PREFILL, _GPU_PREFILL = 512, 8192
@@ -25,7 +25,7 @@ class Budget:
     def halved(self, rows: int) -> "Budget":
         """Return a budget for half of `rows` rows, after memory ran out on them."""
         fewer = max(1, min(self.rows, rows) // 2)
-        return Budget(rows=fewer, tokens=self.tokens, prefill=max(1, self.prefill // 2))
+        return Budget(rows=fewer, tokens=max(1, self.tokens // 2), prefill=max(1, self.prefill // 2))
 
 
 def auto_budget(decoder: Any, *, rows: int | None = None) -> Budget:  # noqa: ANN401 - a decoder of transformers

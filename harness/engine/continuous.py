@@ -1,6 +1,5 @@
 """Continuous batching: finished rows leave, waiting prompts enter, and what they share is computed once."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from medbench.adapters.base import LocalAdapter
-from medbench.harness.engine.attention import KVSlots
 from medbench.harness.engine.batching import Batching, RequestQueue, Row, write_next
-from medbench.harness.engine.budget import Budget, held_type
+from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.images import Images
-from medbench.harness.engine.packing import CHUNK, NewTokens
-from medbench.harness.engine.passes import Passes
+from medbench.harness.engine.packing import NewTokens
+from medbench.harness.engine.passes import Passes, store_for
 from medbench.harness.engine.requests import Outcome, PrefixedRequest, SharedPrefix, layout_of
+from medbench.harness.engine.timing import WAITED, timed
 from medbench.harness.phases import Phases
 
 
@@ -50,8 +49,9 @@ class ContinuousBatching(Batching):
     def _let_go(self) -> None:
         decoder = self._adapter.decoder
         self._slots: list[_Slot] = []
-        self._cache = KVSlots(self.budget, held_type(decoder))
+        self._cache = store_for(decoder, self.budget)
         self._passes = Passes(decoder, self._cache)
+        self._phases.notes["keys and values"] = self._cache.name
         self._cached: set[SharedPrefix] = set()
         super()._let_go()
 
@@ -61,28 +61,23 @@ class ContinuousBatching(Batching):
     def _next(self) -> list[PrefixedRequest]:
         """Take requests as long as their rows fit and their prompts are worth this pass."""
         joining: list[PrefixedRequest] = []
-        longest = max((self._longest(slot.asked) for slot in self._slots), default=0)
+        rows = [slot.asked for slot in self._slots]
         held = set(self._cached)
         # Many rows must not keep prompts out for good.
         tokens = min(len(self._slots), self.budget.prefill // 2)
         while (following := self._queue.peek()) is not None:
-            longest = max(longest, self._longest(following))
             new = {following.prefix} - held if following.prefix else set()
             cost = following.own_length + sum(prefix.length for prefix in new)
-            rows = len(self._slots) + len(joining)
-            places = (rows + 1) * longest + sum(prefix.length for prefix in held)
-            fits = rows < self.budget.rows and places <= self.budget.tokens
+            fits = len(rows) < self.budget.rows
+            fits = fits and self._cache.places([*rows, following], held | new) <= self.budget.tokens
             # The last prompt may be too long by half, so that passes are neither much smaller nor larger than meant.
             if rows and not (fits and tokens + cost // 2 <= self.budget.prefill):
                 break
             held |= new
             tokens += cost
             joining.append(self._queue.take())
+            rows.append(following)
         return joining
-
-    def _longest(self, one: PrefixedRequest) -> int:
-        """Return how many places a request's own slot may take: whole chunks."""
-        return CHUNK * math.ceil((one.own_length + one.request.decoding.max_new_tokens) / CHUNK)
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
         sound, outcomes = self._images.sound(requests)
@@ -105,12 +100,13 @@ class ContinuousBatching(Batching):
         tokens_of_tasks = Counter(row.request.spec.name for row in rows)
         for one in joining:
             tokens_of_tasks[one.request.spec.name] += one.own_length
-        with self._phases.share({"prefill": computed, "decode": len(rows)}, tokens_of_tasks):
+        shares = {"prefill": computed, "decode": len(rows)}
+        with timed(self._phases, self._adapter.decoder.device, shares, tokens_of_tasks):
             tokens = [row.written[-1] for row in rows]
             steps = [row.last_token(slot) for slot, row in enumerate(rows)]
             logits = self._passes.run(tokens, steps, prompts, prefixes, states)
         self._slots = [*rows, *joined]
-        with self._phases.time("choose"):
+        with self._phases.time(WAITED):
             write_next(self._slots, logits, self._adapter.detokenise)
         self._phases.count("prefill tokens run", sum(len(own) for _, own in [*prompts, *prefixes]))
         self._phases.count("passes")
@@ -136,6 +132,9 @@ class ContinuousBatching(Batching):
         done = [slot for slot in self._slots if slot.stop is not None]
         if not done:
             return []
+        for place, slot in enumerate(self._slots):
+            if slot.stop is not None:
+                self._cache.leave(place, spoilt=slot.broken)
         remaining = len(self._slots) - len(done)
         holes = [place for place, slot in enumerate(self._slots[:remaining]) if slot.stop is not None]
         movers = [place for place in range(remaining, len(self._slots)) if self._slots[place].stop is None]

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from medbench.adapters.base import ImageSlot, LocalAdapter, Pixels, TextSegment, tokens_of
 from medbench.adapters.guarding import one_sample
 from medbench.harness.engine.requests import ImageKey, Outcome, PrefixedRequest, Segments, failed
+from medbench.harness.engine.timing import WAITED, timed
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import RunError, SampleError
 from medbench.tasks.images import locate, open_image
@@ -43,40 +44,56 @@ def _digest(source: Path, ref: ImageRef) -> str:
         raise SampleError(f"The image {path} cannot be read: {error.strerror or error}.") from error
 
 
+def _on_host(features: torch.Tensor) -> torch.Tensor:
+    """Return features in the host's memory; a GPU copies them while the host goes on, in the order of its work."""
+    if features.device.type != "cuda":
+        return features.cpu()
+    return torch.empty_like(features, device="cpu", pin_memory=True).copy_(features, non_blocking=True)
+
+
 def _is_sound(future: Future[Any]) -> bool:
     return future.done() and future.exception() is None
 
 
 class FeatureCache:
-    """Keeps feature tensors of images: up to `capacity` bytes in memory, those used longest ago in a folder."""
+    """Keeps feature tensors of images: up to `capacity` bytes in the host's memory, those used longest ago in a folder.
+
+    A GPU's own memory is for keys and values: features come from it, and go back to it when they are asked for.
+    """
 
     def __init__(self, capacity: int = FEATURE_BYTES) -> None:
         self._capacity = capacity
         self._near: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self.far: dict[str, torch.device] = {}
+        self.far: set[str] = set()
+        self._devices: dict[str, torch.device] = {}
         self._bytes = 0
 
     def put(self, digest: str, features: torch.Tensor) -> None:
         """Keep the features of an image; those used longest ago make room."""
-        self._near[digest] = features
+        self._devices[digest] = features.device
+        self._near[digest] = _on_host(features)
         self._bytes += features.nbytes
         while self._bytes > self._capacity and len(self._near) > 1:
             oldest, features = self._near.popitem(last=False)
             self._bytes -= features.nbytes
             self._spill(oldest, features)
-            self.far[oldest] = features.device
+            self.far.add(oldest)
 
     def get(self, digest: str) -> torch.Tensor:
-        """Return features that were put."""
+        """Return features that were put, on the device that they came from."""
+        device = self._devices[digest]
         if digest in self._near:
             self._near.move_to_end(digest)
-            return self._near[digest]
-        device = self.far[digest]
+            return self._near[digest].to(device, non_blocking=True)
         return load_file(Path(self._folder.name, digest))["features"].to(device)
 
     def _spill(self, digest: str, features: torch.Tensor) -> None:
+        device = self._devices[digest]
+        if device.type == "cuda":
+            # They may still be on their way from it.
+            torch.cuda.current_stream(device).synchronize()
         try:
-            save_file({"features": features.cpu().contiguous()}, Path(self._folder.name, digest))
+            save_file({"features": features.contiguous()}, Path(self._folder.name, digest))
         except (OSError, SafetensorError) as error:
             problem = f"Features of images do not fit into the temporary folder {tempfile.gettempdir()}: {error}."
             way_out = "Make room there, or set TMPDIR to another folder; the same command continues."
@@ -113,6 +130,7 @@ class Images:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._phases.settle(WAITED)
 
     def expect(self, keys: Iterable[ImageKey]) -> None:
         """Note what will be asked for next; `AHEAD` images are read at most."""
@@ -172,7 +190,7 @@ class Images:
         visual: dict[tuple[Kind, ImageKey], torch.Tensor] = {}
         for kind, keys in images.items():
             if keys:
-                with self._phases.time("connector"):
+                with timed(self._phases, self._adapter.device, {"connector": 1}):
                     tokens = self._adapter.project(self._features_of(keys), kind)
                 self._phases.count("images projected", len(keys))
                 visual |= {(kind, key): own for key, own in zip(keys, tokens, strict=True)}
@@ -233,7 +251,7 @@ class Images:
     def _encode(self, digests: list[str]) -> None:
         encoded = None
         try:
-            with self._phases.time("encode"):
+            with timed(self._phases, self._adapter.device, {"encode": 1}):
                 encoded = self._adapter.encode_images([self._pixels[digest] for digest in digests])
         except torch.OutOfMemoryError:
             if len(digests) == 1:

@@ -8,10 +8,12 @@ import torch
 from transformers import PreTrainedModel
 
 from medbench.adapters.base import RowStates
-from medbench.harness.engine.attention import NAME, KVSlots, PackedPass
-from medbench.harness.engine.budget import text_config
-from medbench.harness.engine.packing import NewTokens, packed_plan
+from medbench.harness.engine.attention import NAME
+from medbench.harness.engine.budget import Budget, held_type, text_config
+from medbench.harness.engine.packing import KVStore, NewTokens, packed_plan
+from medbench.harness.engine.pages import KVPages, kernel_for
 from medbench.harness.engine.requests import SharedPrefix
+from medbench.harness.engine.slots import KVSlots
 from medbench.tasks.foundation.errors import UsageError
 
 COMPILED = ("input_layernorm", "post_attention_layernorm", "mlp")
@@ -37,13 +39,21 @@ def why_not_packed(decoder: Any) -> str:  # noqa: ANN401 - any model of transfor
     return ""
 
 
-class Passes:
-    """Runs a causal language model of transformers over slots; `together`: see `PackedPass`, on anything but a CPU."""
+def store_for(decoder: PreTrainedModel, budget: Budget) -> KVStore:
+    """Return where a decoder's keys and values are held: in slots on a CPU, anywhere else in pages."""
+    device, dtype = decoder.device, held_type(decoder)
+    if device.type == "cpu":
+        return KVSlots(budget, dtype)
+    kernel, why = kernel_for(device, dtype)
+    return KVPages(budget, device, dtype, kernel=kernel, why=why)
 
-    def __init__(self, decoder: PreTrainedModel, slots: KVSlots, *, together: bool | None = None) -> None:
+
+class Passes:
+    """Runs a causal language model of transformers over what a store holds."""
+
+    def __init__(self, decoder: PreTrainedModel, store: KVStore) -> None:
         self._decoder: Any = decoder
-        self._slots = slots
-        self._together = decoder.device.type != "cpu" if together is None else together
+        self._store = store
         # What follows the attention in the last layer: nothing reads it but the head.
         layers = getattr(decoder.get_decoder(), "layers", None)
         named = dict(layers[-1].named_modules()) if layers else {}
@@ -60,12 +70,14 @@ class Passes:
         `states` are what rows and prompts read by cross-attention. Returns the logits [R + P, V] behind every row and
         every prompt.
         """
-        device = self._decoder.device
-        plan = packed_plan(steps, [part for part, _ in prompts], [prefix for prefix, _ in prefixes], device)
+        parts = (steps, [part for part, _ in prompts], [prefix for prefix, _ in prefixes])
+        plan, attention = packed_plan(tokens, *parts, self._decoder.device), self._store.plan(*parts)
         embeddings = [own for _, own in [*prompts, *prefixes]]
         if tokens:
-            embeddings.insert(0, self._decoder.get_input_embeddings()(torch.tensor(tokens, device=device)))
-        more = {} if states is None else {"row_states": RowStates(states=tuple(states), rows=plan.row_of)}
+            embeddings.insert(0, self._decoder.get_input_embeddings()(plan.tokens))
+        more: dict[str, RowStates] = {}
+        if states is not None:
+            more["row_states"] = RowStates(states=tuple(states), rows=plan.row_of, positions=plan.places)
         config = text_config(self._decoder)
         with ExitStack() as stack:
             # For the time of a pass alone: `generate` on the same decoder keeps its own kernel.
@@ -77,7 +89,7 @@ class Passes:
                     _only(stack, module, plan.read, spread=True)
             output = self._decoder(
                 inputs_embeds=torch.cat(embeddings)[None].to(self._decoder.dtype), position_ids=plan.positions,
-                use_cache=False, packed=PackedPass(plan, self._slots, self._together), **more,
+                use_cache=False, packed=attention, **more,
             )  # fmt: skip
         logits: torch.Tensor = output.logits[0]
         return logits

@@ -8,8 +8,6 @@ of a table, whose kernel asks for them ahead.
 import torch
 from torch.nn.functional import embedding_bag
 
-from medbench.harness.engine.packing import DecodeBlock
-
 
 def can_stream(queries: torch.Tensor, values: torch.Tensor) -> bool:
     """Return whether queries [n, H, D] are one for each head of values [S, K, C, D], and kernels for them are here.
@@ -20,26 +18,24 @@ def can_stream(queries: torch.Tensor, values: torch.Tensor) -> bool:
 
 
 def attend_streaming(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block: DecodeBlock, mask: torch.Tensor | None
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lines: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a block's scaled queries [n, H, D] read, and the logarithm of the sum of weights [n, H].
+    """Return what scaled queries [n, H, D] of rows read, and the logarithm of the sum of weights [n, H].
 
     Args:
-        queries: One for each row.
-        keys: Of a chunk of all slots [S, H, C, D].
-        values: Of the same shape.
-        block: Which rows read how far.
-        mask: Added to scores [n, 1, reach].
+        queries: One for each row and head.
+        keys: What the rows read [n, H, L, D].
+        values: Of all slots [S, H, C, D], one line of D for each place.
+        lines: The lines of values that each row and head reads [n H, L].
+        mask: Added to scores [n, 1, L].
     """
-    own = keys[block.rows, :, : block.reach].flatten(0, 1)
     # Strides of a column: a product with it takes half the time of one with a row that is turned.
     columns = queries.flatten(0, 1)[:, None].transpose(1, 2)
-    scores = torch.bmm(own, columns).view(*queries.shape[:2], block.reach)
+    scores = torch.bmm(keys.flatten(0, 1), columns).view(*queries.shape[:2], -1)
     if mask is not None:
         scores += mask
     weights = scores.softmax(dim=-1)
     sums = scores.amax(dim=-1) - weights.amax(dim=-1).log()
     table = values.view(-1, values.shape[-1])
-    lines = block.lines(queries.shape[1])
     found = embedding_bag(lines, table, per_sample_weights=weights.view(lines.shape), mode="sum")
     return found.view(queries.shape), sums
