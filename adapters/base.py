@@ -37,6 +37,8 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 Device = Annotated[str, StringConstraints(pattern=rf"^({DEVICE.pattern})$")]
 """`cuda:1` is one of several GPUs."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DeviceMap = Literal["auto"]
+Quantization = Literal["4bit", "8bit"]
 NO_TOKEN = -1
 """Stands among the ids of an answer where the logits were no numbers; the answer is an error then."""
 
@@ -137,6 +139,9 @@ class LoadOptions:
     checkpoint: Path | None = None  # Folder of weights given by the user, or None for the model's default.
     device: Device = "auto"
     dtype: Dtype = "auto"
+    device_map: DeviceMap | None = None  # Lays layers on all devices that there are, instead of on `device`.
+    quantize: Quantization | None = None  # How the decoder's weights are rounded while they are loaded.
+    lora: Path | None = None  # Folder of a LoRA in peft's format that goes onto the decoder.
     seed: int = 0
     train_samples: Callable[[str], Sequence[Sample]] = lambda _: ()  # Train split of a task by its name.
     source_of: Callable[[str], Path] = lambda _: Path()  # Folder that a task's images start from, by its name.
@@ -156,7 +161,8 @@ class Adapter(ABC):
     card: ModelCard
     weights_fingerprint: str  # Identity of the weights; records of other weights are refused.
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: str = "float32"  # In which it computes.
+    quantised: str = ""  # The type in which the decoder's weights are held, if that is another one.
     notices: tuple[str, ...] = ()  # Lines that the run must show loudly (mini weights, stand-ins).
     # What else an answer depends on beside the weights' files, by name; part of the run's identity.
     made_of: Mapping[str, str] = MappingProxyType({})
@@ -311,7 +317,7 @@ class AdapterEntry:
     card: ModelCard
     load: Callable[[LoadOptions], Adapter]  # Loads the model; imports torch only when called.
     parse: Parser  # What a text of the model means; pure, and here so that `medbench score` needs no weights.
-    takes: frozenset[str] = frozenset()  # What the loader uses of `checkpoint`, `device` and `dtype`.
+    takes: frozenset[str] = frozenset()  # What the loader uses of `checkpoint`, `device`, `dtype`, ...
     variants: Mapping[str, str] = field(default_factory=dict)  # Words after the colon and their meaning; `*` is any.
     arguments: Mapping[str, Argument] = field(default_factory=dict)  # What `--model-arg` may choose, by name.
     boxes: BoxSpace | None = None  # How the model writes boxes, which bounds what it can score; None if it draws none.

@@ -100,14 +100,17 @@ class UniMedAdapter(base.LocalAdapter):
 
 def load(options: base.LoadOptions) -> UniMedAdapter:
     """Load a checkpoint folder, or the mini weights."""
+    from medbench.adapters.low_rank import with_lora
     from medbench.unimed.checkpoint import load_checkpoint
 
     notices = () if options.checkpoint else (MINI_NOTICE,)
     folder = options.checkpoint or MINI_WEIGHTS
-    return UniMedAdapter(load_checkpoint(folder, device=options.device, dtype=options.dtype), notices)
+    return with_lora(
+        UniMedAdapter(load_checkpoint(folder, device=options.device, dtype=options.dtype), notices), options.lora
+    )
 
 
 ENTRY = base.AdapterEntry(
     card=CARD, load=load, parse=partial(base.answer_with_box, UNI_MED), boxes=UNI_MED,
-    takes=frozenset({"checkpoint", "device", "dtype"}), converter="medbench.unimed.cli:convert_command",
+    takes=frozenset({"checkpoint", "device", "dtype", "lora"}), converter="medbench.unimed.cli:convert_command",
 )  # fmt: skip

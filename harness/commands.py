@@ -1,12 +1,12 @@
 """The commands `medbench run`, `medbench score` and `medbench train`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import click
 
-from medbench.adapters.base import DEVICE
+from medbench.adapters.base import DEVICE, DeviceMap, Quantization
 from medbench.harness import dry_run, models
 from medbench.harness.phases import Phases
 from medbench.harness.predictions import scoring
@@ -26,6 +26,7 @@ from medbench.tasks.suite import prepare_mini_suite
 
 _FOLDER = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str] | None:
@@ -48,6 +49,23 @@ def known_device(_: click.Context, __: click.Parameter, given: str | None) -> st
             f"--device {given!r} names no device.", "Allowed: auto, cpu, mps, cuda, or one of several: cuda:1."
         )
     return given
+
+
+def weight_options(command: Command) -> Command:
+    """Add the options of how a local model's weights are laid out, which a run and the doctor share."""
+    for option in (
+        click.option("--lora", type=_FOLDER, help="Folder of a LoRA in peft's format that goes onto the model."),
+        click.option(
+            "--quantize", type=click.Choice(get_args(Quantization)),
+            help="Round the decoder to nf4 (bitsandbytes) or int8 (torchao) while it is loaded.  [default: no]",
+        ),
+        click.option(
+            "--device-map", type=click.Choice(get_args(DeviceMap)),
+            help="Lay the layers on all GPUs, then the CPU, then the disk.  [default: all on --device]",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 @click.command("run")
@@ -79,6 +97,7 @@ def known_device(_: click.Context, __: click.Parameter, given: str | None) -> st
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     help="Type of the weights.  [default: auto: float32 on the CPU, bfloat16 elsewhere]",
 )  # fmt: skip
+@weight_options
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Seed of everything random.  [default: 0]")
 @click.option(
     "--max-new-tokens", multiple=True, callback=lambda _, __, given: read_limits(given) if given else None,

@@ -64,6 +64,9 @@ def why_not_vllm(adapter: LocalAdapter) -> str:
     """Return why vLLM cannot write a model's answers; empty if it can: its decoder is known, weight for weight."""
     if adapter.only_whole:
         return adapter.only_whole
+    if adapter.quantised:
+        rounded = "vLLM rounds weights itself, by --model-arg vllm.quantization=METHOD without --quantize"
+        return f"its weights are held in {adapter.quantised}; {rounded}"
     if adapter.attention != "causal":
         return "its visual tokens read one another, which vLLM would leave out without a word"
     if adapter.has_row_states:
