@@ -1,6 +1,7 @@
 """What the engine does for speed on a CPU: oneDNN's products, packed weights, attention as memory delivers it."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -63,6 +64,14 @@ def test_what_others_read_stays_plain() -> None:
     ]  # fmt: skip
     assert [module for module in modules if module.weight.is_mkldnn] == [own]
     assert tied.weight is table.weight
+
+
+@needs_onednn
+def test_what_peft_wraps_stays_plain() -> None:
+    wrapped = nn.ModuleDict({"base_layer": nn.Linear(8, 8), "other": nn.Linear(8, 8)})
+    use_onednn(Holder(wrapped))
+    pack_weights(wrapped)
+    assert [name for name, layer in wrapped.items() if cast("nn.Linear", layer).weight.is_mkldnn] == ["other"]
 
 
 @needs_onednn

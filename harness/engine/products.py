@@ -18,6 +18,7 @@ _CAPABLE = frozenset({"AVX2", "AVX512"})
 """Processors on which oneDNN was measured; on others products stay as they are."""
 # Rows that the order of packed weights is chosen for: of a few dozen answers. Hundreds are as fast in it.
 _ROWS = 32
+_WRAPPED = "base_layer"
 
 
 class OneDnnLinear(nn.Linear):
@@ -46,15 +47,17 @@ def use_onednn(holder: object) -> None:
 def pack_weights(decoder: Any) -> None:  # noqa: ANN401 - any model of transformers
     """Put weights of oneDNN's layers into its order, one after the other: each takes the place of the plain one.
 
-    What another module holds too (a table of tokens that is the head) stays plain, and so does all where layers are
-    compiled, which packed weights do not get through.
+    What another module holds too (a table of tokens that is the head) stays plain, what peft wraps, whose layers may
+    read weights themselves, and all where layers are compiled, which packed weights do not get through.
     """
-    modules = list(decoder.modules())
-    if any(getattr(module, "_compiled_call_impl", None) for module in modules):
+    modules = dict(decoder.named_modules())
+    if any(getattr(module, "_compiled_call_impl", None) for module in modules.values()):
         return
-    holders = Counter(id(weight) for module in modules for weight in module.parameters(recurse=False))
-    for module in modules:
-        if type(module) is OneDnnLinear and not module.weight.is_mkldnn and holders[id(module.weight)] == 1:
+    holders = Counter(id(weight) for module in modules.values() for weight in module.parameters(recurse=False))
+    for name, module in modules.items():
+        if type(module) is not OneDnnLinear or module.weight.is_mkldnn or name.endswith(_WRAPPED):
+            continue
+        if holders[id(module.weight)] == 1:
             _, packed = _kernels()
             module.weight = nn.Parameter(packed(module.weight, _ROWS), requires_grad=False)
 
@@ -65,7 +68,8 @@ def _plain_layers(held: Any) -> Iterator[nn.Linear]:  # noqa: ANN401 - whatever 
         # Who replaced the class or the method wants something else from the weights.
         if type(module) is nn.Linear and "forward" not in vars(module):
             weight = module.weight
-            if weight.device.type == "cpu" and weight.dtype == torch.float32:
+            # Rounded weights are tensors of a class of their own, which call themselves float32.
+            if type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.dtype == torch.float32:
                 yield module
 
 
