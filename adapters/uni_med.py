@@ -82,12 +82,13 @@ class UniMedAdapter(base.LocalAdapter):
             connector.watch = before
 
     def observed(self) -> Mapping[str, Any]:
-        """Return the mean weight of each expert of the connector, by kind of task; they sum to one."""
+        """Return by kind of task the mean weight of each expert of the connector, which sum to one, and the images."""
         means = {
             kind: [round(float(weight), ROUTING_DIGITS) for weight in total / images]
             for kind, (total, images) in sorted(self._routing.items())
         }
-        return {"routing": means} if means else {}
+        images = {kind: images for kind, (_, images) in sorted(self._routing.items())}
+        return {"routing": means, "routed images": images} if means else {}
 
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""

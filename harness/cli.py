@@ -16,6 +16,7 @@ from medbench.tasks.foundation.registry import imported
 
 COMMANDS = {
     "run": ("harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
+    "merge": ("harness.commands:merge_command", "Merge the shards of a run, without its model."),
     "score": ("harness.commands:score_command", "Score a run's answers again, or anybody's predictions."),
     "leaderboard": ("leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
     "report": ("leaderboard.cli:report_command", "Put runs into one HTML file to look through, sample by sample."),

@@ -181,15 +181,20 @@ def _hash_of(files: Iterable[tuple[Path, Path]]) -> str:
     return digest.hexdigest()
 
 
-def write_environment(path: Path, model: ModelInfo, phases: Phases) -> None:
-    """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score."""
+def write_environment(
+    path: Path, model: ModelInfo, phases: Phases, shards: Mapping[str, object] = MappingProxyType({})
+) -> None:
+    """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score.
+
+    Of a run that `shards` answered, what each of them said stands beside the sums.
+    """
     code = _hash_of((ROOT, file) for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py")))
     document = {
         "code": code, "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in _TOLD},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "model": {"device": model.device, "dtype": model.dtype, "weights": model.weights},
-        "engine": phases.notes, "phases": phases.as_json(),
+        "engine": phases.notes, "phases": phases.as_json(), **({"shards": dict(shards)} if shards else {}),
     }  # fmt: skip
     write_atomically(path, canonical_json(document, indent=2) + "\n")
 

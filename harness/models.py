@@ -22,6 +22,7 @@ from medbench.tasks.foundation.files import canonical_json, fingerprint, read_js
 from medbench.tasks.foundation.model_files import identity_of, room_for
 from medbench.tasks.spec import Kind
 
+WEIGHTS_FILE = "weights.json"
 _LEAVE_OUT = "Leave the option out."
 
 
@@ -182,14 +183,20 @@ def files_of(shares: Sequence[Share]) -> dict[str, str]:
     return found
 
 
-def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
-    """Note which weights answer a share, which may lie outside of its checkpoint; RunError if others did before."""
-    noted = read_json(path) if path.exists() else {}
-    ours = dict.fromkeys(share.tasks, adapter.weights_fingerprint)
-    if changed := [task for task, weights in ours.items() if noted.get(task, weights) != weights]:
-        way_out = "Put the weights of the run back, or start afresh with --overwrite always."
-        raise RunError(f"Other weights answered a part of {', '.join(changed)}.", way_out)
-    write_atomically(path, canonical_json(noted | ours, indent=2) + "\n")
+def refuse_other_weights(folder: Path, ours: Mapping[str, str], others: Sequence[Path] = ()) -> None:
+    """Note in a folder which weights, by task, answer its run: these may lie outside of a checkpoint.
+
+    RunError if other weights did before, as the folder says, or `others` of the same run.
+    """
+    noted = dict(ours)
+    for path in (one / WEIGHTS_FILE for one in (folder, *others)):
+        before = read_json(path) if path.exists() else {}
+        if changed := [task for task, weights in before.items() if noted.get(task, weights) != weights]:
+            way_out = "Put the weights of the run back, or start afresh with --overwrite always."
+            raise RunError(f"Other weights answered a part of {', '.join(changed)}.", way_out)
+        noted |= before
+    if noted:
+        write_atomically(folder / WEIGHTS_FILE, canonical_json(noted, indent=2) + "\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

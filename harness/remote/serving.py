@@ -179,6 +179,20 @@ def warn_of_sending(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
         )
 
 
+def joined_notes(folder: Path, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `answer_remotely` notes as if one process had asked: the sums of the calls that a folder holds.
+
+    The retries of all `parts` are added; of their concurrency the most stands there, for each asked beside others.
+    """
+    with closing(RequestLog(folder / LOG_FILE)) as log:
+        summary = log.summary()
+    retries: Counter[str] = Counter()
+    for part in parts:
+        retries.update(part["retries"])
+    most = {name: max(part["concurrency"][name] for part in parts) for name in parts[0]["concurrency"]}
+    return {**parts[0], "concurrency": most, "retries": dict(sorted(retries.items())), **summary}
+
+
 def changes_in(notes: Mapping[str, Any]) -> list[str]:
     """Return what must be said loudly where a server did not stay the same while it answered a run."""
     said = {
