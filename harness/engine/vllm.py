@@ -298,5 +298,7 @@ def _write(decoder: Any, folder: Path) -> None:  # noqa: ANN401 - any model of t
     config = text_config(decoder)
     document = {**config.to_dict(), "architectures": [KNOWN[config.model_type]], "tie_word_embeddings": False}
     (folder / "config.json").write_text(json.dumps(document, default=str), encoding="utf-8")
-    weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in published(decoder).items()}
+    weights = {
+        name: weight.detach().to_dense().cpu().contiguous().clone() for name, weight in published(decoder).items()
+    }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
