@@ -91,6 +91,17 @@ def test_two_workers_write_the_bytes_of_one_process(small_data: Path, tmp_path: 
     assert workers_of() == []
 
 
+def test_a_shard_may_have_workers(small_data: Path, tmp_path: Path) -> None:
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert medbench(*words_of("mock:oracle", small_data, one)).returncode == 0
+    for shard, more in (("1/2", ["--workers", 2]), ("2/2", [])):
+        ran = medbench(*words_of("mock:oracle", small_data, many, "--shard", shard, *more))
+        assert ran.returncode == 0, ran.stderr
+        assert ("Workers: 2 processes." in ran.stderr) == bool(more)
+    assert_same_bytes(one, many)
+    assert workers_of() == []
+
+
 @pytest.mark.parametrize(
     ("model", "more", "told"),
     [
