@@ -205,6 +205,16 @@ class RowStates:
     positions: "NDArray[np.int64] | None" = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A checkpoint that another engine can load whole, and what that engine must be told to be given the same."""
+
+    folder: Path
+    family: str  # `model_type` of its configuration.
+    image_token_id: int  # Stands once for every visual token in the ids of a prompt.
+    scaling: Mapping[str, Any] = field(default_factory=dict)  # More options of its image processor.
+
+
 class LocalAdapter(Adapter):
     """A torch model that the generation engine drives; it renders, encodes and embeds, and schedules nothing."""
 
@@ -218,6 +228,9 @@ class LocalAdapter(Adapter):
     shares_prefixes: bool = True
     # Whether images are read by cross-attention: every pass gets `row_states=RowStates(...)`, no beginnings are shared.
     has_row_states: bool = False
+    # The whole model on the disk, where `pixels` are by name what its own library takes of images and `inputs_whole` is
+    # there; an engine that has the model's class may then answer in its place.
+    published: Published | None = None
     # How tokens are chosen where the user says nothing, by the command line's options; greedily by default.
     decoding: Mapping[str, float] = MappingProxyType({})
 
@@ -253,6 +266,12 @@ class LocalAdapter(Adapter):
         """
         del asked, max_new_tokens
         return None
+
+    def inputs_whole(
+        self, sample: Sample, spec: TaskSpec, images: "Sequence[Image.Image]"
+    ) -> "Mapping[str, torch.Tensor]":
+        """Return what the model's own library takes for a sample: ids [1, L] as `input_ids`, its images by name."""
+        raise NotImplementedError(f"{type(self).__name__} is published as a whole, and makes no inputs of one.")
 
     def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
         """Return embeddings [L, D] of token ids [L]; by default those of the decoder's table."""

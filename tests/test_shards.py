@@ -223,7 +223,8 @@ def test_uni_med_in_shards_says_what_it_says_in_one_process(tmp_path: Path) -> N
     encoded = [environment(run)["phases"]["counts"]["images encoded"] for run in (one, three)]  # type: ignore[index]
     assert encoded[0] == encoded[1], "an image was encoded by two shards"
     engines = [environment(run)["engine"] for run in (one, three)]
-    assert engines[0].keys() == engines[1].keys()
+    # What memory was free is told where all shards found the same.
+    assert engines[0].keys() - {"budget"} == engines[1].keys() - {"budget"}
     # Each of three self-tests looks at an image or two again, so the means are not those of one process to the digit.
     shards = [one["engine"] for one in environment(three)["shards"].values()]  # type: ignore[index]
     for kind, means in engines[1]["routing"].items():  # type: ignore[attr-defined]

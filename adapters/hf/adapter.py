@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, LogitsProcessorList
 
-from medbench.adapters.base import LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf
+from medbench.adapters.base import LoadOptions, LocalAdapter, Pixels, Prompt, Published, SizeOf
 from medbench.adapters.hf import processing
 from medbench.adapters.hf.entry import CARD, PLAIN_INPUTS, TAKEN_APART, known, short_name
 from medbench.adapters.hf.loading import Placed, load_model, parts_of
@@ -42,7 +42,7 @@ class HfAdapter(LocalAdapter):
     """A model whose visual tokens stand in its prompt where its processor wants them; or one that is left whole."""
 
     def __init__(
-        self, placed: Placed, processor: processing.Processor, name: str, arguments: Mapping[str, str], *,
+        self, placed: Placed, processor: processing.Processor, name: str, arguments: Mapping[str, str], *, folder: Path,
         fingerprint: str, made_of: Mapping[str, str], notices: Sequence[str],
     ) -> None:  # fmt: skip
         model, tokenizer = placed.model, processor.tokenizer
@@ -61,6 +61,11 @@ class HfAdapter(LocalAdapter):
             )
         self._image_token_id = int(image_token_id)
         options = _table("images", arguments["images"])
+        if not (placed.split or placed.quantised or placed.lora):
+            # What is computed is what the folder holds.
+            self.published = Published(
+                folder=folder, family=config.model_type, image_token_id=self._image_token_id, scaling=options
+            )
         today = _parsed("date", arguments["date"], date.fromisoformat, "date", "YYYY-MM-DD")
         self._renderer = processing.Renderer(
             processor, config.model_type, system=arguments["system"], chat=_table("chat", arguments["chat"]),
@@ -161,6 +166,11 @@ class HfAdapter(LocalAdapter):
             written |= zip(places, watch.cut(ids[:, start:].tolist()), strict=True)
         return [written[place] for place in range(len(asked))]
 
+    def inputs_whole(self, sample: Sample, spec: TaskSpec, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
+        """Return what the model's processor makes of a question with its images, where the model is."""
+        text = self._renderer.text(self._question(sample, spec), len(images))
+        return self._moved(self._renderer.inputs([text], [images]))
+
     def close(self) -> None:
         """Remove what lies on the disk of a model that is too large for the memory."""
         if self._placed.offloaded is not None:
@@ -243,7 +253,7 @@ def load_adapter(options: LoadOptions) -> HfAdapter:
     if commit:
         made_of["commit"] = commit
     adapter = HfAdapter(
-        placed, processor, name, arguments, fingerprint=identity_of({"checkpoint": folder}),
+        placed, processor, name, arguments, folder=folder, fingerprint=identity_of({"checkpoint": folder}),
         made_of={**made_of, **placed.made_of}, notices=[*notices, *mended, *placed.notices],
     )  # fmt: skip
     if placed.lora is not None:
