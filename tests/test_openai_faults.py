@@ -29,6 +29,7 @@ from fault_server import (
 from task_helpers import question
 
 from medbench.adapters.base import LoadOptions
+from medbench.adapters.catalog import choose_model
 from medbench.adapters.openai.client import load_served as load
 from medbench.adapters.openai.entry import BOXES, SPACES
 from medbench.adapters.wording import question_of
@@ -295,7 +296,18 @@ def test_data_under_an_agreement_are_not_sent_elsewhere(small_data: Path, tmp_pa
     assert result.returncode == EXIT_USAGE
     said = " ".join(result.stderr.split())
     assert "The data of mimic-cxr are under a signed agreement and must not be sent to server.invalid" in said
-    assert "SENT ELSEWHERE" in said
+    # Nothing went there.
+    assert "SENT ELSEWHERE" not in said
+
+
+def test_who_sends_data_elsewhere_is_told_and_so_are_readers_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    for address, elsewhere in (("https://server.invalid/v1", True), ("http://127.0.0.1:9/v1", False)):
+        model = choose_model(f"openai:any@{address}", {})
+        adapter = model.entry.load(LoadOptions(variant=model.variant, arguments=model.arguments))
+        told = [notice for notice in adapter.notices if "SENT ELSEWHERE" in notice]
+        assert bool(told) == elsewhere
+        assert all("server.invalid" in notice and SECRET not in notice for notice in told)
 
 
 @pytest.mark.slow
