@@ -6,7 +6,6 @@ Libraries raise half a dozen errors for memory that runs out; it is one sentence
 
 import errno
 import hashlib
-import json
 import re
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from medbench.tasks.foundation.errors import DataError, RunError
-from medbench.tasks.foundation.files import file_sha256, fingerprint, read_yaml_table, sampled_sha256
+from medbench.tasks.foundation.files import file_sha256, fingerprint, json_value, read_yaml_table, sampled_sha256
 
 _WHOLE_BYTES, _SAMPLE_BYTES, _HEADER_BYTES = 1 << 26, 1 << 12, 100_000_000
 # Of a generation configuration an answer depends on these alone: a run's own settings choose tokens.
@@ -75,7 +74,7 @@ def digest_of(file: Path) -> str:
     """
     if file.name == _GENERATION:
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = json_value(file.read_text(encoding="utf-8"))
             return fingerprint({name: values.get(name) for name in _USED})
         except (OSError, ValueError, AttributeError):
             # Whoever loads it says what is wrong with it.
@@ -95,7 +94,7 @@ def _digest_of_tensors(file: Path) -> str:
         header = stream.read(length)
         digest.update(header)
         try:
-            tensors = [tensor for name, tensor in json.loads(header).items() if name != "__metadata__"]
+            tensors = [tensor for name, tensor in json_value(header).items() if name != "__metadata__"]
             places = sorted((int(begin), int(end)) for begin, end in (tensor["data_offsets"] for tensor in tensors))
         except (ValueError, TypeError, AttributeError, KeyError):
             return sampled_sha256(file)
