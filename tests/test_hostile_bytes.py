@@ -1,8 +1,10 @@
 """Bytes and texts from outside end in a sentence; none steers a terminal, takes the machine or starts a program."""
 
 import ast
+import json
 import pickle
 import re
+import shutil
 import struct
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from medbench.adapters.uni_med import MINI_WEIGHTS
 from medbench.leaderboard.render import markdown_code, markdown_text
 from medbench.tasks.datasets.restricted_pickle import load_plain_pickle
 from medbench.tasks.foundation import console
@@ -23,8 +26,10 @@ from medbench.tasks.foundation.files import (
     remove_partial,
     write_atomically,
 )
+from medbench.tasks.foundation.model_files import refuse_stand_ins
 from medbench.tasks.foundation.printable import printable
 from medbench.tasks.images import image_size
+from medbench.unimed.checkpoint import read_config
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")
@@ -201,3 +206,32 @@ def test_there_is_one_door_for_each_kind_of_bytes() -> None:
             for name in _calls(ast.parse(file.read_text(encoding="utf-8"))) & doors.keys():
                 found[name].add(file.relative_to(ROOT).as_posix())
     assert found == doors
+
+
+# Configurations
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_key_value_heads": -4}, "num_key_value_heads is -4"),
+        ({"hidden_size": 10**12}, "hidden_size is 1000000000000"),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_before_it_is_built(
+    change: dict[str, int], problem: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(MINI_WEIGHTS, tmp_path / "mini"))
+    file = folder / "config.json"
+    values = json_value(file.read_text(encoding="utf-8"))
+    values["text_config"] |= change
+    file.write_text(json.dumps(values), encoding="utf-8")
+    started = time.perf_counter()
+    with pytest.raises(DataError, match=problem):
+        read_config(folder)
+    with pytest.raises(DataError, match=problem):
+        refuse_stand_ins(folder)
+    assert time.perf_counter() - started < 1
