@@ -37,6 +37,8 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 Device = Annotated[str, StringConstraints(pattern=rf"^({DEVICE.pattern})$")]
 """`cuda:1` is one of several GPUs."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DeviceMap = Literal["auto"]
+Quantization = Literal["4bit", "8bit"]
 NO_TOKEN = -1
 """Stands among the ids of an answer where the logits were no numbers; the answer is an error then."""
 
@@ -137,6 +139,9 @@ class LoadOptions:
     checkpoint: Path | None = None  # Folder of weights given by the user, or None for the model's default.
     device: Device = "auto"
     dtype: Dtype = "auto"
+    device_map: DeviceMap | None = None  # Lays layers on all devices that there are, instead of on `device`.
+    quantize: Quantization | None = None  # How the decoder's weights are rounded while they are loaded.
+    lora: Path | None = None  # Folder of a LoRA in peft's format that goes onto the decoder.
     seed: int = 0
     train_samples: Callable[[str], Sequence[Sample]] = lambda _: ()  # Train split of a task by its name.
     source_of: Callable[[str], Path] = lambda _: Path()  # Folder that a task's images start from, by its name.
@@ -156,7 +161,8 @@ class Adapter(ABC):
     card: ModelCard
     weights_fingerprint: str  # Identity of the weights; records of other weights are refused.
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: str = "float32"  # In which it computes.
+    quantised: str = ""  # The type in which the decoder's weights are held, if that is another one.
     notices: tuple[str, ...] = ()  # Lines that the run must show loudly (mini weights, stand-ins).
     # What else an answer depends on beside the weights' files, by name; part of the run's identity.
     made_of: Mapping[str, str] = MappingProxyType({})
@@ -199,6 +205,16 @@ class RowStates:
     positions: "NDArray[np.int64] | None" = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A checkpoint that another engine can load whole, and what that engine must be told to be given the same."""
+
+    folder: Path
+    family: str  # `model_type` of its configuration.
+    image_token_id: int  # Stands once for every visual token in the ids of a prompt.
+    scaling: Mapping[str, Any] = field(default_factory=dict)  # More options of its image processor.
+
+
 class LocalAdapter(Adapter):
     """A torch model that the generation engine drives; it renders, encodes and embeds, and schedules nothing."""
 
@@ -212,6 +228,9 @@ class LocalAdapter(Adapter):
     shares_prefixes: bool = True
     # Whether images are read by cross-attention: every pass gets `row_states=RowStates(...)`, no beginnings are shared.
     has_row_states: bool = False
+    # The whole model on the disk, where `pixels` are by name what its own library takes of images and `inputs_whole` is
+    # there; an engine that has the model's class may then answer in its place.
+    published: Published | None = None
     # How tokens are chosen where the user says nothing, by the command line's options; greedily by default.
     decoding: Mapping[str, float] = MappingProxyType({})
 
@@ -247,6 +266,12 @@ class LocalAdapter(Adapter):
         """
         del asked, max_new_tokens
         return None
+
+    def inputs_whole(
+        self, sample: Sample, spec: TaskSpec, images: "Sequence[Image.Image]"
+    ) -> "Mapping[str, torch.Tensor]":
+        """Return what the model's own library takes for a sample: ids [1, L] as `input_ids`, its images by name."""
+        raise NotImplementedError(f"{type(self).__name__} is published as a whole, and makes no inputs of one.")
 
     def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
         """Return embeddings [L, D] of token ids [L]; by default those of the decoder's table."""
@@ -311,7 +336,7 @@ class AdapterEntry:
     card: ModelCard
     load: Callable[[LoadOptions], Adapter]  # Loads the model; imports torch only when called.
     parse: Parser  # What a text of the model means; pure, and here so that `medbench score` needs no weights.
-    takes: frozenset[str] = frozenset()  # What the loader uses of `checkpoint`, `device` and `dtype`.
+    takes: frozenset[str] = frozenset()  # What the loader uses of `checkpoint`, `device`, `dtype`, ...
     variants: Mapping[str, str] = field(default_factory=dict)  # Words after the colon and their meaning; `*` is any.
     arguments: Mapping[str, Argument] = field(default_factory=dict)  # What `--model-arg` may choose, by name.
     boxes: BoxSpace | None = None  # How the model writes boxes, which bounds what it can score; None if it draws none.

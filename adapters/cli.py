@@ -58,7 +58,7 @@ def describe(model: ChosenModel) -> str:
         ("licence", card.licence),
         ("trained on", trained_on or "none of these tasks"),
         ("boxes", model.boxes.name if model.boxes else "draws none"),
-        ("options", " ".join(f"--{option}" for option in sorted(entry.takes))),
+        ("options", " ".join(f"--{option.replace('_', '-')}" for option in sorted(entry.takes))),
         ("choices", ", ".join(closed)),
         ("convert", f"medbench convert {card.name} --help" if entry.converter else ""),
     ]

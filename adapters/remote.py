@@ -5,7 +5,7 @@ server's answer means.
 """
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +108,12 @@ class RemoteAdapter(Adapter):
     on_this_machine: bool = False  # Whether what is sent stays on this machine.
     may_send_credentialed: bool = False  # Whether data under a signed agreement may go to this server.
     retry_policy: RetryPolicy = RetryPolicy()  # How hard it is asked.
+    uncached_hint: str = ""  # What may be done where the server had no token of a prompt in its cache.
+
+    @property
+    def servers(self) -> Sequence["RemoteAdapter"]:
+        """Those who answer, this one first: each prepares and asks its own questions, at a pace of its own."""
+        return (self,)
 
     @abstractmethod
     def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Request:

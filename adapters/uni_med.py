@@ -82,12 +82,13 @@ class UniMedAdapter(base.LocalAdapter):
             connector.watch = before
 
     def observed(self) -> Mapping[str, Any]:
-        """Return the mean weight of each expert of the connector, by kind of task; they sum to one."""
+        """Return by kind of task the mean weight of each expert of the connector, which sum to one, and the images."""
         means = {
             kind: [round(float(weight), ROUTING_DIGITS) for weight in total / images]
             for kind, (total, images) in sorted(self._routing.items())
         }
-        return {"routing": means} if means else {}
+        images = {kind: images for kind, (_, images) in sorted(self._routing.items())}
+        return {"routing": means, "routed images": images} if means else {}
 
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""
@@ -100,14 +101,17 @@ class UniMedAdapter(base.LocalAdapter):
 
 def load(options: base.LoadOptions) -> UniMedAdapter:
     """Load a checkpoint folder, or the mini weights."""
+    from medbench.adapters.low_rank import with_lora
     from medbench.unimed.checkpoint import load_checkpoint
 
     notices = () if options.checkpoint else (MINI_NOTICE,)
     folder = options.checkpoint or MINI_WEIGHTS
-    return UniMedAdapter(load_checkpoint(folder, device=options.device, dtype=options.dtype), notices)
+    return with_lora(
+        UniMedAdapter(load_checkpoint(folder, device=options.device, dtype=options.dtype), notices), options.lora
+    )
 
 
 ENTRY = base.AdapterEntry(
     card=CARD, load=load, parse=partial(base.answer_with_box, UNI_MED), boxes=UNI_MED,
-    takes=frozenset({"checkpoint", "device", "dtype"}), converter="medbench.unimed.cli:convert_command",
+    takes=frozenset({"checkpoint", "device", "dtype", "lora"}), converter="medbench.unimed.cli:convert_command",
 )  # fmt: skip

@@ -23,7 +23,8 @@ def engine_answers(adapter: LocalAdapter, requests: Sequence[Request], budget: B
 
 
 def vllm_answers(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget, llm: object) -> Answers:
-    """Answer them with a vLLM that runs in this process."""
+    """Answer them with a vLLM that runs in this process, and knows nothing of what it was asked before."""
+    cast("Any", llm).reset_prefix_cache()
     return _answers_of(VllmEngine(adapter, budget, Phases(), llm), requests)
 
 

@@ -16,6 +16,7 @@ from medbench.tasks.foundation.registry import imported
 
 COMMANDS = {
     "run": ("harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
+    "merge": ("harness.commands:merge_command", "Merge the shards of a run, without its model."),
     "score": ("harness.commands:score_command", "Score a run's answers again, or anybody's predictions."),
     "leaderboard": ("leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
     "report": ("leaderboard.cli:report_command", "Put runs into one HTML file to look through, sample by sample."),
@@ -142,7 +143,7 @@ def answer(words: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         show_error(errors.StoppedError())
         return errors.EXIT_INTERRUPTED
-    except Exception as error:  # what nobody foresaw is no traceback on a user's screen either
+    except Exception as error:  # noqa: BLE001 - what nobody foresaw is no traceback on a user's screen either
         from medbench.tasks.foundation.last_resort import explained
 
         show_error(explained(error))

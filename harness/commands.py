@@ -1,24 +1,27 @@
-"""The commands `medbench run`, `medbench score` and `medbench train`."""
+"""The commands `medbench run`, `medbench merge`, `medbench score` and `medbench train`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar, get_args
 
 import click
 
-from medbench.adapters.base import DEVICE
+from medbench.adapters.base import DEVICE, DeviceMap, Quantization
 from medbench.harness import dry_run, models
+from medbench.harness.finish import PAGE, RunOutcome
+from medbench.harness.merging import merge_runs
 from medbench.harness.phases import Phases
 from medbench.harness.predictions import scoring
-from medbench.harness.results import MetricResult, Results, felt_limits, percent
-from medbench.harness.run import PAGE, REPORT, RunOutcome, publish_run, publish_together, run
+from medbench.harness.results import MetricResult, Results, felt_limits, percent, read_results
+from medbench.harness.run import REPORT, ShardOutcome, publish_run, publish_together, run, run_shard
 from medbench.harness.score import rescore
 from medbench.harness.settings import MAX_SEED, Settings, read_limits
+from medbench.harness.shards import Shard, read_shard
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.catalog import task_names
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
-from medbench.tasks.foundation.errors import EXIT_FAILED, StoppedError, UsageError
+from medbench.tasks.foundation.errors import EXIT_FAILED, MedbenchError, StoppedError, UsageError
 from medbench.tasks.foundation.files import canonical_json
 from medbench.tasks.probes import PROBES
 from medbench.tasks.protocols import PROTOCOLS, metric_ids
@@ -26,6 +29,7 @@ from medbench.tasks.suite import prepare_mini_suite
 
 _FOLDER = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str] | None:
@@ -48,6 +52,23 @@ def known_device(_: click.Context, __: click.Parameter, given: str | None) -> st
             f"--device {given!r} names no device.", "Allowed: auto, cpu, mps, cuda, or one of several: cuda:1."
         )
     return given
+
+
+def weight_options(command: Command) -> Command:
+    """Add the options of how a local model's weights are laid out, which a run and the doctor share."""
+    for option in (
+        click.option("--lora", type=_FOLDER, help="Folder of a LoRA in peft's format that goes onto the model."),
+        click.option(
+            "--quantize", type=click.Choice(get_args(Quantization)),
+            help="Round the decoder to nf4 (bitsandbytes) or int8 (torchao) while it is loaded.  [default: no]",
+        ),
+        click.option(
+            "--device-map", type=click.Choice(get_args(DeviceMap)),
+            help="Lay the layers on all GPUs, then the CPU, then the disk.  [default: all on --device]",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 @click.command("run")
@@ -79,6 +100,7 @@ def known_device(_: click.Context, __: click.Parameter, given: str | None) -> st
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     help="Type of the weights.  [default: auto: float32 on the CPU, bfloat16 elsewhere]",
 )  # fmt: skip
+@weight_options
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Seed of everything random.  [default: 0]")
 @click.option(
     "--max-new-tokens", multiple=True, callback=lambda _, __, given: read_limits(given) if given else None,
@@ -102,6 +124,10 @@ def known_device(_: click.Context, __: click.Parameter, given: str | None) -> st
     "--dry-run", "only_shown", is_flag=True,
     help="Show prompts, sizes, time and memory; answer nothing, write nothing.",
 )  # fmt: skip
+@click.option(
+    "--shard", callback=lambda _, __, given: None if given is None else read_shard(given), metavar="I/N",
+    help="Answer the I-th of N parts alone, beside processes that answer the others; the last one merges them.",
+)  # fmt: skip
 @click.option("--config", type=_FOLDER, help="A run.yaml to run again; options override it.")
 @click.option(
     "--overwrite", type=click.Choice(["never", "always"]), default="never", show_default=True,
@@ -109,7 +135,7 @@ def known_device(_: click.Context, __: click.Parameter, given: str | None) -> st
 )  # fmt: skip
 def run_command(
     named: tuple[str, ...], model_args: dict[str, str] | None, checkpoints: tuple[str, ...], config: Path | None,
-    overwrite: str, only_shown: bool, **options: Any,
+    overwrite: str, only_shown: bool, shard: Shard | None, **options: Any,
 ) -> int:  # fmt: skip
     """Run a model over tasks and write a leaderboard; several models one after the other.
 
@@ -118,7 +144,10 @@ def run_command(
     \b
     Example:  medbench run --model uni-med --tasks slake-vqa,cls --limit 20
               medbench run --model uni-med --model blind --tasks prepared --data-dir data
+              medbench run --model uni-med --tasks all --shard 2/8
     """
+    if shard is not None and (only_shown or overwrite == "always"):
+        _refuse_with_shard(overwrite)
     others = {**options, "tasks": options["tasks"] or None}
     said = models.ModelOptions(models=named, arguments=model_args or {}, checkpoints=checkpoints, others=others)
     found = models.settings_of(config, said)
@@ -128,44 +157,80 @@ def run_command(
         return 0
     try:
         if len(found) == 1:
-            return exit_code(_run_one(found[0], overwrite).results)
-        return _run_several(found, overwrite)
+            return _exit_code_of(_run_one(found[0], overwrite, shard))
+        return _run_several(found, overwrite, shard)
     except KeyboardInterrupt:
         raise StoppedError("What was answered is on disk; the same command continues.") from None
 
 
-def _run_one(settings: Settings, overwrite: str, workload: Workload | None = None) -> RunOutcome:
-    outcome = run(settings, overwrite=overwrite, workload=workload)
-    show_results(outcome.results)
-    for line in felt_limits(outcome.results.tasks):
-        warn(line)
-    if outcome.phases is not None:
-        _show_phases(outcome.phases)
-    for page in (PAGE, REPORT):
-        if (outcome.path / page).exists():
-            say(f"{outcome.path / page}")
+def _refuse_with_shard(overwrite: str) -> NoReturn:
+    if overwrite == "always":
+        problem = "--overwrite always would throw away what other shards answered."
+        raise UsageError(problem, "Leave it out; to start afresh, remove the run's folder first.")
+    raise UsageError("--dry-run shows the whole run, not a shard of it.", "Leave out --shard.")
+
+
+def _run_one(
+    settings: Settings, overwrite: str, shard: Shard | None, workload: Workload | None = None
+) -> RunOutcome | ShardOutcome:
+    if shard is None:
+        outcome: RunOutcome | ShardOutcome = run(settings, overwrite=overwrite, workload=workload)
+    else:
+        outcome = run_shard(settings, shard, workload=workload)
+    _show_outcome(outcome)
     return outcome
 
 
-def _run_several(found: Sequence[Settings], overwrite: str) -> int:
+def _show_outcome(outcome: RunOutcome | ShardOutcome) -> None:
+    if isinstance(outcome, RunOutcome):
+        show_results(outcome.results)
+        for line in felt_limits(outcome.results.tasks):
+            warn(line)
+    if outcome.phases is not None:
+        _show_phases(outcome.phases)
+    for page in (PAGE, REPORT):
+        if isinstance(outcome, RunOutcome) and (outcome.path / page).exists():
+            say(f"{outcome.path / page}")
+
+
+def _exit_code_of(outcome: RunOutcome | ShardOutcome) -> int:
+    if isinstance(outcome, RunOutcome):
+        return exit_code(outcome.results)
+    if outcome.failed:
+        say("No sample of this shard got an answer; the same command tries them again.")
+    return EXIT_FAILED if outcome.failed else 0
+
+
+def _run_several(found: Sequence[Settings], overwrite: str, shard: Shard | None) -> int:
     """Run models one after the other; return failure if one of them failed."""
     workload = load_workload(found[0])
     workload.say_left_out()
     scored: dict[str, Path] = {}
+    waiting: dict[str, Path] = {}
 
     def run_one(settings: Settings) -> None:
-        outcome = _run_one(settings, overwrite, workload)
-        if exit_code(outcome.results) == 0:
-            scored[settings.model] = outcome.path
+        outcome = _run_one(settings, overwrite, shard, workload)
+        if _exit_code_of(outcome) == 0:
+            (scored if isinstance(outcome, RunOutcome) else waiting)[settings.model] = outcome.path
 
     models.one_by_one(found, run_one)
-    if scored:
-        publish_together(list(scored.values()), found[0].output_dir)
-    failed = [settings.model for settings in found if settings.model not in scored]
+    # Other processes may have merged a model meanwhile; whoever merges the last one writes of all.
+    scored |= {model: path for model, path in waiting.items() if _is_scored(path)}
+    together = [scored[one.model] for one in found if one.model in scored]
+    if together and scored.keys() >= waiting.keys():
+        publish_together(together, found[0].output_dir)
+    failed = [settings.model for settings in found if settings.model not in {**scored, **waiting}]
     if failed:
         warn(f"{len(failed)} of {len(found)} models have no numbers: {models.shown(*failed)}.")
         say("The same command tries them again, and leaves the others as they are.")
     return EXIT_FAILED if failed else 0
+
+
+def _is_scored(path: Path) -> bool:
+    try:
+        return bool(read_results(path).tasks)
+    except MedbenchError:
+        return False
 
 
 def _show_phases(phases: Phases) -> None:
@@ -216,6 +281,26 @@ def show_results(results: Results) -> None:
         ]
     columns = ["task", "metric", "value % [95 % interval]", "n", "not ok"]
     emit_table(columns, rows, title=f"{results.model.title}, paper protocol")
+
+
+@click.command("merge")
+@click.argument("runs", nargs=-1, required=True, type=_FOLDER)
+@click.option(
+    "--output-dir", type=_FOLDER, help="Where the merged run's folder goes.  [default: into the first of RUNS]"
+)
+@click.option("--data-dir", type=_FOLDER, help="Where the prepared tasks of RUNS are now.")
+def merge_command(runs: tuple[Path, ...], output_dir: Path | None, data_dir: Path | None) -> int:
+    """Merge the shards of one run, in one folder or in several copies of it, and score; needs no model.
+
+    The last of `medbench run --shard` does so by itself where all have one output folder.
+
+    \b
+    Example:  medbench merge runs/uni-med-mini-0123456789ab
+              medbench merge machine-1/uni-med-mini-0123456789ab machine-2/uni-med-mini-0123456789ab
+    """
+    outcome = merge_runs(runs, publish_run, output_dir=output_dir, data_dir=data_dir)
+    _show_outcome(outcome)
+    return exit_code(outcome.results)
 
 
 _FORMATS = ("jsonl", "medevalkit", "multimedeval", "llava-med", "uni-med")

@@ -18,7 +18,7 @@ import click
 
 from medbench.adapters.base import Dtype, LocalAdapter, answer_with_box
 from medbench.adapters.catalog import choose_model
-from medbench.harness.commands import as_table, known_device
+from medbench.harness.commands import as_table, known_device, weight_options
 from medbench.harness.models import load_share, shares_of
 from medbench.harness.rundir import GenerationRecord
 from medbench.harness.score import predict
@@ -175,6 +175,7 @@ def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None,
 @click.option("--checkpoint", type=_FOLDER, help="Weights.  [default: the model's own]")
 @click.option("--device", callback=known_device, metavar="auto|cpu|cuda[:N]|mps", default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(get_args(Dtype)), default="auto", show_default=True)
+@weight_options
 @click.option(
     "--model-arg", "model_args", multiple=True, callback=as_table, help="NAME=VALUE; see `medbench models NAME`."
 )

@@ -10,7 +10,7 @@ from medbench.adapters.guarding import answered, plugin_faults
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.engine.requests import GREEDY, LONG_ANSWERS_FIRST, Outcome, Request, Sampling, make_request
 from medbench.harness.phases import Phases
-from medbench.harness.rundir import GenerationRecord, RunDirectory, append_lines, is_cut_off, open_whole_lines
+from medbench.harness.rundir import GenerationRecord, Recorded, RunDirectory, append_lines, is_cut_off, open_whole_lines
 from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.answers.thoughts import split_thought
@@ -33,14 +33,14 @@ class Plan:
         return self.recorded + sum(len(samples) for samples in self.missing.values())
 
 
-def make_plan(loads: tuple[TaskLoad, ...], directory: RunDirectory) -> Plan:
+def make_plan(loads: tuple[TaskLoad, ...], recorded: Recorded) -> Plan:
     """Return what is left to answer of some tasks; failed samples are tried again."""
     missing: dict[str, list[Sample]] = {}
     for load in loads:
-        good = {name for name, record in directory.of_task(load).read().items() if not record.error}
+        good = {name for name, record in recorded[load.spec.name].items() if not record.error}
         missing[load.spec.name] = [sample for sample in load.samples if sample.sample_id not in good]
-    recorded = sum(len(load.samples) - len(missing[load.spec.name]) for load in loads)
-    return Plan(loads=loads, missing=missing, recorded=recorded)
+    done = sum(len(load.samples) - len(missing[load.spec.name]) for load in loads)
+    return Plan(loads=loads, missing=missing, recorded=done)
 
 
 def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings) -> list[str]:

@@ -38,7 +38,7 @@ _ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")
 _OURS = "medbench"
 _IN_A_ROOM = 2
 _ROUNDED = frozenset({"bfloat16", "float16"})
-_IF_CHOSEN = frozenset({"arguments", "batch size", "decoding", "compile", "engine", "probe", "own model"})
+_IF_CHOSEN = frozenset({"arguments", "batch size", "device map", "decoding", "compile", "engine", "probe", "own model"})
 
 
 def run_identity(
@@ -50,11 +50,13 @@ def run_identity(
     A user's `own` model is in no catalogue under its name. In 16 bits the order of sums decides close calls, so there
     the rows that are computed together are part of it.
     """
+    rounded = info.dtype.partition(" ")[0] in _ROUNDED
     parts = {
         **made_of,
         "model": portable_name(settings.model), "arguments": model.identity, "weights": weights,
         "dtype": info.dtype, "device": info.device,
-        "batch size": (settings.batch_size or "auto") if info.dtype in _ROUNDED else "",
+        "batch size": (settings.batch_size or "auto") if rounded else "",
+        "device map": settings.device_map if rounded else "",
         "limit": settings.limit, "seed": settings.seed, "decoding": settings.decoding(), "compile": settings.compile,
         "engine": dict(engine), "probe": settings.probe, "own model": model.entry.card.name if own else "",
         "suite": workload.suite,
@@ -179,15 +181,20 @@ def _hash_of(files: Iterable[tuple[Path, Path]]) -> str:
     return digest.hexdigest()
 
 
-def write_environment(path: Path, model: ModelInfo, phases: Phases) -> None:
-    """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score."""
+def write_environment(
+    path: Path, model: ModelInfo, phases: Phases, shards: Mapping[str, object] = MappingProxyType({})
+) -> None:
+    """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score.
+
+    Of a run that `shards` answered, what each of them said stands beside the sums.
+    """
     code = _hash_of((ROOT, file) for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py")))
     document = {
         "code": code, "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in _TOLD},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "model": {"device": model.device, "dtype": model.dtype, "weights": model.weights},
-        "engine": phases.notes, "phases": phases.as_json(),
+        "engine": phases.notes, "phases": phases.as_json(), **({"shards": dict(shards)} if shards else {}),
     }  # fmt: skip
     write_atomically(path, canonical_json(document, indent=2) + "\n")
 

@@ -200,16 +200,19 @@ def _refuse_choices(adapter: LocalAdapter, settings: Settings) -> None:
 def _vllm(
     adapter: LocalAdapter, first: Sequence[Request], budget: Budget, phases: Phases, settings: Settings
 ) -> tuple[Engine, dict[str, Any]]:
-    """Return vLLM with the model's decoder, when it says the first answers as surely as transformers does."""
-    from medbench.harness.engine import vllm
+    """Return vLLM with the model or its decoder, when it says the first answers as surely as transformers does."""
+    from medbench.harness.engine import vllm, vllm_images
 
     compared = sorted(first, key=lambda one: (bool(one.images), one.length), reverse=True)
+    begin = vllm_images.begin if vllm_images.is_seen_by_vllm(adapter) else vllm.begin
+    arguments = vllm_arguments(settings.model_args)
+    quantised = "quantization" in arguments
     with phases.time("start vLLM"):
-        wanted = vllm.references(adapter, compared)
-        llm = vllm.start(adapter, budget, vllm_arguments(settings.model_args))
-        far = vllm.refuse_far(adapter, vllm.distances(llm, adapter, wanted))
-    say(f"vLLM's log-probabilities of {len(wanted)} answers are at most {far:.1g} from transformers'.")
-    return vllm.VllmEngine(adapter, budget, phases, llm), {"log-probabilities": {"compared": len(wanted), "far": far}}
+        engine, wanted = begin(adapter, compared, budget, phases, arguments)
+        far = vllm.refuse_far(adapter, vllm.distances(engine.llm, wanted), quantised=quantised)
+    tell, of = (warn, " with quantised weights") if quantised else (say, "")
+    tell(f"vLLM's log-probabilities of {len(wanted)} answers{of} are at most {far:.1g} from transformers'.")
+    return engine, {"log-probabilities": {"compared": len(wanted), "far": far}}
 
 
 def _tell(tested: SelfTest, adapter: LocalAdapter) -> None:

@@ -22,6 +22,7 @@ from medbench.tasks.foundation.files import canonical_json, fingerprint, read_js
 from medbench.tasks.foundation.model_files import identity_of, room_for
 from medbench.tasks.spec import Kind
 
+WEIGHTS_FILE = "weights.json"
 _LEAVE_OUT = "Leave the option out."
 
 
@@ -119,13 +120,13 @@ class ModelOptions:
             own["checkpoint"] = Path(named[model]) if model in named else None
 
     def _give_others(self) -> None:
-        for name in ("checkpoint_for", "device", "dtype"):
+        for name in ("checkpoint_for", *SAYS_NOTHING):
             if self.others.get(name) is None or self.others[name] in SAYS_NOTHING.get(name, ()):
                 continue
             option = f"--{name.replace('_', '-')}"
             takers = [model for model in self.models if name.removesuffix("_for") in self._takes[model]]
             self._refuse_nobodys(option, takers)
-            if name == "checkpoint_for" and len(takers) > 1:
+            if name in {"checkpoint_for", "lora"} and len(takers) > 1:
                 raise UsageError(f"{option} names weights for {shown(*takers)} at once.", "Run them one by one.")
             self.going_to.append((option, takers))
             for model, own in self.own.items():
@@ -182,14 +183,20 @@ def files_of(shares: Sequence[Share]) -> dict[str, str]:
     return found
 
 
-def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
-    """Note which weights answer a share, which may lie outside of its checkpoint; RunError if others did before."""
-    noted = read_json(path) if path.exists() else {}
-    ours = dict.fromkeys(share.tasks, adapter.weights_fingerprint)
-    if changed := [task for task, weights in ours.items() if noted.get(task, weights) != weights]:
-        way_out = "Put the weights of the run back, or start afresh with --overwrite always."
-        raise RunError(f"Other weights answered a part of {', '.join(changed)}.", way_out)
-    write_atomically(path, canonical_json(noted | ours, indent=2) + "\n")
+def refuse_other_weights(folder: Path, ours: Mapping[str, str], others: Sequence[Path] = ()) -> None:
+    """Note in a folder which weights, by task, answer its run: these may lie outside of a checkpoint.
+
+    RunError if other weights did before, as the folder says, or `others` of the same run.
+    """
+    noted = dict(ours)
+    for path in (one / WEIGHTS_FILE for one in (folder, *others)):
+        before = read_json(path) if path.exists() else {}
+        if changed := [task for task, weights in before.items() if noted.get(task, weights) != weights]:
+            way_out = "Put the weights of the run back, or start afresh with --overwrite always."
+            raise RunError(f"Other weights answered a part of {', '.join(changed)}.", way_out)
+        noted |= before
+    if noted:
+        write_atomically(folder / WEIGHTS_FILE, canonical_json(noted, indent=2) + "\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,9 +211,10 @@ class ModelFacts:
     def of(cls, adapter: Adapter) -> "ModelFacts":
         """Return what is kept of a loaded model."""
         trained_on = adapter.trained_on
+        dtype = f"{adapter.dtype} (weights {adapter.quantised})" if adapter.quantised else adapter.dtype
         info = ModelInfo(
             name=adapter.card.name, title=adapter.title, weights=adapter.weights_fingerprint,
-            device=adapter.device.partition(":")[0], dtype=adapter.dtype, trained_on=tuple(sorted(trained_on or ())),
+            device=adapter.device.partition(":")[0], dtype=dtype, trained_on=tuple(sorted(trained_on or ())),
             declared=trained_on is not None,
         )  # fmt: skip
         return cls(info=info, kinds=adapter.card.kinds, notices=adapter.notices)
@@ -260,11 +268,12 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
     name = model.entry.card.name
     given = [option for option, nothing in SAYS_NOTHING.items() if getattr(settings, option) not in nothing]
     given = ["checkpoint", *given] if settings.checkpoint_for and settings.checkpoint is None else given
-    if ignored := [f"--{option}" for option in given if option not in model.entry.takes]:
+    if ignored := [f"--{option.replace('_', '-')}" for option in given if option not in model.entry.takes]:
         raise UsageError(f"The model {name!r} does not take {', '.join(ignored)}.", _LEAVE_OUT)
     options = LoadOptions(
         variant=model.variant, arguments=model.arguments, checkpoint=share.checkpoint, device=settings.device,
-        dtype=settings.dtype, seed=settings.seed, train_samples=workload.train_samples, source_of=workload.source_of,
+        dtype=settings.dtype, device_map=settings.device_map, quantize=settings.quantize, lora=settings.lora,
+        seed=settings.seed, train_samples=workload.train_samples, source_of=workload.source_of,
     )  # fmt: skip
     with plugin_faults(name, "load()"), room_for(f"The model {name!r}"):
         adapter = model.entry.load(options)

@@ -72,6 +72,17 @@ class Phases:
         """Add to a count."""
         self.counts[what] += number
 
+    def include(self, written: Mapping[str, Any]) -> None:
+        """Add what another process wrote of its phases by `as_json`; seconds of processes side by side add up, too."""
+        for mine, name in ((self.seconds, "seconds"), (self.background, "background_seconds")):
+            for phase, seconds in written[name].items():
+                mine[phase] += seconds
+        for what, number in written["counts"].items():
+            self.counts[what] += number
+        for task, rate in written["tasks"].items():
+            self.tasks[task].seconds += rate["seconds"]
+            self.tasks[task].output_tokens += rate["output_tokens"]
+
     def efficiency(self) -> dict[str, float]:
         """Return how well the engine used its rows and tokens; empty if it did not run.
 

@@ -1,8 +1,9 @@
 """The main path on one page: load, plan, generate, score, publish."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from medbench.adapters.base import Adapter, LocalAdapter
@@ -10,24 +11,23 @@ from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import Answering, own_model
 from medbench.adapters.guarding import plugin_faults
 from medbench.adapters.remote import RemoteAdapter
-from medbench.harness import models
+from medbench.harness import models, shards
+from medbench.harness.finish import Answers, Publish, RunOutcome, finished_results
 from medbench.harness.generate import generate, make_plan
-from medbench.harness.identity import made_of, run_identity, write_environment
+from medbench.harness.identity import made_of, run_identity
+from medbench.harness.merging import Merger, take_in
 from medbench.harness.models import LoadedModel, ModelFacts, Share
 from medbench.harness.phases import Phases
-from medbench.harness.results import RESULTS_FILE, Results, felt_limits, read_results, write_results
-from medbench.harness.rundir import RunDirectory, held_before_loading, open_run
-from medbench.harness.score import Scores, score_tasks
+from medbench.harness.rundir import BusyError, RunDirectory, held_before_loading, open_run, shards_at_work
+from medbench.harness.score import Reopened
 from medbench.harness.settings import Settings
+from medbench.harness.shards import Shard
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.console import Listener, heard_by, say, warn
 from medbench.tasks.foundation.errors import MedbenchError
-from medbench.tasks.foundation.files import write_atomically
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.metrics.meteor import start_meteor
 
-Publish = Callable[[Path], None]
-PAGE = "leaderboard.md"
 REPORT = "report.html"
 # Writes the pages of runs; named, not imported, since the leaderboard is built on the harness.
 PAGES = "medbench.leaderboard.pages"
@@ -38,12 +38,12 @@ publish_together: Callable[[Sequence[Path], Path], None] = imported_when_called(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOutcome:
-    """How a run ended."""
+class ShardOutcome:
+    """How a shard ended whose run still misses others: the last of them merges all."""
 
     path: Path  # Folder of the run.
-    results: Results  # Its numbers.
-    phases: Phases | None  # Where the time went; None if everything was there already.
+    phases: Phases  # Where the time went.
+    failed: bool  # Whether it has samples and all of them failed.
 
 
 def run(
@@ -61,22 +61,44 @@ def run(
     afresh; `workload` are its tasks, if they were read already; `listener` hears what is said meanwhile, the terminal
     by default. Raises a MedbenchError for whatever keeps the run from going on; what was answered is on disk.
     """
+    heard = nullcontext() if listener is None else heard_by(listener)
+    with heard, _begun(settings, workload, adapter, boxes) as this:
+        return this.whole(publish, overwrite)
+
+
+def run_shard(
+    settings: Settings, shard: Shard, publish: Publish = publish_run, *, workload: Workload | None = None
+) -> RunOutcome | ShardOutcome:
+    """Answer one shard of a run; the one that finds all samples recorded when it ends merges, scores and publishes.
+
+    The others may be answered meanwhile, by other processes on other machines that see the same output folder, or
+    later. Arguments and errors are those of `run`.
+    """
+    with _begun(settings, workload, shard=shard) as this:
+        return this.one_shard(shard, publish)
+
+
+@contextmanager
+def _begun(
+    settings: Settings, workload: Workload | None, own: Adapter | Answering | None = None, boxes: str = "",
+    shard: Shard | None = None,
+) -> Iterator["_Run"]:  # fmt: skip
+    """Read the tasks and hold the output folder; the model is loaded when it is needed, and leaves at the end."""
     phases = Phases()
-    with nullcontext() if listener is None else heard_by(listener):
-        with phases.time("load"):
-            if adapter is None:
-                model = choose_model(settings.model, settings.model_args)
-            else:
-                model = own_model(adapter, settings.model, boxes)
-            if workload is None:
-                workload = load_workload(settings)
-                workload.say_left_out()
-        # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
-        settings = replace(settings, tasks=workload.names)
-        with held_before_loading(settings, workload, model):
-            this = _Run(settings, workload, model, phases, own=adapter is not None)
-            with this.loaded:
-                return this(publish, overwrite)
+    with phases.time("load"):
+        if own is None:
+            model = choose_model(settings.model, settings.model_args)
+        else:
+            model = own_model(own, settings.model, boxes)
+        if workload is None:
+            workload = load_workload(settings)
+            workload.say_left_out()
+    # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
+    settings = replace(settings, tasks=workload.names)
+    with held_before_loading(settings, workload, model, shard.name if shard else ""):
+        this = _Run(settings, workload, model, phases, own=own is not None)
+        with this.loaded:
+            yield this
 
 
 @dataclass
@@ -88,11 +110,76 @@ class _Run:
     model: ChosenModel
     phases: Phases
     own: bool = field(kw_only=True)
+    asked: Workload = field(init=False)  # What this process answers of the workload.
 
     def __post_init__(self) -> None:
+        self.asked = self.workload
         self.loaded = LoadedModel(lambda share: models.load_share(self.settings, self.model, self.workload, share))
 
-    def __call__(self, publish: Publish, overwrite: str) -> RunOutcome:
+    def whole(self, publish: Publish, overwrite: str) -> RunOutcome:
+        """Answer all that is left of the run, what its shards left included, score it and publish."""
+        shares, first, parts = self._known()
+        with open_run(self.settings, self.workload.suite, parts, overwrite=overwrite) as run:
+            if (finished := self._finished(run)) is not None:
+                return finished
+            self._start_scorer_early()
+            take_in(run, self.workload.answerable(first.kinds))
+            facts, failures = self._answer_all(shares, run, run)
+            answers = Answers(
+                settings=self.settings, workload=self.workload, model=self.model, facts=facts, phases=self.phases,
+                failures=failures,
+            )  # fmt: skip
+            return answers.finish(run, publish)
+
+    def one_shard(self, shard: Shard, publish: Publish) -> RunOutcome | ShardOutcome:
+        """Answer what is left of a shard; merge, score and publish if that was all that was missing of the run."""
+        shares, first, parts = self._known()
+        opened = partial(open_run, self.settings, self.workload.suite, parts, shard=True)
+        with ExitStack() as stack:
+            with opened() as run:
+                if (finished := self._finished(run)) is not None:
+                    return finished
+                own = stack.enter_context(shards.hold(run, shard))
+            loads = shards.dealt_to(shard, self.workload.answerable(first.kinds))
+            self.asked = replace(self.workload, loads=loads)
+            facts, failures = self._answer_all(shares, run, own)
+            shards.note_environment(own, facts, self.phases)
+        if failures:
+            warn(f"{len(failures)} samples of shard {shard} failed. The first: {failures[0]}")
+        try:
+            with opened() as run:
+                if (outcome := self._finished(run) or self._merged(run, shard, publish)) is not None:
+                    return outcome
+        except BusyError:
+            # It was not at work on this shard, so it finds what this one wrote.
+            say(f"Shard {shard} is done. Another process holds {run.path}; if it is stopped: medbench merge {run.path}")
+        failed = bool(failures) and len(failures) == sum(len(load.samples) for load in loads)
+        return ShardOutcome(path=run.path, phases=self.phases, failed=failed)
+
+    def _merged(self, run: RunDirectory, shard: Shard, publish: Publish) -> RunOutcome | None:
+        """Merge the shards of a run that is held, if all its samples have a record and nobody is at work on one."""
+        # Who is at work is asked first: nobody begins while the run is held, so what is read then is all there is.
+        busy = shards_at_work(run.path)
+        known = Reopened(directory=run, settings=self.settings, workload=self.workload, model=self.model)
+        merger = Merger.of(known, shards.sources_of(run))
+        left = merger.missing(shard.of)
+        if not left and not busy:
+            return merger.merge(publish, "The commands of their shards try them again.")
+        missing = shards.told(left) if left else "all samples have a record"
+        at_work = f"; at work: shard {', '.join(busy)}" if busy else ""
+        say(f"Shard {shard} is done; {missing}{at_work}. The last one merges, scores and writes the leaderboard.")
+        return None
+
+    def _finished(self, run: RunDirectory) -> RunOutcome | None:
+        if (results := finished_results(run)) is None:
+            return None
+        # Who merged them may have been stopped before they were gone.
+        shards.clear(run)
+        say(f"{run.path} is complete; nothing to do. Start afresh with --overwrite always.")
+        return RunOutcome(path=run.path, results=results, phases=None)
+
+    def _known(self) -> tuple[Sequence[Share], ModelFacts, dict[str, object]]:
+        """Return the shares of the run, what is known of the model of the first, and what makes it another run."""
         with self.phases.time("load"):
             shares = models.shares_of(self.settings, self.workload)
             first = self._facts(shares[0])
@@ -100,26 +187,7 @@ class _Run:
             warn(notice)
         with self.phases.time("load"):
             parts = self._identity(shares, first)
-        with open_run(self.settings, self.workload.suite, parts, overwrite=overwrite) as directory:
-            finished = finished_results(directory)
-            if finished is not None:
-                say(f"{directory.path} is complete; nothing to do. Start afresh with --overwrite always.")
-                return RunOutcome(path=directory.path, results=finished, phases=None)
-            self._start_scorer_early()
-            failures: list[str] = []
-            facts = models.merged([(share, self._answer(share, directory, failures)) for share in shares])
-            with self.phases.time("score"):
-                results, scores = self._score(facts, directory)
-            write_environment(directory.path / "env.json", facts.info, self.phases)
-            publish(directory.path)
-            if not failures and not scores.failed:
-                write_atomically(directory.path / "done", f"{directory.identity}\n")
-        if failures:
-            warn(f"{len(failures)} samples failed and are counted as errors. The first: {failures[0]}")
-            say("The same command tries them again.")
-        kept = f"The numbers of the other tasks are in {directory.path}; the same command scores again."
-        scores.raise_if_failed(kept)
-        return RunOutcome(path=directory.path, results=results, phases=self.phases)
+        return shares, first, parts
 
     def _facts(self, share: Share) -> ModelFacts:
         adapter = self.loaded.adapter(share)
@@ -154,42 +222,30 @@ class _Run:
             with suppress(MedbenchError):
                 start_meteor()
 
-    def _answer(self, share: Share, directory: RunDirectory, failures: list[str]) -> ModelFacts:
+    def _answer_all(
+        self, shares: Sequence[Share], run: RunDirectory, own: RunDirectory
+    ) -> tuple[ModelFacts, list[str]]:
+        """Answer what is asked of all shares of a run into a folder; return the errors of samples that failed."""
+        failures: list[str] = []
+        facts = models.merged([(share, self._answer(share, run, own, failures)) for share in shares])
+        return facts, failures
+
+    def _answer(self, share: Share, run: RunDirectory, own: RunDirectory, failures: list[str]) -> ModelFacts:
         """Answer the tasks of a share, and note the error of each sample that failed."""
         with self.phases.time("load"):
             adapter = self.loaded.adapter(share)
+        sources = shards.sources_of(run)
         if self.settings.checkpoint_for:
             say(f"{share.checkpoint}: {', '.join(share.tasks)}")
-            models.refuse_other_weights(directory.path / "weights.json", share, adapter)
-        plan = make_plan(self.workload.only(share.tasks).answerable(adapter.card.kinds), directory)
+            ours = dict.fromkeys(share.tasks, adapter.weights_fingerprint)
+            models.refuse_other_weights(own.path, ours, [source.path for source in sources])
+        recorded = shards.recorded(sources, self.workload.only(share.tasks).answerable(adapter.card.kinds)).records
+        plan = make_plan(self.asked.only(share.tasks).answerable(adapter.card.kinds), recorded)
         with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
             adapter.expect([load.spec for load in plan.loads])
-        failures += generate(plan, adapter, directory, self.phases, self.settings)
+        if own != run:
+            shards.note_facts(own, share, ModelFacts.of(adapter))
+        failures += generate(plan, adapter, own, self.phases, self.settings)
+        if own != run:
+            shards.note_facts(own, share, ModelFacts.of(adapter))
         return ModelFacts.of(adapter)
-
-    def _score(self, facts: ModelFacts, directory: RunDirectory) -> tuple[Results, Scores]:
-        """Score what was generated and write `scores/` and `results.json`."""
-        loads = self.workload.answerable(facts.kinds)
-        scores = score_tasks(loads, directory, self.model)
-        if not scores.tasks:
-            scores.raise_if_failed("The answers are kept.")
-        for notice in scores.notices():
-            warn(notice)
-        notices = (*self.workload.notices, *facts.notices, *scores.notices(), *felt_limits(scores.tasks))
-        results = Results(
-            run=directory.identity, model=facts.info, suite=self.workload.suite, limit=self.settings.limit,
-            seed=self.settings.seed, notices=tuple(dict.fromkeys(notices)), tasks=scores.tasks,
-            unsupported=tuple(load.spec.name for load in self.workload.loads if load not in loads),
-            probe=self.settings.probe,
-        )  # fmt: skip
-        write_results(directory.path / RESULTS_FILE, results)
-        return results, scores
-
-
-def finished_results(directory: RunDirectory) -> Results | None:
-    """Return the results of a run that is done, or None if something is left to do."""
-    if (directory.path / "done").exists() and (directory.path / PAGE).exists():
-        with suppress(MedbenchError):
-            results = read_results(directory.path)
-            return results if results.run == directory.identity else None
-    return None

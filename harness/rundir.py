@@ -1,8 +1,9 @@
 """A run's folder: the records of its answers, who may write to it, and when it is done.
 
 Records are JSON lines that only grow, which makes them the checkpoint of a run. One process writes at a time: who comes
-second is refused before it loads weights, and again at the run's own folder. The locks are the operating system's: what
-a killed process held is free at once.
+second is refused before it loads weights, and again at the run's own folder. Only shards write beside one another, each
+to a folder of its own with a lock of its own (`medbench.harness.shards`). The locks are the operating system's: what a
+killed process held is free at once.
 """
 
 import os
@@ -26,15 +27,21 @@ from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad, Workload
 from medbench.tasks.answers.thoughts import ThoughtAndAnswer
 from medbench.tasks.foundation import files
+from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, encodable, fingerprint, write_atomically
 
 _MORE_SPACE = "Free some space or mend the folder's permissions; the same command continues where this one stopped."
 _OTHER_FOLDER = "Give a folder that you may write to with --output-dir."
+SHARDS = "shards"
+"""The folder in that of a run where each shard has one of its own."""
+LOCK = ".lock"
+"""What a process that answers a shard holds, in the shard's folder."""
 _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 # File systems allow 255 bytes; names of served models with their addresses may be longer.
 _SLUG_CHARACTERS = 80
 _DIGITS = 12
+_PATIENCE = 600.0  # Seconds in which all shards of a large run begin or end one after the other, and one merges.
 # What changes no answer (batch size: in float32; the type is not known yet), or is told better by data and model.
 _NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args"})
 
@@ -68,6 +75,8 @@ class GenerationRecord(Generation):
 
 
 _RECORD = TypeAdapter(GenerationRecord)
+Recorded = Mapping[str, Mapping[str, GenerationRecord]]
+"""Records by task and by sample, in the order of the samples."""
 
 
 def thinks(said: ThoughtAndAnswer, one: Generation) -> bool:
@@ -143,6 +152,10 @@ def _writing(problem: str, hint: str) -> Iterator[None]:
         raise RunError(f"{problem}: {error.strerror or error}.", hint) from error
 
 
+class BusyError(RunError):
+    """Another process holds what this one needs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDirectory:
     """The folder of one run; in the end it has a file `done`: all was answered without failure and written."""
@@ -164,11 +177,15 @@ class RunDirectory:
 
 
 @contextmanager
-def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, overwrite: str) -> Iterator[RunDirectory]:
+def open_run(
+    settings: Settings, suite: str, parts: Mapping[str, object], *, overwrite: str = "never", shard: bool = False
+) -> Iterator[RunDirectory]:
     """Make or reopen the folder of a run, and hold it against other processes.
 
     `parts` is everything that can change an answer, see `medbench.harness.identity`; to overwrite `always` throws away
-    what an earlier run left. RunError if the folder cannot be written to, is in use, or holds another run.
+    what an earlier run left. A `shard` may come in beside others, and waits while one of them holds the folder, which
+    is short unless it merges. RunError if the folder cannot be written to or holds another run, BusyError if it is in
+    use.
     """
     identity = fingerprint(parts)[:_DIGITS]
     probe = f"-{settings.probe}" if settings.probe else ""
@@ -179,8 +196,11 @@ def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, ove
     with _writing(f"The output folder {path.parent} cannot be written to", _OTHER_FOLDER):
         path.mkdir(parents=True, exist_ok=True)
         (path / ".writable").touch()
-        (path / ".writable").unlink()
-    with _held(path.with_name(f".{path.name}.lock"), f"Another process is writing to {path}."):
+        # Shards that begin at once take it from one another.
+        (path / ".writable").unlink(missing_ok=True)
+    with held_run(path, wait=_PATIENCE if shard else 0.0):
+        if not shard:
+            refuse_beside_shards(path)
         if overwrite == "always":
             for item in path.iterdir():
                 (shutil.rmtree if item.is_dir() and not item.is_symlink() else Path.unlink)(item)
@@ -206,18 +226,59 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _held(lock: Path, problem: str) -> Iterator[None]:
-    """Hold a lock file, or raise a RunError that says `problem`."""
-    try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout as error:
-        raise RunError(problem, "Wait for it, or give another --output-dir.") from error
+def held_run(path: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold the folder of a run against other processes; BusyError if one still does after `wait` seconds."""
+    with held(path.with_name(f".{path.name}.lock"), f"Another process is writing to {path}.", wait=wait):
+        yield
+
+
+def shards_at_work(path: Path) -> list[str]:
+    """Return which shards of a run are being answered, as `2/8`; nobody begins another while the run is held."""
+    found = []
+    for lock in sorted(path.glob(f"{SHARDS}/*/{LOCK}")):
+        try:
+            with held(lock, ""):
+                pass
+        except BusyError:
+            found.append(lock.parent.name.replace("-of-", "/"))
+    return found
+
+
+def refuse_beside_shards(path: Path) -> None:
+    """Raise a BusyError while shards of a run are being answered."""
+    if busy := shards_at_work(path):
+        problem = f"Other processes are answering shards of {path}: {', '.join(busy)}."
+        raise BusyError(problem, "Wait for them: the last one merges. Or give another --output-dir.")
 
 
 @contextmanager
-def held_before_loading(settings: Settings, workload: Workload, model: ChosenModel) -> Iterator[None]:
+def held(lock: Path, problem: str, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold a lock file; BusyError that says `problem` if another process still does after `wait` seconds."""
+    own = FileLock(lock, timeout=0)
+    try:
+        try:
+            own.acquire()
+        except Timeout:
+            if not wait:
+                raise
+            say(f"{problem} This one waits for it.")
+            own.acquire(timeout=wait)
+    except Timeout as error:
+        raise BusyError(problem, "Wait for it, or give another --output-dir.") from error
+    except (OSError, NotImplementedError) as error:
+        way_out = "Give an --output-dir whose file system has locks and that you may write to."
+        raise RunError(f"{lock} cannot be locked: {error}.", way_out) from error
+    try:
+        yield
+    finally:
+        own.release()
+
+
+@contextmanager
+def held_before_loading(settings: Settings, workload: Workload, model: ChosenModel, shard: str = "") -> Iterator[None]:
     """Hold an output folder for these settings while the weights are loaded and answer; RunError if another does.
+
+    Each `shard`, by its name, is held for itself.
 
     A run's identity is known only when its weights are; what was said of it is known at once. Nothing of it stays:
     neither the lock, whose name tells no address of a server, nor folders that were made for it and are empty.
@@ -226,13 +287,13 @@ def held_before_loading(settings: Settings, workload: Workload, model: ChosenMod
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     said = {name: value for name, value in settings.as_yaml().items() if name not in _NOT_IN_THE_KEY}
     data = {load.spec.name: load.prepared.manifest.data_fingerprint for load in workload.loads}
-    key = fingerprint({"settings": said, "arguments": model.identity, "data": data})[:_DIGITS]
+    key = fingerprint({"settings": said, "arguments": model.identity, "data": data, "shard": shard})[:_DIGITS]
     lock = folder / f".loading-{key}.lock"
     with _writing(f"The output folder {folder} cannot be written to", _OTHER_FOLDER):
         folder.mkdir(parents=True, exist_ok=True)
         lock.touch()
     try:
-        with _held(lock, f"Another process is writing to {folder}, with this model and these settings."):
+        with held(lock, f"Another process is writing to {folder}, with this model and these settings."):
             try:
                 yield
             finally:

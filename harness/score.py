@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from medbench.adapters.guarding import understood
 from medbench.harness import results
 from medbench.harness.results import MetricResult, Results, TaskResult, Written
 from medbench.harness.rundir import GenerationRecord, RunDirectory, is_cut_off, read_run, thinks
-from medbench.harness.settings import load_settings
-from medbench.harness.workload import TaskLoad, load_workload
+from medbench.harness.settings import Settings, load_settings
+from medbench.harness.workload import TaskLoad, Workload, load_workload
 from medbench.tasks import protocols
 from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
@@ -251,25 +251,46 @@ def written_on(records: Sequence[GenerationRecord]) -> Written:
     return Written(answers=len(answers), at_limit=at_limit, thinking=thinking, cut_thoughts=cut, thought_share=share)
 
 
-def rescore(path: Path, data_dir: Path | None = None) -> Results:
-    """Score a run's generations again with today's metrics and write `scores/` and `results.json`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reopened:
+    """What a run's folder says of the run, without its model."""
 
-    `data_dir` is where the tasks are now. RunError if the run is not finished, or the data are not those that it had.
+    directory: RunDirectory
+    settings: Settings
+    workload: Workload
+    model: ChosenModel
+
+
+def reopen(path: Path, data_dir: Path | None = None, tasks: Collection[str] | None = None) -> Reopened:
+    """Return a run, all of it or some of its `tasks`, from its `run.yaml`; `data_dir` is where the tasks are now.
+
+    RunError if the data are not those that it had.
     """
-    before, document = results.read_results(path), read_run(path)
+    document = read_run(path)
     parts = document["identity_of"]
     settings = load_settings(path / "run.yaml", {"data_dir": data_dir})
-    workload = load_workload(replace(settings, tasks=tuple(before.tasks), limit=parts["limit"]))
-    directory = RunDirectory(path=path, identity=document["identity"])
+    names = tuple(name for name in parts["tasks"] if tasks is None or name in tasks)
+    workload = load_workload(replace(settings, tasks=names, limit=parts["limit"]))
     for load in workload.loads:
-        if load.prepared.manifest.data_fingerprint != before.tasks[load.spec.name].data:
+        if load.prepared.manifest.data_fingerprint != parts["tasks"][load.spec.name]["data"]:
             problem = f"The prepared {load.spec.name} in {workload.data_dir} is not the data that the run answered."
             raise RunError(problem, "Give the folder of the run's data with --data-dir.")
     # What the arguments were then, not what would follow today from files that may be gone.
     arguments, own = parts.get("arguments", {}), parts.get("own model")
     boxes, given = arguments.get("boxes", ""), {**settings.model_args, **arguments}
     model = choose_model(parts["model"], given) if own is None else known_model(own, boxes)
-    scores = score_tasks(workload.loads, directory, model)
+    directory = RunDirectory(path=path, identity=document["identity"])
+    return Reopened(directory=directory, settings=settings, workload=workload, model=model)
+
+
+def rescore(path: Path, data_dir: Path | None = None) -> Results:
+    """Score a run's generations again with today's metrics and write `scores/` and `results.json`.
+
+    `data_dir` is where the tasks are now. RunError if the run is not finished, or the data are not those that it had.
+    """
+    before = results.read_results(path)
+    run = reopen(path, data_dir, before.tasks)
+    scores = score_tasks(run.workload.loads, run.directory, run.model)
     scores.raise_if_failed(f"{path / results.RESULTS_FILE} is as it was.")
     for doubt in scores.doubts:
         warn(doubt)

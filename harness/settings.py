@@ -9,7 +9,7 @@ import pydantic
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from medbench.adapters.base import Device, Dtype
+from medbench.adapters.base import Device, DeviceMap, Dtype, Quantization
 from medbench.harness.engine.choice import EngineName
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import read_yaml_table
@@ -20,7 +20,8 @@ EVERY_TASK = "all"
 CHOOSING = ("temperature", "top_k", "top_p", "repetition_penalty", "beams")
 _SAMPLING = ("temperature", "top_k", "top_p")
 SAYS_NOTHING: Mapping[str, tuple[str | None, ...]] = {
-    "checkpoint": (None,), "device": ("auto", "cpu"), "dtype": ("auto", "float32"),
+    "checkpoint": (None,), "device": ("auto", "cpu"), "dtype": ("auto", "float32"), "device_map": (None,),
+    "quantize": (None,), "lora": (None,),
 }  # fmt: skip
 """Options that not every model takes, with the values that say nothing to one that does not."""
 Folder = Annotated[Path, PlainSerializer(lambda path: str(path.absolute()))]
@@ -42,6 +43,9 @@ class Settings:
     batch_size: PositiveInt | None = None  # Most rows at a time; None lets the engine choose by the memory.
     device: Device = "auto"  # Where the model runs.
     dtype: Dtype = "auto"  # Type of the model's weights.
+    device_map: DeviceMap | None = None  # Lays its layers on all devices.
+    quantize: Quantization | None = None  # How its weights are rounded while they are loaded.
+    lora: Folder | None = None  # Folder of a LoRA in peft's format that goes onto it.
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0  # Of everything random; greedy answers do not depend on it.
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0  # Of sampling; 0 takes the likeliest token.
     max_new_tokens: Mapping[str, PositiveInt] = field(default_factory=dict)  # By name, kind or glob of tasks.
@@ -77,6 +81,11 @@ class Settings:
             raise UsageError(f"A beam search does not sample, but {words} was given.", "Leave out one of them.")
         if sampling and self.temperature == 0:
             raise UsageError(f"At temperature 0 nothing is sampled, but {words} was given.", "Give --temperature too.")
+        if self.device_map and self.device != "auto":
+            both = f"--device {self.device} and --device-map {self.device_map} both say where the model runs."
+            raise UsageError(both, "Leave out one of them.")
+        if self.lora and self.checkpoint_for:
+            raise UsageError("--lora goes onto one model, and --checkpoint-for names several.", "Run them one by one.")
         if self.probe:
             refuse_unknown(self.probe)
 

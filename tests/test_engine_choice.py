@@ -6,15 +6,24 @@ import pytest
 import tiny_vlms
 from command_line import medbench
 from engine_helpers import Small, answer, make_requests, texts
+from PIL import Image
+from task_helpers import question
 
-from medbench.adapters.base import LoadOptions, LocalAdapter
+from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, Prompt, TextSegment
 from medbench.adapters.catalog import choose_model
 from medbench.harness.engine import vllm
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.choice import choose_engine, vllm_arguments
+from medbench.harness.engine.requests import Segments, make_request
 from medbench.harness.engine.vllm import why_not_vllm
-from medbench.tasks.foundation.errors import UsageError
+from medbench.harness.engine.vllm_images import expanded_ids, is_seen_by_vllm, places_of, refuse_other_inputs
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.foundation.files import read_json, read_yaml_table
+from medbench.tasks.images import open_image
+from medbench.tasks.sample import ImageRef
+
+ALL_FAMILIES = tiny_vlms.FAMILIES | tiny_vlms.WHOLE
 
 
 class OnGpu(Small):
@@ -87,13 +96,62 @@ def test_a_plain_decoder_is_known_by_its_weights() -> None:
     assert not why_not_vllm(Small("qwen2"))
 
 
-@pytest.mark.parametrize("name", [name for name in tiny_vlms.FAMILIES if name not in tiny_vlms.WHOLE])
-def test_which_families_vllm_may_write_for(name: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("with_vllm")
+@pytest.mark.parametrize("name", ALL_FAMILIES)
+def test_which_families_vllm_may_answer_for(name: str, tmp_path: Path) -> None:
+    chosen = choose_model(f"hf:{ALL_FAMILIES[name](tmp_path / name)}", {})
+    adapter = chosen.entry.load(LoadOptions(variant=chosen.variant, arguments=chosen.arguments, device="cpu"))
+    assert isinstance(adapter, LocalAdapter)
+    assert bool(why_not_vllm(adapter)) == (name not in {"llava", "llava_next", "idefics2", "idefics3", "internvl"})
+    assert is_seen_by_vllm(adapter) == (name in {"glm4v", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
+    if why_not_vllm(adapter) and not is_seen_by_vllm(adapter):
+        with pytest.raises(UsageError, match=adapter.title):
+            choose_engine("vllm", adapter, {}, greedy=True, compiled=False)
+    else:
+        assert choose_engine("vllm", adapter, {}, greedy=True, compiled=False).name == "vllm"
+
+
+@pytest.mark.parametrize("name", ["gemma3", "paligemma"])
+def test_a_mask_among_visual_tokens_is_never_left_to_vllm(name: str, tmp_path: Path) -> None:
     chosen = choose_model(f"hf:{tiny_vlms.FAMILIES[name](tmp_path / name)}", {})
     adapter = chosen.entry.load(LoadOptions(variant=chosen.variant, arguments=chosen.arguments, device="cpu"))
     assert isinstance(adapter, LocalAdapter)
-    can = name in {"llava", "llava_next", "idefics2", "idefics3", "internvl"}
-    assert bool(why_not_vllm(adapter)) != can
+    assert "read one another" in why_not_vllm(adapter)
+
+
+# A model whose visual token is 7, and two pictures of three and two tokens, the first in two stretches.
+WRITTEN = [1, 7, 7, 5, 7, 2, 7, 7, 3]
+
+
+def test_where_pictures_stand_in_a_prompt() -> None:
+    images = [ImageRef(path="a.png"), ImageRef(path="b.png")]
+    segments: Segments = (
+        TextSegment(ids=(1,)), ImageSlot(image=images[0], tokens=2), TextSegment(ids=(5,)),
+        ImageSlot(image=images[0], tokens=1, first=2), TextSegment(ids=(2,)), ImageSlot(image=images[1], tokens=2),
+        TextSegment(ids=(3,)),
+    )  # fmt: skip
+    assert expanded_ids(Prompt(segments=segments), 7) == WRITTEN
+    whole: Segments = (*(ImageSlot(image=image, tokens=0) for image in images), TextSegment(ids=tuple(WRITTEN)))
+    assert expanded_ids(Prompt(segments=whole), 7) == WRITTEN
+    assert places_of(WRITTEN, 7, [3, 2]) == [(1, [True, True, False, True]), (6, [True, True])]
+    with pytest.raises(SampleError, match="5 visual tokens"):
+        places_of(WRITTEN, 7, [3, 3])
+
+
+def test_other_ids_or_pixels_than_the_librarys_are_refused(tmp_path: Path) -> None:
+    chosen = choose_model(f"hf:{tiny_vlms.qwen2_vl(tmp_path / 'tiny')}", {})
+    adapter = chosen.entry.load(LoadOptions(variant=chosen.variant, arguments=chosen.arguments, device="cpu"))
+    assert isinstance(adapter, LocalAdapter)
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "a.png")
+    spec, sample = get_task("slake-vqa"), question(1, images=(ImageRef(path="a.png"),))
+    request = make_request(adapter, sample, spec, tmp_path)
+    opened = [open_image(tmp_path, image) for image in sample.images]
+    inputs, own = adapter.inputs_whole(sample, spec, opened), [adapter.pixels(opened[0])]
+    refuse_other_inputs(adapter, request, inputs, own)
+    with pytest.raises(RunError, match="other pixel_values"):
+        refuse_other_inputs(adapter, request, {**inputs, "pixel_values": inputs["pixel_values"] + 0.01}, own)
+    with pytest.raises(RunError, match="other ids"):
+        refuse_other_inputs(adapter, request, {**inputs, "input_ids": inputs["input_ids"] + 1}, own)
 
 
 def test_transformers_engine_writes_what_ours_does(small_llama: Small, picture_folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_vlms
+from low_rank_helpers import change_weights, publish
 from safetensors.torch import load_file, save_file
 
 from medbench.adapters.base import Adapter, LoadOptions
@@ -79,6 +80,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], bool]] = {
     "`--batch-size` in float32": ({"batch_size": 2}, False),
     "`--output-dir`, `--data-dir` with the same data": ({"output_dir": Path("elsewhere")}, False),
     "`--limit`, `--seed`, `--temperature`": ({"temperature": 0.5}, True),
+    "`--device-map` in float32": ({"device_map": "auto"}, False),
     "a task more": ({"tasks": ("slake-vqa", "pubmedqa")}, True),
 }
 ARGUMENTS: dict[str, tuple[dict[str, str], bool]] = {
@@ -106,9 +108,9 @@ def workloads() -> dict[tuple[str, ...], Workload]:
     return {tasks: load_workload(Settings(model="hf", tasks=tasks, limit=2)) for tasks in names}
 
 
-def loaded(folder: Path, **given: str) -> Adapter:
-    model = choose_model(f"hf:{folder}", given)
-    return model.entry.load(LoadOptions(variant=str(folder), arguments=model.arguments, device="cpu"))
+def loaded(folder: Path, given: dict[str, str] | None = None, **options: Any) -> Adapter:
+    model = choose_model(f"hf:{folder}", given or {})
+    return model.entry.load(LoadOptions(variant=str(folder), arguments=model.arguments, device="cpu", **options))
 
 
 def identity(
@@ -211,8 +213,25 @@ def test_in_16_bits_the_rows_that_are_computed_together_make_another_run(
         identity(adapter, workloads, dtype=dtype),
         identity(adapter, workloads, dtype=dtype, batch_size=1),
         identity(adapter, workloads, dtype=dtype, batch_size=2),
+        identity(adapter, workloads, dtype=dtype, device_map="auto"),
     }
-    assert len(found) == 3
+    assert len(found) == 4
+
+
+def test_rounded_weights_and_adapters_make_another_run(
+    original: Path, adapter: Adapter, workloads: dict[tuple[str, ...], Workload], tmp_path: Path
+) -> None:
+    plain: Any = loaded(original)
+    publish(plain.decoder, tmp_path / "lora")
+    shutil.copytree(tmp_path / "lora", tmp_path / "of another name")
+    shutil.copytree(tmp_path / "lora", tmp_path / "trained further")
+    change_weights(tmp_path / "trained further", lambda pairs: {name: one * 2 for name, one in pairs.items()})
+    loras = [tmp_path / name for name in ("lora", "of another name", "trained further")]
+    first, again, further = (identity(loaded(original, lora=one), workloads) for one in loras)
+    assert first == again
+    rounded = identity(loaded(original, quantize="8bit"), workloads)
+    both = identity(loaded(original, quantize="8bit", lora=loras[0]), workloads)
+    assert len({identity(adapter, workloads), first, further, rounded, both}) == 5
 
 
 def test_a_librarys_version_makes_another_run(
@@ -259,6 +278,10 @@ def test_the_table_of_the_docs_is_what_was_tried() -> None:
         **{what: another for what, (_, another) in SETTINGS.items()},
         **{what: another for what, (_, another) in ARGUMENTS.items()},
         "`--batch-size` in bfloat16 or float16": True,
+        "`--device-map` in bfloat16 or float16": True,
+        "`--quantize`, and the version of its library": True,
+        "`--lora`: another weight or setting of the adapter": True,
+        "`--lora`: another name of its folder": False,
         "the folder that the model's folder lies in": False,
         "what a server tells of its model and version": True,
         "the commit that a revision means": True,

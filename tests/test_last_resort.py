@@ -47,9 +47,6 @@ def test_what_nobody_foresaw_is_a_sentence(
 
 def test_a_folder_that_is_gone_keeps_nothing_and_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "gone"))
-    try:
-        raise TypeError("of another kind")
-    except TypeError as error:
-        found = explained(error)
+    found = explained(TypeError("of another kind"))
     assert "TypeError: of another kind" in found.problem
     assert "traceback is in" not in found.hint

@@ -223,6 +223,7 @@ OTHER = {
     "boxes": "fraction", "system": "Be brief.", "temperature": "0.5", "top_p": "0.9", "send_seed": "no",
     "max_tokens": "7", "stop": "###", "max_pixels": "1000", "extra_body": '{"top_k": 1}', "credentialed": "send",
     "key_env": "OTHER_KEY", "price_in": "1", "price_cached": "1", "price_out": "1", "concurrency": "2",
+    "servers": "http://b/v1",
     "max_concurrency": "9", "ca_file": "/a.pem", "attempts": "2", "timeout": "5", "deadline": "6", "backoff": "7",
 }  # fmt: skip
 

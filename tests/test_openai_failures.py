@@ -22,8 +22,9 @@ from medbench.adapters.openai.client import load_served as load
 from medbench.adapters.openai.failures import UNKNOWN, failure_of, status_within
 from medbench.adapters.openai.reading import Reading
 from medbench.adapters.remote import Reply, RetryableError
-from medbench.harness.remote.asking import Asking, Finished, Question
+from medbench.harness.remote.asking import Finished, Question
 from medbench.harness.remote.serving import changes_in
+from medbench.harness.remote.sharing import Fleet
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.sample import ImageRef
@@ -182,7 +183,7 @@ def served(address: str, **arguments: str) -> ServedModel:
 
 def answers(server: FaultServer, samples: Sequence[Question], **arguments: str) -> list[Finished]:
     finished = list[Finished]()
-    asyncio.run(Asking(served(f"tiny@{server.url}", **arguments), finished.append).ask(samples))
+    asyncio.run(Fleet([served(f"tiny@{server.url}", **arguments)], finished.append).ask(samples))
     return finished
 
 
@@ -276,7 +277,7 @@ def blind(of_all: Answer) -> Behaviour:
 def test_a_model_that_sees_nothing_ends_the_run_after_a_few_pictures(picture: Path) -> None:
     finished = list[Finished]()
     with fault_server(blind(refusal(400, "tiny is not a multimodal model"))) as server:
-        asking = Asking(served(f"tiny@{server.url}"), finished.append)
+        asking = Fleet([served(f"tiny@{server.url}")], finished.append)
         with pytest.raises(RunError, match="refuses every question with images") as caught:
             asyncio.run(asking.ask([*asked_of(5), *asked_of(60, picture, first=5)]))
         assert sum(bool(asked.pictures) for asked in server.seen) < 12
@@ -298,7 +299,7 @@ def test_refusals_of_some_questions_end_nothing(picture: Path) -> None:
 def test_what_was_answered_in_an_earlier_part_of_a_run_counts() -> None:
     with fault_server(lambda _: refusal(400, "too odd")) as server:
         finished = list[Finished]()
-        asking = Asking(served(f"tiny@{server.url}"), finished.append, answered={False})
+        asking = Fleet([served(f"tiny@{server.url}")], finished.append, answered={False})
         asyncio.run(asking.ask(asked_of(30)))
     assert len(finished) == 30
 

@@ -32,7 +32,8 @@ from medbench.adapters.base import LoadOptions
 from medbench.adapters.openai.client import load_served as load
 from medbench.adapters.openai.entry import BOXES, SPACES
 from medbench.adapters.wording import question_of
-from medbench.harness.remote.asking import Asking, Finished, Question
+from medbench.harness.remote.asking import Finished, Question
+from medbench.harness.remote.sharing import Fleet
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from medbench.tasks.prepared import load_prepared
@@ -376,7 +377,7 @@ def test_what_answers_took_is_counted(tmp_path: Path) -> None:
     for record in records_of(tmp_path).values():
         assert record["served"] == {"finish_reason": "stop", "model": "tiny-2024-05-01", "scaled": [], "withheld": ""}
         assert (record["prompt_tokens"], record["output_tokens"]) == (100, 4)
-    assert re.search(r"Server: 20 answered, 0 failed, 40 requests, 2,000 tokens read", result.stderr)
+    assert re.search(r"Server: 20 answered, 0 failed, 40 requests, 80 tokens written", result.stderr)
 
 
 def test_pictures_that_were_made_smaller_are_in_the_records(tmp_path: Path) -> None:
@@ -417,7 +418,7 @@ def ask(server: FaultServer, count: int, **arguments: str) -> list[Finished]:
         Question(sample=question(number, inputs={"question": f"{number}?"}), spec=spec, source=Path())
         for number in range(count)
     ]
-    asyncio.run(Asking(adapter, finished.append).ask(questions))
+    asyncio.run(Fleet([adapter], finished.append).ask(questions))
     assert len({one.outcome.sample_id for one in finished}) == count
     return finished
 

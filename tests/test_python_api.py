@@ -16,8 +16,9 @@ from medbench.adapters.base import Adapter, DirectAdapter, Generation, LoadOptio
 from medbench.adapters.function import card_of, hash_of_source, name_of
 from medbench.adapters.mock import RandomMock
 from medbench.harness.commands import _FORMATS
+from medbench.harness.finish import RunOutcome
 from medbench.harness.predictions.scoring import FORMATS, score
-from medbench.harness.run import RunOutcome, run
+from medbench.harness.run import run
 from medbench.harness.score import rescore
 from medbench.harness.settings import Settings
 from medbench.tasks.answers.box_space import BOX_SPACES

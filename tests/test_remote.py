@@ -5,24 +5,18 @@ import dataclasses
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import NoReturn
 
 import pytest
+from scripted_server import FULL_DRAW, Scripted, no_threads, numbered, questions, replied, try_again
 from task_helpers import question, slake_prepared
 from virtual_time import in_virtual_time
 
-from medbench.adapters.base import ModelCard
 from medbench.adapters.remote import (
-    Complete,
-    RemoteAdapter,
     Reply,
-    Request,
-    RetryableError,
     RetryPolicy,
-    RetryReason,
     Scaled,
     Served,
     ServedGeneration,
@@ -31,101 +25,28 @@ from medbench.adapters.remote import (
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.remote.asking import Asking, Finished, Question, RequestWindow, backoff, in_order
 from medbench.harness.remote.serving import RequestLog, in_background, refuse_to_send, warn_of_sending
+from medbench.harness.remote.sharing import Fleet
 from medbench.harness.rundir import GenerationRecord, RecordFile, append_lines, open_whole_lines
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.prepared import load_prepared
-from medbench.tasks.sample import ImageRef, Sample
-from medbench.tasks.spec import TaskSpec
+from medbench.tasks.sample import ImageRef
 from medbench.tasks.suite import prepare_mini_suite
 
-FULL_DRAW = 1.0
-Server = Callable[[str, int], object]
-
-
-class Scripted(RemoteAdapter):
-    """A model whose server is a function of the sample's id and of how often it was asked."""
-
-    card = ModelCard(name="scripted", title="Scripted", kinds=frozenset({"vqa"}), weights="none", licence="none")
-    weights_fingerprint = "scripted"
-    host = "somewhere"
-
-    def __init__(self, server: Server, **patience: Any) -> None:
-        self.server = server
-        self.retry_policy = RetryPolicy(**patience)
-        self.asked: dict[str, list[float]] = {}
-        self.order: list[str] = []
-        self.under_way = self.most = 0
-
-    def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Request:
-        del spec, source
-        if sample.sample_id.startswith("broken"):
-            raise SampleError("The picture is broken.")
-        return sample.sample_id
-
-    def readable(self, request: Request) -> str:
-        return f"to the server: {request}"
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[Complete]:
-        yield self.complete
-
-    async def complete(self, request: Request) -> Reply:
-        times = self.asked.setdefault(request, [])
-        times.append(asyncio.get_running_loop().time())
-        self.order.append(request)
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        try:
-            result = self.server(request, len(times))
-            if isinstance(result, Exception):
-                raise result
-            await asyncio.sleep(cast("float", result))
-        finally:
-            self.under_way -= 1
-        return replied(request)
-
-
-def replied(text: str) -> Reply:
-    served = Served(model="m", finish_reason="stop")
-    return Reply(generation=ServedGeneration(text=text, served=served), usage=Usage(prompt_tokens=3, output_tokens=2))
-
-
-def questions(*names: str) -> list[Question]:
-    spec = get_task("slake-vqa")
-    samples = (dataclasses.replace(question(1), sample_id=name) for name in names)
-    return [Question(sample=sample, spec=spec, source=Path()) for sample in samples]
-
-
-def numbered(count: int) -> list[Question]:
-    return questions(*(f"q{number:03d}" for number in range(count)))
-
-
-@pytest.fixture(autouse=True)
-def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Preparation takes real threads; in virtual time it happens at once."""
-
-    async def at_once(work: Callable[..., object], *arguments: object) -> object:
-        return work(*arguments)
-
-    monkeypatch.setattr("medbench.harness.remote.asking.asyncio.to_thread", at_once)
+pytestmark = pytest.mark.usefixtures(no_threads.__name__)
 
 
 def ask(adapter: Scripted, asked: Sequence[Question]) -> tuple[list[Finished], Asking]:
     finished: list[Finished] = []
-    asking = Asking(adapter, finished.append, lambda: FULL_DRAW)
-    in_virtual_time(asking.ask(asked))
+    fleet = Fleet([adapter], finished.append, draw=lambda: FULL_DRAW)
+    in_virtual_time(fleet.ask(asked))
     assert sorted(one.outcome.sample_id for one in finished) == sorted(one.sample.sample_id for one in asked)
-    return finished, asking
+    return finished, fleet.askings[0]
 
 
 def errors(finished: Sequence[Finished]) -> dict[str, str]:
     return {one.outcome.sample_id: one.outcome.error for one in finished if one.outcome.generation is None}
-
-
-def try_again(reason: RetryReason, retry_after: float | None = None) -> RetryableError:
-    return RetryableError(reason, f"It was: {reason}.", retry_after)
 
 
 def test_waits_double_up_to_a_minute_and_are_drawn_from_their_upper_half() -> None:
@@ -197,7 +118,7 @@ def test_what_every_request_would_meet_ends_the_run_at_once() -> None:
     adapter = Scripted(lambda name, _: RunError("Wrong key.", "Set it.") if name == "q005" else 1.0, concurrency=2)
     finished: list[Finished] = []
     with pytest.raises(RunError, match=r"Wrong key\."):
-        in_virtual_time(Asking(adapter, finished.append).ask(numbered(50)))
+        in_virtual_time(Fleet([adapter], finished.append).ask(numbered(50)))
     assert 2 <= len(finished) <= 6
     assert len(adapter.asked) < 12
 
@@ -208,7 +129,7 @@ def test_a_server_that_was_never_there_ends_the_run_in_seconds() -> None:
 
     async def clocked() -> float:
         with pytest.raises(RunError, match="It was: unreachable") as caught:
-            await Asking(adapter, finished.append, lambda: FULL_DRAW).ask(numbered(50))
+            await Fleet([adapter], finished.append, draw=lambda: FULL_DRAW).ask(numbered(50))
         assert "Is the server running" in caught.value.hint
         return asyncio.get_running_loop().time()
 
@@ -226,7 +147,7 @@ def test_a_server_that_stays_away_ends_the_run() -> None:
     adapter = Scripted(lambda *_: 1.0 if len(adapter.order) < 5 else try_again("unreachable"), deadline=100)
     finished: list[Finished] = []
     with pytest.raises(RunError, match="has answered nothing for") as caught:
-        in_virtual_time(Asking(adapter, finished.append).ask(numbered(400)))
+        in_virtual_time(Fleet([adapter], finished.append).ask(numbered(400)))
     assert "the same command continues" in caught.value.hint
     assert len(finished) < 40
 
@@ -241,7 +162,7 @@ def test_a_wait_beyond_the_deadline_is_said_and_not_slept() -> None:
     adapter = Scripted(lambda *_: try_again("rate limit", retry_after=3600), concurrency=1)
     finished: list[Finished] = []
     with pytest.raises(RunError, match="asks to wait 3600 s"):
-        in_virtual_time(Asking(adapter, finished.append).ask(numbered(5)))
+        in_virtual_time(Fleet([adapter], finished.append).ask(numbered(5)))
     assert list(errors(finished)) == ["q000"]
 
 

@@ -12,7 +12,6 @@ from medbench.adapters.mock import RandomMock
 from medbench.harness.engine.requests import in_order
 from medbench.harness.generate import make_plan, requests_of
 from medbench.harness.phases import Phases
-from medbench.harness.rundir import RunDirectory
 from medbench.harness.workload import TaskLoad
 from medbench.tasks import prepare
 from medbench.tasks.prepare import prepare_task
@@ -57,11 +56,11 @@ def test_many_samples_are_read_without_their_images(data: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_image_is_opened")
-def test_many_samples_are_planned_and_packed_without_their_images(data: Path, tmp_path: Path) -> None:
+def test_many_samples_are_planned_and_packed_without_their_images(data: Path) -> None:
     prepared = load_prepared(data, "slake-vqa")
     load = TaskLoad(spec=prepared.spec, prepared=prepared, samples=prepared.samples("test"))
     adapter = RandomMock(LoadOptions())
-    plan = make_plan((load,), RunDirectory(path=tmp_path, identity="0" * 12))
+    plan = make_plan((load,), {load.spec.name: {}})
     assert plan.total == MANY
     requests = requests_of(plan, adapter, Phases(), [])
     windows = in_order(requests, share=True, window_tokens=10_000)

@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WIDTH = 32
+WIDTH, HEAD = 32, 8
 _CONFIGS = cast("Any", CONFIG_MAPPING)
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{% for part in message['content'] %}"
@@ -44,6 +44,17 @@ def _text(kind: str, vocabulary: int, **more: Any) -> dict[str, Any]:
         "max_position_embeddings": 4096, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2,
         "pad_token_id": 3, **more,
     }  # fmt: skip
+
+
+def _wide(head_dim: int) -> dict[str, Any]:
+    """Return what of a decoder is wider where its heads are."""
+    return {"hidden_size": 4 * head_dim, "head_dim": head_dim, "tie_word_embeddings": False}
+
+
+def _sections(head_dim: int) -> list[int]:
+    """Return how many pairs of a head turn by frames, rows and columns."""
+    quarter = head_dim // 8
+    return [quarter, quarter, 2 * quarter]
 
 
 def _save(folder: Path, config: Any, processor: Any, mark: str) -> Path:
@@ -147,44 +158,61 @@ _QWEN_IDS = {"vision_start_token_id": 8, "vision_end_token_id": 9, "image_token_
 _QWEN_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
-def qwen2_5_vl(folder: Path) -> Path:
+def qwen2_5_vl(folder: Path, head_dim: int = HEAD) -> Path:
+    width, wide = 4 * head_dim, _wide(head_dim)
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
     words = _qwen_words()
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": _sections(head_dim)}
     vision = {
-        "depth": 2, "hidden_size": WIDTH, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": WIDTH,
+        "depth": 2, "hidden_size": width, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": width,
         "fullatt_block_indexes": [1], "window_size": 56, "patch_size": 14,
     }  # fmt: skip
     config = _CONFIGS["qwen2_5_vl"](
-        vision_config=vision, text_config=_text("qwen2_5_vl_text", len(words), rope_parameters=rope), **_QWEN_IDS
+        vision_config=vision,
+        text_config=_text("qwen2_5_vl_text", len(words), rope_parameters=rope, **wide),
+        **_QWEN_IDS,
     )
     return _save(folder, config, _images_only(Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil(), words), _QWEN_MARK)
 
 
-def qwen2_vl(folder: Path) -> Path:
+def qwen2_vl(folder: Path, head_dim: int = HEAD) -> Path:
+    width, wide = 4 * head_dim, _wide(head_dim)
     from transformers import Qwen2VLImageProcessorPil, Qwen2VLProcessor
 
     words = _qwen_words()
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-    vision = {"depth": 2, "embed_dim": WIDTH, "hidden_size": WIDTH, "num_heads": 4, "mlp_ratio": 2, "patch_size": 14}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": _sections(head_dim)}
+    vision = {
+        "depth": 2,
+        "embed_dim": width,
+        "hidden_size": width,
+        "num_heads": 4,
+        "mlp_ratio": 2,
+        "patch_size": 14,
+    }
     config = _CONFIGS["qwen2_vl"](
-        vision_config=vision, text_config=_text("qwen2_vl_text", len(words), rope_parameters=rope), **_QWEN_IDS
+        vision_config=vision, text_config=_text("qwen2_vl_text", len(words), rope_parameters=rope, **wide), **_QWEN_IDS
     )
     return _save(folder, config, _images_only(Qwen2VLProcessor, Qwen2VLImageProcessorPil(), words), _QWEN_MARK)
 
 
-def qwen3_vl(folder: Path) -> Path:
+def qwen3_vl(folder: Path, head_dim: int = HEAD) -> Path:
+    width, wide = 4 * head_dim, _wide(head_dim)
     from transformers import Qwen2VLImageProcessorPil, Qwen3VLProcessor
 
     words = _qwen_words()
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2], "mrope_interleaved": True}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": _sections(head_dim),
+        "mrope_interleaved": True,
+    }
     vision = {
-        "depth": 3, "hidden_size": WIDTH, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": WIDTH,
+        "depth": 3, "hidden_size": width, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": width,
         "patch_size": 16, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1],
     }  # fmt: skip
     config = _CONFIGS["qwen3_vl"](
-        vision_config=vision, text_config=_text("qwen3_vl_text", len(words), rope_parameters=rope), **_QWEN_IDS
+        vision_config=vision, text_config=_text("qwen3_vl_text", len(words), rope_parameters=rope, **wide), **_QWEN_IDS
     )
     images = Qwen2VLImageProcessorPil(patch_size=16)
     return _save(folder, config, _images_only(Qwen3VLProcessor, images, words), _QWEN_MARK)
@@ -207,18 +235,24 @@ def mllama(folder: Path) -> Path:
     return _save(folder, config, MllamaProcessor(images, words), "<|image|>")
 
 
-def glm4v(folder: Path) -> Path:
+def glm4v(folder: Path, head_dim: int = HEAD) -> Path:
+    width, wide = 4 * head_dim, _wide(head_dim)
     from transformers import Glm4vImageProcessorPil, Glm4vProcessor
 
     marks = ("<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>", "<|begin_of_video|>")
     words = tokenizer(*marks, "<|end_of_video|>")
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0, "mrope_section": [1, 1, 2]}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 1.0,
+        "mrope_section": _sections(head_dim),
+    }
     vision = {
-        "depth": 2, "hidden_size": WIDTH, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": WIDTH,
+        "depth": 2, "hidden_size": width, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": width,
         "patch_size": 14, "image_size": 56,
     }  # fmt: skip
     config = _CONFIGS["glm4v"](
-        vision_config=vision, text_config=_text("glm4v_text", len(words), rope_parameters=rope),
+        vision_config=vision, text_config=_text("glm4v_text", len(words), rope_parameters=rope, **wide),
         image_start_token_id=8, image_end_token_id=9, image_token_id=10, video_token_id=11, video_start_token_id=12,
         video_end_token_id=13,
     )  # fmt: skip

@@ -31,7 +31,7 @@ _COMPUTED = ("r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_
 _TOLD = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
          "lora_dropout", "inference_mode", "init_lora_weights", "megatron_core", "qalora_group_size", "runtime_config",
          "eva_config")  # fmt: skip
-_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # They leave the frozen weights alone.
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # They leave the frozen weights alone.
 _LEVELS = 1 << 16
 
 
@@ -211,7 +211,7 @@ def read_adapter_config(folder: Path) -> "LoraConfig":
     plain = LoraConfig()
     other = [name for name, value in adapter.to_dict().items()
              if name not in (*_COMPUTED, *_TOLD) and value != getattr(plain, name)]  # fmt: skip
-    if adapter.init_lora_weights not in _PLAIN_STARTS:
+    if adapter.init_lora_weights not in PLAIN_STARTS:
         other.append(f"init_lora_weights {adapter.init_lora_weights!r}, which changes the frozen weights")
     if other:
         problem = f"The adapter in {folder} has what Uni-Med does not take: {', '.join(other)}."

@@ -13,18 +13,20 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, LogitsProcessorList
 
-from medbench.adapters.base import LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf
+from medbench.adapters.base import LoadOptions, LocalAdapter, Pixels, Prompt, Published, SizeOf
 from medbench.adapters.hf import processing
 from medbench.adapters.hf.entry import CARD, PLAIN_INPUTS, TAKEN_APART, known, short_name
+from medbench.adapters.hf.loading import Placed, load_model, parts_of
+from medbench.adapters.low_rank import note
 from medbench.adapters.plain_generation import Watch, forget_decoding
 from medbench.adapters.wording import question_of
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
 from medbench.tasks.foundation.files import json_value, read_json
-from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
+from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
-from medbench.unimed.weights import LIBRARY_FAULTS, device_and_dtype, find_folder, indexed_files, strict_from_pretrained
+from medbench.unimed.weights import LIBRARY_FAULTS, device_and_dtype, find_folder, indexed_files
 
 _TOKENS = "tokens"
 _SCALED_WITHIN = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}  # Two names of the same choice.
@@ -32,7 +34,6 @@ _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _KERNEL = "_attn_implementation"
 # Its activations exceed what 16 bits with a small exponent hold: answers become padding.
 _NOT_IN_FLOAT16 = frozenset({"gemma3", "gemma3n", "paligemma"})
-Model = Any  # Any model of transformers.
 ParsedT = TypeVar("ParsedT")
 
 
@@ -40,11 +41,13 @@ class HfAdapter(LocalAdapter):
     """A model whose visual tokens stand in its prompt where its processor wants them; or one that is left whole."""
 
     def __init__(
-        self, model: Model, processor: processing.Processor, name: str, arguments: Mapping[str, str], *,
+        self, placed: Placed, processor: processing.Processor, name: str, arguments: Mapping[str, str], *, folder: Path,
         fingerprint: str, made_of: Mapping[str, str], notices: Sequence[str],
     ) -> None:  # fmt: skip
-        config, tokenizer = model.config, processor.tokenizer
+        model, tokenizer = placed.model, processor.tokenizer
+        config = model.config
         self.decoder = self._model = model
+        self._placed = placed
         self._processor = processor
         self._space = BOX_SPACES[arguments["boxes"]]
         self._known = found = known(name, config.model_type)
@@ -57,6 +60,11 @@ class HfAdapter(LocalAdapter):
             )
         self._image_token_id = int(image_token_id)
         options = _table("images", arguments["images"])
+        if not (placed.split or placed.quantised or placed.lora):
+            # What is computed is what the folder holds.
+            self.published = Published(
+                folder=folder, family=config.model_type, image_token_id=self._image_token_id, scaling=options
+            )
         today = _parsed("date", arguments["date"], date.fromisoformat, "date", "YYYY-MM-DD")
         self._renderer = processing.Renderer(
             processor, config.model_type, system=arguments["system"], chat=_table("chat", arguments["chat"]),
@@ -66,17 +74,19 @@ class HfAdapter(LocalAdapter):
         named = model.generation_config.eos_token_id
         ends = (*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id)
         self.end_ids = frozenset(int(one) for one in ends if one is not None)
-        self.only_whole = why_left_whole(config.model_type, type(model.get_decoder()))
+        self.only_whole = placed.split or why_left_whole(config.model_type, type(model.get_decoder()))
         self.attention = TAKEN_APART.get(config.model_type, "causal")
         self.shares_prefixes = self.attention != "prompt"
         scaling = _other_scaling(self._space, processor.image_processor, options)
         self.notices = tuple(filter(None, [*notices, *self._renderer.notices, scaling]))
         self.weights_fingerprint = fingerprint
         self.made_of = {**made_of, **processing.kept_marks(tokenizer)}
-        self.device = str(model.device)
+        self.device = str(placed.device)
         self.dtype = str(model.dtype).removeprefix("torch.")
+        self.quantised = placed.quantised
+        title = f"{short_name(name)} ({placed.quantised})" if placed.quantised else short_name(name)
         self.card = replace(
-            CARD, title=short_name(name), licence=found.licence or CARD.licence, trained_on=found.trained_on,
+            CARD, title=title, licence=found.licence or CARD.licence, trained_on=found.trained_on,
             kinds=CARD.kinds if self._renderer.takes_text_alone() else CARD.kinds - {"qa"},
         )  # fmt: skip
 
@@ -155,9 +165,21 @@ class HfAdapter(LocalAdapter):
             written |= zip(places, watch.cut(ids[:, start:].tolist()), strict=True)
         return [written[place] for place in range(len(asked))]
 
+    def inputs_whole(self, sample: Sample, spec: TaskSpec, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
+        """Return what the model's processor makes of a question with its images, where the model is."""
+        text = self._renderer.text(self._question(sample, spec), len(images))
+        return self._moved(self._renderer.inputs([text], [images]))
+
+    def close(self) -> None:
+        """Remove what lies on the disk of a model that is too large for the memory."""
+        if self._placed.offloaded is not None:
+            self._placed.offloaded.cleanup()
+
     def _moved(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return inputs where the model is, floating ones in its type."""
-        device, dtype = self._model.device, self._model.dtype
+        # Of a model in several places the first weights may lie where nothing is computed.
+        device = self._placed.device if self._placed.split else self._model.device
+        dtype = self._model.dtype
         return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()}
 
 
@@ -214,14 +236,14 @@ def load_adapter(options: LoadOptions) -> HfAdapter:
     if _names_code(folder):
         notices.append("config.json names code of its own (auto_map); it was not run, transformers' own is.")
     # Another attention than every machine has fails without its library, or is code of the Hub that would be run.
-    others = {getattr(part, _KERNEL, None) for part in _parts_of(config)} - {None, "eager", "sdpa"}
+    others = {getattr(part, _KERNEL, None) for part in parts_of(config)} - {None, "eager", "sdpa"}
     if others:
         setattr(config, _KERNEL, None)  # of its parts too
         wanted = ", ".join(sorted(map(str, others)))
         notices.append(f"config.json asks for the attention {wanted}; the one of torch was taken instead.")
     processor, mended = processing.load_processor(folder, config)
-    model = _model(folder, config, dtype, device)
-    forget_decoding(model)
+    placed = load_model(folder, config, options, device, dtype)
+    forget_decoding(placed.model)
     images = type(processor.image_processor)
     made_of = {"image processor": f"{images.__module__}.{images.__qualname__}"}
     if any(base.__name__ == "TorchvisionBackend" for base in images.__mro__):
@@ -229,10 +251,13 @@ def load_adapter(options: LoadOptions) -> HfAdapter:
         made_of["torchvision"] = version("torchvision")
     if commit:
         made_of["commit"] = commit
-    return HfAdapter(
-        model.eval(), processor, name, arguments, fingerprint=identity_of({"checkpoint": folder}), made_of=made_of,
-        notices=[*notices, *mended],
+    adapter = HfAdapter(
+        placed, processor, name, arguments, folder=folder, fingerprint=identity_of({"checkpoint": folder}),
+        made_of={**made_of, **placed.made_of}, notices=[*notices, *mended, *placed.notices],
     )  # fmt: skip
+    if placed.lora is not None:
+        note(adapter, placed.lora, name)
+    return adapter
 
 
 def find_model(name: str, revision: str) -> tuple[Path, str]:
@@ -253,9 +278,8 @@ def _refuse_unfit(folder: Path) -> None:
         raise UsageError(
             f"{folder} holds a {kind} adapter of {values.get('base_model_name_or_path') or 'another model'}, not a "
             "model.",
-            "Merge it into its base first (`PeftModel.from_pretrained(base, adapter).merge_and_unload()` of peft, then "
-            "`save_pretrained`, and the processor's too), and give that folder. If it was merged already, remove "
-            "adapter_config.json.",
+            f"Give its base, and the adapter beside it: --model hf:BASE --lora {folder}. If it was merged already, "
+            "remove adapter_config.json.",
         )
     for index in sorted(folder.glob("*.index.json")):
         indexed_files(index)
@@ -293,35 +317,3 @@ def _names_code(folder: Path) -> bool:
         return bool(read_json(folder / "config.json").get("auto_map"))
     except (MedbenchError, AttributeError):
         return False
-
-
-def _parts_of(config: processing.Config) -> list[processing.Config]:
-    """Return a configuration and those in it."""
-    return [config, *filter(None, (getattr(config, name, None) for name in config.sub_configs))]
-
-
-def _model(folder: Path, config: processing.Config, dtype: torch.dtype, device: torch.device) -> Model:
-    quantised = ""  # How the checkpoint was quantised.
-    for part in _parts_of(config):
-        told = getattr(part, "quantization_config", None)
-        values = told if isinstance(told, Mapping) else getattr(told, "__dict__", {})
-        if values and not quantised:
-            quantised = str(values.get("quant_method") or "an unnamed method")
-
-    def unreadable(error: Exception) -> MedbenchError:
-        said = " ".join(str(error).split()) or type(error).__name__
-        if not quantised:
-            return DataError(f"The model in {folder} cannot be read: {said}", "Download it again.")
-        return UsageError(
-            f"The model in {folder} is quantised ({quantised}), and cannot be loaded here: {said}",
-            "Install the library that the message names, on a device that it serves, or give the weights before they "
-            "were quantised.",
-        )
-
-    # Quantised weights cannot be moved once they are loaded.
-    where: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
-    with room_for(f"The model in {folder}"):
-        model = strict_from_pretrained(
-            AutoModelForImageTextToText, folder, unreadable=unreadable, config=config, dtype=dtype, **where
-        )
-        return model if quantised else model.to(device)

@@ -149,7 +149,8 @@ def card_of(variant: str) -> ModelCard:
 
 ENTRY = AdapterEntry(
     card=CARD, load=imported_when_called("medbench.adapters.hf.adapter:load_adapter"), parse=plain_answer,
-    takes=frozenset({"device", "dtype"}), variants={"*": "a folder, or the name of a repository on the Hub"},
+    takes=frozenset({"device", "dtype", "device_map", "quantize", "lora"}),
+    variants={"*": "a folder, or the name of a repository on the Hub"},
     arguments={**ARGUMENTS, "boxes": replace(ARGUMENTS["boxes"], choices=tuple(sorted(BOX_SPACES)))}, defaults=defaults,
     card_of=card_of, spaces=BOX_SPACES,
 )  # fmt: skip

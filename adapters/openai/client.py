@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -21,6 +21,7 @@ from medbench.adapters.openai import entry, failures, reading
 from medbench.adapters.openai.failures import CERTIFICATE_HINT, KEPT, page_in, says
 from medbench.adapters.openai.reading import Reading, mapping
 from medbench.adapters.openai.requests import ChatRequest, ImageEncoder, make_request
+from medbench.adapters.openai.several import Told, there_and_alike
 from medbench.adapters.remote import Complete, RemoteAdapter, Reply, RetryableError
 from medbench.adapters.wording import question_of
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError, UsageError
@@ -51,6 +52,7 @@ class ServedModel(RemoteAdapter):
 
     def __init__(self, address: entry.Address, options: entry.Options, *, key: SecretStr, seed: int) -> None:
         self.host = address.server
+        self._servers: tuple[ServedModel, ...] = (self,)
         self.on_this_machine = address.on_this_machine
         self.may_send_credentialed = options.credentialed == "send"
         self.retry_policy = options.retry_policy
@@ -75,6 +77,7 @@ class ServedModel(RemoteAdapter):
         self._headers: Any = {"headers": {"Authorization": bearer}}
         self._seed = seed
         self._streams = False
+        self._said: Told | None = None  # What the server said of itself before the first question.
         self._reading = Reading(stop=options.stop, cost_of=options.cost_of, clean=partial(entry.without_key, key))
         self.weights_fingerprint = fingerprint(
             {"model": address.model, "server": address.base, "profile": self._profile.name, "seed": seed}
@@ -86,6 +89,28 @@ class ServedModel(RemoteAdapter):
         """Name of the model, without the folders before it, and its server."""
         name = self._address.model.rstrip("/").rpartition("/")[2] or self._address.model
         return f"{name} ({self.host})"
+
+    @property
+    def servers(self) -> Sequence["ServedModel"]:
+        """Those that answer: this server, which names the run, and others that serve the same."""
+        return self._servers
+
+    def join(self, others: Sequence["ServedModel"]) -> None:
+        """Let others answer as well; each image is encoded once for all of them."""
+        self._servers = (self, *others)
+        for one in others:
+            one.images = self.images
+            self.notices = (*self.notices, *one.notices)
+
+    @property
+    def profile(self) -> str:
+        """What kind of server it is, as far as is known."""
+        return self._profile.name
+
+    @property
+    def uncached_hint(self) -> str:  # type: ignore[override]
+        """What may be done where nothing of a prompt was in the cache; empty where it is not known."""
+        return entry.PROFILES[self._servers[0].profile].uncached
 
     def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> ChatRequest:
         """Return the request, its images encoded."""
@@ -108,19 +133,20 @@ class ServedModel(RemoteAdapter):
         """What the server tells of the model and of itself before the first question; nothing where it tells nothing.
 
         It is asked when a run looks for its folder, not for a dry run; in a thread, since a notebook has its own loop.
-        RunError if the server is not there: whether it tells something decides which run this is.
+        RunError if the server is not there: whether it tells something decides which run this is. Of several servers
+        those that are there must tell the same; they alone are asked from then on.
         """
         self.wake()
-
-        async def asked() -> str:
-            async with self._connected() as sdk:
-                await self._wait(sdk)
-                return await self._mark(sdk)
-
         with ThreadPoolExecutor(1) as aside:
-            mark = aside.submit(lambda: asyncio.run(asked())).result()
-        made = {"server": mark} if mark else {}
-        return made if self._profile.name == self._named else {**made, "profile": self._profile.name}
+            self._servers, told = aside.submit(lambda: asyncio.run(there_and_alike(self.servers))).result()
+        made = {"server": told.mark} if told.mark else {}
+        return made if told.profile == self._named else {**made, "profile": told.profile}
+
+    async def tell(self) -> Told:
+        """Wait for the server, and return what it tells; RunError if it is not there."""
+        async with self._connected() as sdk:
+            await self._wait(sdk)
+            return await self._tells(sdk)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[openai.AsyncOpenAI]:
@@ -139,8 +165,7 @@ class ServedModel(RemoteAdapter):
         """Open connections to the server, as many as may be under way, and keep them."""
         self.wake()
         async with self._connected() as sdk:
-            known: Mapping[str, str] | None = self.__dict__.get("made_of")
-            mark = await self._mark(sdk) if known is None else known.get("server", "")
+            mark = (self._said or await self._tells(sdk)).mark
 
             async def complete(request: ChatRequest) -> Reply:
                 reply = await self._complete(sdk, request)
@@ -197,15 +222,15 @@ class ServedModel(RemoteAdapter):
             await asyncio.sleep(seconds)
         raise RunError(f"{missing}.", f"Is the server running, and is its address right? {KEPT}")
 
-    async def _mark(self, sdk: openai.AsyncOpenAI) -> str:
-        """Return what the server tells of the model and of itself, as one short text; empty where it tells nothing.
+    async def _tells(self, sdk: openai.AsyncOpenAI) -> Told:
+        """Return what the server tells of the model and of itself, and keep it.
 
         It is part of a run's identity, since a server may be given other weights under the same name, or be updated,
         and is written down with every answer too, so that answers tell which server gave them.
         """
         entries = (await self._told(sdk, "/models")).get("data")
-        named = map(mapping, entries if isinstance(entries, list) else ())
-        told = next((one for one in named if one.get("id") == self._address.model), {})
+        named = {one.get("id"): one for one in map(mapping, entries if isinstance(entries, list) else ())}
+        told = named.get(self._address.model, {})
         if self._options.profile == "auto" and self._named == "compatible":
             self._profile = entry.PROFILES.get(str(told.get("owned_by")), self._profile)
         found = [(name, told.get(name)) for name in self.telling]
@@ -214,7 +239,11 @@ class ServedModel(RemoteAdapter):
         if told.get("owned_by") == "vllm":
             said = (await self._told(sdk, "/version", self._address.base.removesuffix("/v1"))).get("version")
             parts += [f"vllm={said}"] if isinstance(said, str) else []
-        return self._reading.name(" ".join(" ".join(parts).split()))
+        self._said = Told(
+            mark=self._reading.name(" ".join(" ".join(parts).split())), profile=self._profile.name,
+            lists=self._reading.name(self._address.model if told else ", ".join(sorted(str(one) for one in named))),
+        )  # fmt: skip
+        return self._said
 
     async def _told(self, sdk: openai.AsyncOpenAI, path: str, base: str = "") -> Mapping[str, Any]:
         with suppress(MedbenchError, RetryableError, TimeoutError):
@@ -277,10 +306,13 @@ class _BoundedClient(httpx2.AsyncClient):
 
 
 def load_served(options: LoadOptions) -> ServedModel:
-    """Return the model `MODEL@BASE-URL` of a server; nothing is sent yet."""
-    address = entry.read_address(options.variant)
-    chosen = entry.read_options(options.arguments, address)
-    return ServedModel(address, chosen, key=entry.read_key(chosen.key_env, address), seed=options.seed)
+    """Return the model `MODEL@BASE-URL` of a server, and of others that serve the same; nothing is sent yet."""
+    first = entry.read_address(options.variant)
+    chosen = entry.read_options(options.arguments, first)
+    addresses = entry.read_addresses(first, chosen.servers)
+    served = [ServedModel(one, chosen, key=entry.read_key(chosen.key_env, one), seed=options.seed) for one in addresses]
+    served[0].join(served[1:])
+    return served[0]
 
 
 # Whose certificates are trusted: the machine's, or those of a file that the user names. They are always checked.

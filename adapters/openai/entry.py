@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -64,6 +64,12 @@ def read_address(variant: str) -> Address:
     if not mark or not model:
         raise UsageError("The model 'openai' needs a model's name and a server's base URL.", _EXAMPLE)
     text = f"http{rest}"
+    if ",http" in text:
+        first, _, more = text.partition(",")
+        raise UsageError(
+            "The model 'openai' takes one base URL, which names the run.",
+            f"Give the other servers apart, they may change: --model openai:{model}@{first} --model-arg servers={more}",
+        )
     try:
         url = urlsplit(text)
         # A name that cannot be looked up (an empty part, one of 64 letters) is a UnicodeError, which is a ValueError.
@@ -84,6 +90,16 @@ def read_address(variant: str) -> Address:
         raise UsageError(f"The base URL ends with {ENDPOINT}, which is added to it.", f"Leave {ENDPOINT} out.")
     server = (f"[{host}]" if ":" in host else host) + ("" if url.port is None else f":{url.port}")
     return Address(model=model, base=f"{url.scheme}://{server}{path}", host=host, server=server)
+
+
+def read_addresses(first: Address, more: Sequence[str]) -> tuple[Address, ...]:
+    """Return a model's addresses: the first and those of other servers; UsageError if one is none, or given twice."""
+    found = (first, *(read_address(f"{first.model}@{base.strip()}") for base in more))
+    bases = [address.base for address in found]
+    twice = next((base for base in bases if bases.count(base) > 1), "")
+    if twice:
+        raise UsageError(f"The server {twice} is named twice.", "Leave it out of --model-arg servers=...")
+    return found
 
 
 def read_key(name: str, address: Address) -> SecretStr:
@@ -127,6 +143,7 @@ class Profile:
     takes_stop: bool = True  # Whether stop strings may be sent; elsewhere the answer is cut when it is there.
     only: frozenset[str] = frozenset()  # Names that `extra_body` may have; empty for any.
     never: frozenset[str] = frozenset()  # Names that `extra_body` must not have.
+    uncached: str = ""  # What to do where it has no token of a prompt in its cache.
     # What leaves no choice of tokens to a file beside the served weights; `extra_body` goes before it.
     neutral: Mapping[str, int] = field(default_factory=dict)
 
@@ -164,6 +181,7 @@ class Options(BaseModel, frozen=True):
     None is not sent, or sets no limit.
     """
 
+    servers: tuple[str, ...] = ()
     profile: Literal["auto", "openai", "vllm", "sglang", "transformers", "compatible"] = "auto"
     key_env: str = "OPENAI_API_KEY"
     boxes: BoxName = "permille"
@@ -208,7 +226,7 @@ class Options(BaseModel, frozen=True):
 
 
 _PACE = {field.name for field in fields(RetryPolicy)}
-_NO_ANSWER = _PACE | {"key_env", "ca_file", "credentialed", "price_in", "price_cached", "price_out"}
+_NO_ANSWER = _PACE | {"servers", "key_env", "ca_file", "credentialed", "price_in", "price_cached", "price_out"}
 ARGUMENTS: Mapping[str, Argument] = {
     name: Argument(
         help=_TOLD["help"][name],
@@ -226,6 +244,7 @@ def read_options(given: Mapping[str, str], address: Address) -> Options:
     values: dict[str, Any] = {name: text for name, text in given.items() if text or ARGUMENTS[name].default}
     if values.get("temperature") == "unset":
         values["temperature"] = None
+    values["servers"] = tuple(one for one in given.get("servers", "").split(",") if one.strip())
     values["stop"] = _texts(values.get("stop", ""))
     values["extra_body"] = _fields(values.get("extra_body", "{}"))
     try:

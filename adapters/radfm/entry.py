@@ -35,6 +35,6 @@ def prompt_parts(sample: Sample, spec: TaskSpec, image_position: str) -> tuple[s
 
 ENTRY = AdapterEntry(
     card=CARD, load=imported_when_called("medbench.adapters.radfm.model:load_radfm"), parse=plain_answer,
-    takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS,
+    takes=frozenset({"checkpoint", "device", "dtype", "lora"}), arguments=ARGUMENTS,
     converter="medbench.adapters.radfm.entry:CONVERTER",
 )  # fmt: skip

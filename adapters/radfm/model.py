@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from medbench.adapters.base import ImageSlot, LoadOptions, Pixels, Prompt, SizeOf, TextSegment
 from medbench.adapters.families import TextAdapter, new_folder, usable
+from medbench.adapters.low_rank import with_lora
 from medbench.adapters.radfm.entry import CARD, ENTRY, prompt_parts
 from medbench.adapters.radfm.vision import SIZES_FILE, LanguageSizes, RadFMSizes, RadFMVision, read_sizes
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -94,7 +95,7 @@ def load_radfm(options: LoadOptions) -> "RadFMAdapter":
         with torch.device("meta"):
             vision = RadFMVision(sizes)
         weights.fill(vision, seeing, source, device=device, dtype=torch.float32)
-    return RadFMAdapter(language, vision, tokenizer, identity_of(files), options)
+    return with_lora(RadFMAdapter(language, vision, tokenizer, identity_of(files), options), options.lora)
 
 
 def _tokenizer(folder: Path) -> tuple[SegmentTokenizer, RadFMSizes]:

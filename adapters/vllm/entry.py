@@ -11,7 +11,9 @@ from medbench.tasks.foundation.registry import imported_when_called
 
 CARD, OWN_ARGUMENTS, _ = described(__file__)
 # The address, the key and the kind of the server are ours.
-_SETTLED = frozenset({"profile", "key_env", "ca_file", "credentialed", "price_in", "price_cached", "price_out"})
+_SETTLED = frozenset(
+    {"servers", "profile", "key_env", "ca_file", "credentialed", "price_in", "price_cached", "price_out"}
+)
 ARGUMENTS: Mapping[str, Argument] = {
     **OWN_ARGUMENTS,
     **{name: argument for name, argument in OF_SERVERS.items() if name not in _SETTLED},

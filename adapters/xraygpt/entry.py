@@ -28,6 +28,6 @@ def parse(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
 
 ENTRY = AdapterEntry(
     card=CARD, load=imported_when_called("medbench.adapters.xraygpt.model:load_xraygpt"), parse=parse,
-    takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS,
+    takes=frozenset({"checkpoint", "device", "dtype", "lora"}), arguments=ARGUMENTS,
     converter="medbench.adapters.xraygpt.entry:CONVERTER",
 )  # fmt: skip

@@ -15,6 +15,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, LlamaConfig
 
 from medbench.adapters.base import LoadOptions, Pixels, Prompt, SizeOf
 from medbench.adapters.families import TextAdapter, new_folder, usable
+from medbench.adapters.low_rank import with_lora
 from medbench.adapters.wording import without_marks
 from medbench.adapters.xraygpt.entry import CARD, TURN_END, prompt_texts
 from medbench.tasks.foundation.errors import DataError, SampleError
@@ -155,7 +156,7 @@ def load_xraygpt(options: LoadOptions) -> "XrayGptAdapter":
     adapter = XrayGptAdapter(model, codec, identity_of(files), template=options.arguments["template"])
     if options.arguments["preset"] == "author":
         adapter.decoding, adapter.longest = {"temperature": 1.0, "top_p": 0.9}, 300
-    return adapter
+    return with_lora(adapter, options.lora)
 
 
 class XrayGptAdapter(TextAdapter[TextCodec]):

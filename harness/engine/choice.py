@@ -49,6 +49,7 @@ def choose_engine(
 ) -> EngineChoice:
     """Return the engine of a model; UsageError if the one asked for cannot, or `arguments` are for another."""
     from medbench.harness.engine.vllm import installed, why_not_vllm
+    from medbench.harness.engine.vllm_images import is_seen_by_vllm
 
     version = installed()
     reason = "" if version else "it is not installed (pip install 'medbench[vllm]')"
@@ -56,12 +57,12 @@ def choose_engine(
         reason = "sampling, penalties and beam searches are ours: its random numbers are others"
     elif version and compiled:
         reason = "--compile is for our engine, vLLM compiles by itself"
-    reason = reason or why_not_vllm(adapter)
+    reason = reason or ("" if is_seen_by_vllm(adapter) else why_not_vllm(adapter))
     if asked == "vllm" and reason:
         raise UsageError(f"vLLM cannot answer for {adapter.title}: {reason}.", "Give --engine medbench or auto.")
     on_gpu = adapter.device.startswith("cuda")
     if asked == "vllm" or (asked == "auto" and on_gpu and not reason):
-        why = "it was asked for" if asked == "vllm" else "it is installed, and knows this decoder"
+        why = "it was asked for" if asked == "vllm" else "it is installed, and knows this model"
         return EngineChoice(name="vllm", why=why, version=version, arguments=arguments)
     if arguments:
         name = next(iter(arguments))

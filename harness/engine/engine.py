@@ -5,11 +5,13 @@ from typing import Protocol
 
 from medbench.adapters.base import Generation, LocalAdapter
 from medbench.adapters.plain_generation import forget_decoding
+from medbench.harness.engine.allocation import keep_freed_memory
 from medbench.harness.engine.batching import Batching, RequestQueue
 from medbench.harness.engine.budget import Budget, longest_read
 from medbench.harness.engine.continuous import ContinuousBatching
 from medbench.harness.engine.images import Images
 from medbench.harness.engine.passes import why_not_packed
+from medbench.harness.engine.products import pack_weights, use_onednn
 from medbench.harness.engine.requests import Name, Outcome, Request, failed, in_order
 from medbench.harness.engine.static import StaticBatching, WholeBatching
 from medbench.harness.phases import Phases
@@ -75,6 +77,9 @@ class Engine(GenerationEngine):
         """Yield outcomes as they come; their order is the engine's."""
         refused: list[Outcome] = []
         searched: list[Request] = []
+        if not self._library:
+            keep_freed_memory()
+            use_onednn(self._adapter)
         with Images(self._adapter, self._phases) as images:
             yield from self._run(self._sorted_out(requests, refused, searched), images)
             if searched:
@@ -94,6 +99,7 @@ class Engine(GenerationEngine):
         elif self.why_static or search:
             batching = StaticBatching(*parts, library=self._library)
         else:
+            pack_weights(self._adapter.decoder)
             batching = ContinuousBatching(*parts)
         for outcomes in batching.run():
             self.budget = batching.budget

@@ -32,7 +32,8 @@ TOGETHER = 16
 FEATURE_BYTES = 1 << 30
 
 
-def _digest(source: Path, ref: ImageRef) -> str:
+def digest_of(source: Path, ref: ImageRef) -> str:
+    """Return what an image is known by: the bytes of its file; SampleError if it cannot be read."""
     path = locate(source, ref.path)
     if ref.member:
         # Rows of one array differ by their place; the array itself may be gigabytes.
@@ -231,7 +232,7 @@ class Images:
                 self._reading[key] = self._pool.submit(self._read, key)
 
     def _read(self, key: ImageKey) -> str:
-        digest = _digest(*key)
+        digest = digest_of(*key)
         with self._lock:
             if digest not in self._decoded:
                 self._decoded[digest] = self._pool.submit(self._decode, *key)

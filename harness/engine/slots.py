@@ -19,9 +19,10 @@ from medbench.harness.engine.attention import KeysAndValues, Read, attend
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.packing import NEVER, AttentionSettings, KVStore, NewTokens, PassAttention
 from medbench.harness.engine.requests import PrefixedRequest, SharedPrefix
+from medbench.harness.engine.streaming import attend_streaming, can_stream
 
 CHUNK = 128
-_BLOCK_ROWS = 16
+_BLOCK_ROWS = 32
 
 
 class LayerSlots:
@@ -163,6 +164,14 @@ class DecodeBlock(Block):
     chunk: int
     reach: int
     places: torch.Tensor  # Of the tokens [n].
+    _lines: torch.Tensor | None = field(default=None, init=False)
+
+    def lines(self, heads: int) -> torch.Tensor:
+        """Return where what each row and head reads [n H, reach] lies in a chunk [S, H, CHUNK, D] of lines of D."""
+        if self._lines is None:
+            first = torch.arange(self.rows.start * heads, self.rows.stop * heads) * CHUNK
+            self._lines = first[:, None] + torch.arange(self.reach)
+        return self._lines
 
     def allowed(self, window: int | None) -> torch.Tensor:
         """Return [n, 1, reach]."""
@@ -253,12 +262,21 @@ class _Reading:
     def own_slots(self, blocks: Sequence[DecodeBlock], chunks: Sequence[KeysAndValues]) -> None:
         """Let each decoding row read its slot."""
         for block in blocks:
-            keys, values = (store[block.rows, :, : block.reach] for store in chunks[block.chunk])
-            out, sums = self._read(self._queries[block.rows, None], keys, values, block.mask(self._settings.window))
+            out, sums = self._read_chunk(block, *chunks[block.chunk])
             if block.chunk:
-                self._join(block.rows, out[:, 0], sums[:, 0])
+                self._join(block.rows, out, sums)
             else:
-                self.out[block.rows], self._sums[block.rows] = out[:, 0], sums[:, 0]
+                self.out[block.rows], self._sums[block.rows] = out, sums
+
+    def _read_chunk(self, block: DecodeBlock, keys: torch.Tensor, values: torch.Tensor) -> Read:
+        """Return what rows read of a chunk [S, K, CHUNK, D]: attention [n, H, D], and sums [n, H]."""
+        queries, settings = self._queries[block.rows], self._settings
+        own_keys, own_values = (store[block.rows, :, : block.reach] for store in (keys, values))
+        mask = block.mask(settings.window)
+        if settings.softcap is None and can_stream(queries, values):
+            return attend_streaming(queries * settings.scale, own_keys, values, block.lines(values.shape[1]), mask)
+        out, sums = self._read(queries[:, None], own_keys, own_values, mask)
+        return out[:, 0], sums[:, 0]
 
     def own_prompts(
         self, blocks: Sequence[PromptBlock], queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor

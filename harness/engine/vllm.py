@@ -3,13 +3,15 @@
 import json
 import math
 import os
+import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -36,7 +38,11 @@ ASKED_AHEAD = 256
 # Largest distance of a log-probability from transformers' in float32, and of a prompt's mean in 16 bits. Measured on
 # a CPU: 3e-5 and 0.035 where all is well, 0.58 where vLLM ignored a mask and 48 of 48 answers were the same.
 NEAR: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
-_COMPARED = _COMPARED_TOKENS = 8
+COMPARED = COMPARED_TOKENS = 8
+"""Prompts, and tokens of each, whose log-probabilities are compared."""
+_LONGEST_WORDS = 400
+Vllm = Any  # `vllm.LLM` and what it takes and gives: nothing of it is typed for us.
+Prepared = list[tuple[PrefixedRequest, Any]]
 # The CPU build's own block of 128 tokens is longer than what most prompts share.
 _CPU_BLOCK = 32
 _ENVIRONMENT = {
@@ -64,6 +70,9 @@ def why_not_vllm(adapter: LocalAdapter) -> str:
     """Return why vLLM cannot write a model's answers; empty if it can: its decoder is known, weight for weight."""
     if adapter.only_whole:
         return adapter.only_whole
+    if adapter.quantised:
+        rounded = "vLLM rounds weights itself, by --model-arg vllm.quantization=METHOD without --quantize"
+        return f"its weights are held in {adapter.quantised}; {rounded}"
     if adapter.attention != "causal":
         return "its visual tokens read one another, which vLLM would leave out without a word"
     if adapter.has_row_states:
@@ -87,33 +96,41 @@ def published(decoder: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 - any mo
 class VllmEngine(Engine):
     """Lets vLLM write what a local adapter's prompts ask; images are encoded by the adapter, once, as ever."""
 
-    def __init__(self, adapter: LocalAdapter, budget: Budget, phases: Phases, llm: Any) -> None:  # noqa: ANN401
+    def __init__(self, adapter: LocalAdapter, budget: Budget, phases: Phases, llm: Vllm) -> None:
         super().__init__(adapter, budget, phases)
-        self._llm = llm
+        self.llm = llm
 
     def _run(self, requests: Iterable[Request], images: Images, *, search: bool = False) -> Iterator[list[Outcome]]:
         del search
         windows = in_order(requests, share=self.shares_prefixes, window_tokens=self.budget.tokens)
         queue = RequestQueue(windows, images.expect)
-        yield from VllmBatching(self._llm, self._adapter, images, queue, self.budget, self._phases).run()
+        yield from VllmBatching(self.llm, self._adapter, images, queue, self.budget, self._phases).run()
+
+
+def begin(
+    adapter: LocalAdapter, requests: Sequence[Request], budget: Budget, phases: Phases, arguments: Mapping[str, object]
+) -> tuple[VllmEngine, Sequence["Reference"]]:
+    """Return vLLM behind our vision, and what transformers writes to the first of `requests`."""
+    wanted = references(adapter, requests)
+    return VllmEngine(adapter, budget, phases, start(adapter, budget, arguments)), wanted
 
 
 class VllmBatching(Batching):
     """Hands requests over as embeddings, as many as vLLM may choose from, and takes answers as they finish."""
 
-    def __init__(self, llm: Any, *parts: Any) -> None:  # noqa: ANN401 - untyped there
+    def __init__(self, llm: Vllm, *parts: Any) -> None:
         super().__init__(*parts)
         self._engine = llm.llm_engine
         self._asked: dict[str, tuple[PrefixedRequest, Row]] = {}
         self._numbers = count()
-        self._together = ASKED_AHEAD
+        self._together = self._most = ASKED_AHEAD
 
     def _under_way(self) -> list[PrefixedRequest]:
         return [one for one, _ in self._asked.values()]
 
     def _next(self) -> list[PrefixedRequest]:
         found: list[PrefixedRequest] = []
-        while len(found) < self._together and len(self._asked) + len(found) < ASKED_AHEAD and self._queue.peek():
+        while len(found) < self._together and len(self._asked) + len(found) < self._most and self._queue.peek():
             found.append(self._queue.take())
         return found
 
@@ -129,19 +146,31 @@ class VllmBatching(Batching):
         return []
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
-        able, outcomes = self._images.sound(requests)
+        prepared, outcomes = self._prepared(requests)
         with self._phases.time("hand over"):
-            prompts = [(one.request.source, one.request.spec.kind, one.request.prompt.segments) for one in able]
             # Where 16 bits may overflow, a log-probability that is no number tells of it.
             told = {"logprobs": 0} if self._adapter.dtype == "float16" else {}
-            for one, own in zip(able, self._images.embed(prompts), strict=True):
+            for one, prompt in prepared:
                 # vLLM hangs a mark of its own on the name, behind a dash.
                 name = str(next(self._numbers))
+                try:
+                    self._engine.add_request(name, prompt, choice_of(one.request.decoding, **told))
+                except ValueError as error:
+                    # What is too long for the memory that there is, for instance.
+                    outcomes.append(failed(one.request, f"vLLM does not take this prompt: {error}"))
+                    continue
                 self._asked[name] = one, Row(request=one.request)
-                self._engine.add_request(name, prompt_of(own, self._adapter), choice_of(one.request.decoding, **told))
         with self._phases.time("decode"):
             answers = self._engine.step()
         return [*outcomes, *self._outcomes(self._finished(answers))]
+
+    def _prepared(self, requests: Sequence[PrefixedRequest]) -> tuple[Prepared, list[Outcome]]:
+        """Return requests with their prompts as vLLM takes them, and the outcomes of those that cannot be asked."""
+        able, outcomes = self._images.sound(requests)
+        with self._phases.time("hand over"):
+            parts = [(one.request.source, one.request.spec.kind, one.request.prompt.segments) for one in able]
+            prompts = [prompt_of(own, self._adapter) for own in self._images.embed(parts)]
+        return list(zip(able, prompts, strict=True)), outcomes
 
     def _finished(self, answers: Sequence[Any]) -> list[Row]:
         """Note what was written; return the rows that are at their end, by vLLM's judgement or by a stop string."""
@@ -175,7 +204,7 @@ def prompt_of(embeddings: torch.Tensor, adapter: LocalAdapter) -> dict[str, torc
     return {"prompt_embeds": embeddings.to(adapter.decoder.dtype).cpu()}
 
 
-def choice_of(decoding: Decoding, **more: object) -> Any:  # noqa: ANN401 - untyped there
+def choice_of(decoding: Decoding, **more: object) -> Vllm:
     """Return how vLLM is to choose tokens: every choice is named, so that none is a default of its own."""
     from vllm import SamplingParams
 
@@ -189,27 +218,33 @@ def choice_of(decoding: Decoding, **more: object) -> Any:  # noqa: ANN401 - unty
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What transformers' `generate` writes first to a prompt."""
+    """What transformers' `generate` writes first to a request, and its prompt as vLLM takes it, once it can be made."""
 
-    embeddings: torch.Tensor  # Of the prompt [L, D].
+    request: Request
+    prompt: Any
     tokens: Sequence[int]  # [T]
     log_probabilities: torch.Tensor  # [T, V]
     decoding: Decoding
 
 
 @torch.inference_mode()
-def references(adapter: LocalAdapter, requests: Sequence[Request]) -> list[Reference]:
+def references(adapter: LocalAdapter, requests: Sequence[Request]) -> Sequence[Reference]:
     """Return what `generate` writes to the first sound requests; RunError if none is, or logits are no numbers."""
     limit = longest_read(adapter.decoder)
     requests = [one for one in requests if not 0 < limit < one.longest]
     found = []
     with Images(adapter, Phases()) as images:
         able, _ = images.sound([PrefixedRequest(request=one, prefix=None, own=one.prompt.segments) for one in requests])
-        able = able[:_COMPARED]
+        able = able[:COMPARED]
         for one, embeddings in zip(able, images.own(able), strict=True):
-            decoding = replace(one.request.decoding, max_new_tokens=_COMPARED_TOKENS, **asdict(GREEDY))
-            tokens, told = _greedily(adapter.decoder, embeddings, decoding)
-            found.append(Reference(embeddings=embeddings, tokens=tokens, log_probabilities=told, decoding=decoding))
+            mask = torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device)
+            inputs = {"inputs_embeds": embeddings[None].to(adapter.decoder.dtype), "attention_mask": mask}
+            found.append(reference(adapter, one.request, inputs, prompt_of(embeddings, adapter)))
+    return usable(adapter, found)
+
+
+def usable(adapter: LocalAdapter, found: Sequence[Reference]) -> Sequence[Reference]:
+    """Return references, of which there must be some, with numbers; RunError otherwise."""
     if not found:
         raise RunError("No question could be prepared, so vLLM cannot be compared.", "Give --engine medbench.")
     if any(one.log_probabilities.isnan().any() for one in found):
@@ -217,25 +252,36 @@ def references(adapter: LocalAdapter, requests: Sequence[Request]) -> list[Refer
     return found
 
 
-def _greedily(decoder: Any, embeddings: torch.Tensor, decoding: Decoding) -> tuple[list[int], torch.Tensor]:  # noqa: ANN401
+def reference(
+    adapter: LocalAdapter, request: Request, inputs: Mapping[str, torch.Tensor], prompt: object = None
+) -> Reference:
+    """Return what `generate` writes to `inputs`, greedily, as much of it as is compared."""
+    decoding = replace(request.decoding, max_new_tokens=COMPARED_TOKENS, **asdict(GREEDY))
+    decoder: Any = adapter.decoder
     told = decoder.generate(
-        generation_config=GenerationConfig(), inputs_embeds=embeddings[None].to(decoder.dtype), do_sample=False,
-        attention_mask=torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device),
-        max_new_tokens=decoding.max_new_tokens, eos_token_id=sorted(decoding.end_ids) or None,
-        pad_token_id=min(decoding.end_ids, default=0), output_logits=True, return_dict_in_generate=True,
+        **inputs, generation_config=GenerationConfig(), do_sample=False, max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=sorted(decoding.end_ids) or None, pad_token_id=min(decoding.end_ids, default=0),
+        output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
-    return told.sequences[0].tolist(), torch.cat(told.logits).float().log_softmax(-1).cpu()
+    # Behind the prompt, where that is returned too.
+    tokens = told.sequences[0, -len(told.logits) :].tolist()
+    sure = torch.cat(told.logits).float().log_softmax(-1).cpu()
+    return Reference(request=request, prompt=prompt, tokens=tokens, log_probabilities=sure, decoding=decoding)
 
 
-def distances(llm: Any, adapter: LocalAdapter, wanted: Sequence[Reference]) -> list[torch.Tensor]:  # noqa: ANN401
+def distances(llm: Vllm, wanted: Sequence[Reference]) -> list[torch.Tensor]:
     """Return how far vLLM's log-probabilities [T] are from each reference's, up to the first token that is another."""
-    answers = llm.generate(
-        [prompt_of(one.embeddings, adapter) for one in wanted],
-        [choice_of(one.decoding, logprobs=0) for one in wanted], use_tqdm=False,
-    )  # fmt: skip
+    engine, answers = llm.llm_engine, dict[int, Any]()
+    for number, one in enumerate(wanted):
+        engine.add_request(str(number), one.prompt, choice_of(one.decoding, logprobs=0))
+    while engine.has_unfinished_requests():
+        answers |= {int(one.request_id.partition("-")[0]): one for one in engine.step() if one.finished}
     found = []
-    for one, answer in zip(wanted, answers, strict=True):
-        [output] = answer.outputs
+    for number, one in enumerate(wanted):
+        [output] = answers[number].outputs
+        if not output.token_ids:
+            found.append(torch.tensor([math.inf]))
+            continue
         told = [step[token].logprob for token, step in zip(output.token_ids, output.logprobs, strict=True)]
         pairs = list(zip(output.token_ids, one.tokens, strict=False))
         alike = next((place for place, (own, other) in enumerate(pairs) if own != other), len(pairs) - 1)
@@ -245,48 +291,64 @@ def distances(llm: Any, adapter: LocalAdapter, wanted: Sequence[Reference]) -> l
     return found
 
 
-def refuse_far(adapter: LocalAdapter, found: Sequence[torch.Tensor]) -> float:
-    """Return the distance that counts in a model's precision; RunError if it is too large to trust any answer."""
+def refuse_far(adapter: LocalAdapter, found: Sequence[torch.Tensor], *, quantised: bool = False) -> float:
+    """Return the distance that counts in a model's precision; RunError if it is too large to trust any answer.
+
+    Weights that a user lets vLLM quantise are others by that user's wish: then only numbers are asked for.
+    """
     exact = adapter.dtype == "float32"
     far = max((float(one.max() if exact else one.mean()) for one in found), default=0.0)
-    if not far <= NEAR[adapter.dtype]:
+    if not far <= (NEAR[adapter.dtype] if not quantised else sys.float_info.max):
         bound = f"{far:.2g} from transformers' in {adapter.dtype} (at most {NEAR[adapter.dtype]:g})"
         problem = f"vLLM's log-probabilities for {adapter.title} are {bound}, so it computes something else."
         raise RunError(problem, "Give --engine medbench.")
     return far
 
 
-def start(adapter: LocalAdapter, budget: Budget, arguments: Mapping[str, object]) -> Any:  # noqa: ANN401 - untyped there
+def start(adapter: LocalAdapter, budget: Budget, arguments: Mapping[str, object]) -> Vllm:
     """Return vLLM with a model's decoder and a user's `arguments` of `vllm.LLM`; UsageError if it does not start."""
+    with tempfile.TemporaryDirectory(prefix="medbench-decoder-") as folder:
+        _write(adapter.decoder, Path(folder))
+        # The table of tokens stays where it is: prompts are embedded by it.
+        leaving = list(cast("Any", adapter.decoder).get_decoder().layers)
+        own = {"skip_tokenizer_init": True, "enable_prompt_embeds": True}
+        return open_vllm(Path(folder), adapter, budget, {**own, **arguments}, leaving)
+
+
+def open_vllm(
+    folder: Path, adapter: LocalAdapter, budget: Budget, arguments: Mapping[str, object],
+    leaving: Sequence[torch.nn.Module],
+) -> Vllm:  # fmt: skip
+    """Return vLLM with the model in a folder, after modules of ours left the GPU; UsageError if it does not start."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from vllm import LLM
 
-    with tempfile.TemporaryDirectory(prefix="medbench-decoder-") as folder:
-        _write(adapter.decoder, Path(folder))
-        options = {"dtype": adapter.dtype, "max_num_seqs": budget.rows, **_memory(adapter, budget), **arguments}
-        try:
-            return LLM(
-                model=folder, skip_tokenizer_init=True, enable_prompt_embeds=True, generation_config="vllm",
-                enable_prefix_caching=True, **{"seed": 0, **options},
-            )  # fmt: skip
-        except (RuntimeError, ValueError, TypeError, ImportError) as error:
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            way_out = "Change its arguments (--model-arg vllm.NAME=VALUE), or give --engine medbench."
-            raise UsageError(f"vLLM does not start with {adapter.title}: {said}", way_out) from error
+    if adapter.decoder.device.type == "cpu" and arguments.get("pipeline_parallel_size", 1) != 1:
+        problem = "vLLM's build for CPUs fails at its first step with pipeline_parallel_size (seen with 0.32)."
+        raise UsageError(problem, "Give --model-arg vllm.tensor_parallel_size instead.")
+    always = {"generation_config": "vllm", "enable_prefix_caching": True, "seed": 0}
+    options = {"dtype": adapter.dtype, "max_num_seqs": budget.rows, **_memory(adapter, budget, leaving), **arguments}
+    try:
+        return LLM(model=str(folder), **{**always, **options})
+    except (RuntimeError, ValueError, TypeError, ImportError) as error:
+        # The first line of some only says that there is an error.
+        said = textwrap.shorten(str(error), _LONGEST_WORDS, placeholder=" ...") or type(error).__name__
+        way_out = "Change its arguments (--model-arg vllm.NAME=VALUE), or give --engine medbench."
+        raise UsageError(f"vLLM does not start with {adapter.title}: {said}", way_out) from error
 
 
-def _memory(adapter: LocalAdapter, budget: Budget) -> dict[str, object]:
+def _memory(adapter: LocalAdapter, budget: Budget, leaving: Sequence[torch.nn.Module]) -> dict[str, object]:
     """Return what vLLM may hold: on a CPU the budget's tokens, on a GPU most of what is free; ours leaves it first."""
     decoder: Any = adapter.decoder
     if decoder.device.type == "cpu":
         size = budget.tokens * bytes_per_token(text_config(decoder), held_type(decoder))
         return {"block_size": _CPU_BLOCK, "kv_cache_memory_bytes": size, "enforce_eager": True}
-    # The table of tokens stays: prompts are embedded by it.
-    for layer in decoder.get_decoder().layers:
-        layer.to("cpu")
+    device = decoder.device
+    for module in leaving:
+        module.to("cpu")
     torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info(decoder.device)
+    free, total = torch.cuda.mem_get_info(device)
     return {"gpu_memory_utilization": _GPU_SHARE * free / total}
 
 
@@ -295,5 +357,7 @@ def _write(decoder: Any, folder: Path) -> None:  # noqa: ANN401 - any model of t
     config = text_config(decoder)
     document = {**config.to_dict(), "architectures": [KNOWN[config.model_type]], "tie_word_embeddings": False}
     (folder / "config.json").write_text(json.dumps(document, default=str), encoding="utf-8")
-    weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in published(decoder).items()}
+    weights = {
+        name: weight.detach().to_dense().cpu().contiguous().clone() for name, weight in published(decoder).items()
+    }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

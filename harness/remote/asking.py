@@ -4,12 +4,13 @@ import asyncio
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from medbench.adapters.guarding import one_sample
 from medbench.adapters.remote import Complete, RemoteAdapter, Reply, RetryableError
@@ -29,7 +30,9 @@ _LONGEST_REST = 16
 _STRAIN = frozenset({"rate limit", "overloaded", "timeout", "unreachable"})
 _LONGEST_WAIT = 60.0
 _MOST_AHEAD = 32
-_FIRST_CONTACTS = 4
+# Signs of strain without an answer between them after which a server is not there. Each closes the gate for longer: so
+# many take seconds, or two of the longest requests, not the deadline of a sample.
+_GONE_AFTER: Mapping[str, int] = {"unreachable": 4, "timeout": 2}
 _GIVEN_UP_IN_A_ROW = 5
 # So many refusals in the same words, and never an answer: all others would be refused as well.
 _SAME_REFUSALS = 5
@@ -44,6 +47,22 @@ class Question:
     sample: Sample
     spec: TaskSpec
     source: Path
+
+
+class GoneError(RunError):
+    """A server is not there, or answers no more: none of its questions is lost, others may answer them."""
+
+
+class Source(Protocol):
+    """Where a server's questions come from, one after another."""
+
+    def take(self) -> Question | None:
+        """Return the next question; None if there is none now."""
+        ...
+
+    async def more(self) -> bool:
+        """Wait until there may be more after all; False if there never will be."""
+        ...
 
 
 def in_order(loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]]) -> list[Question]:
@@ -144,24 +163,39 @@ class RequestWindow:
         self.highest = max(self.highest, higher)
 
 
+@asynccontextmanager
+async def all_together() -> AsyncIterator[asyncio.TaskGroup]:
+    """Run tasks as a group whose error is the one that a person should read: one of ours, if there is one."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except ExceptionGroup as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = (first.subgroup(MedbenchError) or first).exceptions[0]
+        raise first from errors
+
+
 class Asking:
     """Asks a served model; lives in one event loop.
 
     `report` is told of every question as soon as it is done. `draw` draws from 0 to 1, for waits that do not all end at
     once. `answered` says whether questions with images (True), or without (False), were answered in an earlier part.
+    A server that goes away is waited for, unless `others` says that others would answer in its place.
     """
 
     def __init__(
         self, adapter: RemoteAdapter, report: Callable[[Finished], None], draw: Callable[[], float] = random.random,
-        *, answered: Iterable[bool] = (),
+        *, answered: Iterable[bool] = (), others: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         policy = adapter.retry_policy
         self._adapter = adapter
         self._report = report
         self._policy = policy
+        self._others = others
         self._backoff = partial(backoff, policy.backoff, draw)
         self.window = RequestWindow(policy.concurrency, policy.max_concurrency)
-        self._under_way = self._strained = self._waiting = self._returning = 0
+        self._under_way = self._strained = self._silent = self._waiting = self._returning = 0
         self._closed_until = 0.0
         self._news: asyncio.Future[None] | None = None
         # Samples that wait to be asked again keep their images; so many may, beside those under way.
@@ -174,25 +208,17 @@ class Asking:
         self._refused: dict[bool, tuple[str, int]] = {}
         self.retries: Counter[str] = Counter()
 
-    async def ask(self, questions: Iterable[Question]) -> None:
+    async def ask(self, questions: Source) -> None:
         """Ask all questions; each is reported once.
 
-        Raises RunError if the server refuses everything, cannot be reached, or answers no more. What was not reported
-        by then was not answered.
+        Raises RunError if the server refuses everything, GoneError if it cannot be reached, or answers no more. What
+        was not reported by then was not answered.
         """
         self._last_word = asyncio.get_running_loop().time()
-        async with self._adapter.session() as complete:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    await self._begin_all(questions, complete, group)
-            except ExceptionGroup as errors:
-                # The error that a person should read: one of ours, if there is one.
-                first: BaseException = errors
-                while isinstance(first, BaseExceptionGroup):
-                    first = (first.subgroup(MedbenchError) or first).exceptions[0]
-                raise first from errors
+        async with self._adapter.session() as complete, all_together() as group:
+            await self._begin_all(questions, complete, group)
 
-    async def _begin_all(self, questions: Iterable[Question], complete: Complete, group: asyncio.TaskGroup) -> None:
+    async def _begin_all(self, questions: Source, complete: Complete, group: asyncio.TaskGroup) -> None:
         """Prepare questions some way ahead, and send them in their order."""
         ahead: deque[tuple[Question, asyncio.Task[Any]]] = deque()
 
@@ -206,13 +232,17 @@ class Asking:
             asking = self._see_through(question, prepared, complete, await self._enter())
             group.create_task(asking).add_done_callback(lambda _: self._begun.release())
 
-        for question in questions:
-            ahead.append((question, group.create_task(self._prepare(question))))
-            if len(ahead) > min(_MOST_AHEAD, self.window.limit):
+        while True:
+            question = questions.take()
+            if question is not None:
+                ahead.append((question, group.create_task(self._prepare(question))))
+            if ahead and (question is None or len(ahead) > min(_MOST_AHEAD, self.window.limit)):
                 await begin_next()
-        while ahead:
-            await begin_next()
-        self._all_begun = True
+            elif question is None:
+                self._all_begun = True
+                if not await questions.more():
+                    return
+                self._all_begun = False
 
     async def _prepare(self, question: Question) -> object:
         try:
@@ -259,18 +289,23 @@ class Asking:
             error = raised if isinstance(raised, RetryableError) else late
             self.retries[error.reason] += 1
             strained = error.reason in _STRAIN
-            self._leave(epoch, "strained" if strained else "neutral", wait=error.retry_after or 0.0)
+            new = self._leave(epoch, "strained" if strained else "neutral", wait=error.retry_after or 0.0)
+            self._silent = self._silent + new if error.reason in _GONE_AFTER else 0
             self._reached = self._reached or error.reason not in {"timeout", "unreachable"}
-            never = error.reason == "unreachable" and not self._reached
-            # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
-            if never and self.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
-                raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}") from raised
+            if self._is_gone(error.reason):
+                raise GoneError(str(error), f"Is the server running, and is its address right? {_KEPT}") from raised
             raise error from raised.__cause__
         except SampleError as error:
             self._leave(epoch, "neutral")
             return Reply(error=str(error))
         self._leave(epoch, "answered")
         return reply
+
+    def _is_gone(self, reason: str) -> bool:
+        """Say whether nobody is there: nobody ever was, or others are, so that there is nothing to wait for."""
+        most = min(_GONE_AFTER.get(reason, self._policy.attempts), self._policy.attempts)
+        may_be = reason in _GONE_AFTER if self._others() else reason == "unreachable" and not self._reached
+        return may_be and self._silent >= most
 
     async def _wait(self, error: RetryableError, attempt: int, deadline: float) -> int | None:
         """Return the epoch of leave to ask once more, or None if attempts or time are used up."""
@@ -305,13 +340,13 @@ class Asking:
         self._given_up += 1
         deadline = self._policy.deadline
         if error.retry_after is not None and error.retry_after >= deadline:
-            raise RunError(
+            raise GoneError(
                 f"{self._adapter.host} asks to wait {error.retry_after:.0f} s, longer than a sample may take.",
                 f"Wait, then give the same command again, or raise --model-arg deadline={deadline:g}.",
             )
         silent = asyncio.get_running_loop().time() - self._last_word
         if self._given_up >= _GIVEN_UP_IN_A_ROW and silent >= deadline and not self._all_begun:
-            raise RunError(
+            raise GoneError(
                 f"{self._adapter.host} has answered nothing for {silent:.0f} s. The last: {finished.outcome.error}",
                 f"It seems to be down or too slow. {_KEPT}",
             )
@@ -335,13 +370,17 @@ class Asking:
         self._tell()
         return self.window.epoch
 
-    def _leave(self, epoch: int, sign: Sign, *, wait: float = 0.0) -> None:
-        """Say how a request ended that entered in an epoch; `wait`: seconds that the server asks everybody to wait."""
-        loop = asyncio.get_running_loop()
+    def _leave(self, epoch: int, sign: Sign, *, wait: float = 0.0) -> bool:
+        """Say how a request ended that entered in an epoch; `wait`: seconds that the server asks everybody to wait.
+
+        Return whether it is a new sign of strain.
+        """
+        loop, new = asyncio.get_running_loop(), False
         if sign == "answered":
-            self._strained = 0
+            self._strained = self._silent = 0
             self.window.answered(loop.time(), busy=self._waiting > 0 or self._under_way >= self.window.limit)
         elif sign == "strained" and self.window.strained(epoch):
+            new = True
             self._strained += 1
             wait = max(wait, self._backoff(self._strained))
         self._under_way -= 1
@@ -349,6 +388,7 @@ class Asking:
             self._closed_until = loop.time() + wait
             loop.call_at(self._closed_until, self._tell)
         self._tell()
+        return new
 
     def _tell(self) -> None:
         if self._news is not None and not self._news.done():

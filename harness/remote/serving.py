@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.phases import Phases
-from medbench.harness.remote.asking import Asking, Finished, in_order
+from medbench.harness.remote.asking import Finished, in_order
+from medbench.harness.remote.sharing import Fleet
 from medbench.harness.rundir import append_lines, open_whole_lines
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.console import say, warn
@@ -27,6 +28,7 @@ from medbench.tasks.terms import is_under_agreement, terms_of_prepared
 
 T = TypeVar("T")
 LOG_FILE = "calls.jsonl"
+_NONE_CACHED = "none in its cache, or does not say"
 
 
 class LoggedRequest(BaseModel, frozen=True, extra="forbid"):
@@ -114,10 +116,10 @@ def answer_remotely(
     warn_of_sending(adapter, to_send)
     still = {(name, sample.sample_id) for name, samples in missing.items() for sample in samples}
     before = [sample for load in loads for sample in load.samples if (load.spec.name, sample.sample_id) not in still]
-    begun: list[Asking] = []
+    begun: list[Fleet] = []
 
     async def work(put: Callable[[Finished], None]) -> None:
-        begun.append(Asking(adapter, put, answered={bool(sample.images) for sample in before}))
+        begun.append(Fleet(adapter.servers, put, answered={bool(sample.images) for sample in before}))
         await begun[0].ask(in_order(loads, missing))
 
     with closing(RequestLog(folder / LOG_FILE)) as log:
@@ -129,28 +131,34 @@ def answer_remotely(
                     break
                 log.append(finished)
                 yield [one.outcome for one in finished]
-        window = begun[0].window
-        notes = {
-            "host": adapter.host,
-            "concurrency": {
-                "start": adapter.retry_policy.concurrency, "highest": window.highest, "last": window.limit,
-            },
-            "retries": dict(sorted(begun[0].retries.items())),
-            **log.summary(),
-        }  # fmt: skip
+        notes = {**begun[0].notes, **log.summary()}
     changes = changes_in(notes)
     phases.notes["server"] = notes
     # They stand beside the numbers as well, not only in the log.
     adapter.notices = (*adapter.notices, *changes)
-    thought = f" ({notes['thought_tokens']:,} of them thoughts)" if notes["thought_tokens"] else ""
-    cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
-    say(
-        f"Server: {notes['answered']:,} answered, {notes['failed']:,} failed, {notes['requests']:,} requests, "
-        f"{notes['prompt_tokens']:,} tokens read ({notes['cached_tokens']:,} remembered), "
-        f"{notes['output_tokens']:,} written{thought}{cost}; up to {notes['concurrency']['highest']} at once."
-    )
+    say_what_it_took(notes, adapter.uncached_hint)
     for change in changes:
         warn(change)
+
+
+def say_what_it_took(notes: Mapping[str, Any], uncached_hint: str = "") -> None:
+    """Say a run's questions, tokens and cost, and what servers had in their caches; if nothing, the hint."""
+    thought = f" ({notes['thought_tokens']:,} of them thoughts)" if notes["thought_tokens"] else ""
+    cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
+    servers, read, cached = len(notes.get("servers", ())), notes["prompt_tokens"], notes["cached_tokens"]
+    say(
+        f"{f'{servers} servers' if servers > 1 else 'Server'}: {notes['answered']:,} answered, {notes['failed']:,} "
+        f"failed, {notes['requests']:,} requests, {notes['output_tokens']:,} tokens written{thought}{cost}; up to "
+        f"{notes['concurrency']['highest']} at once."
+    )
+    if read:
+        had = f"{cached:,} ({100 * cached / read:.0f} %) in its cache" if cached else _NONE_CACHED
+        say(f"Of {read:,} prompt tokens the server had {had}. {'' if cached else uncached_hint}".rstrip())
+
+
+def other_machines(adapter: RemoteAdapter) -> str:
+    """Return the names of the servers on other machines; empty if there are none."""
+    return ", ".join(server.host for server in adapter.servers if not server.on_this_machine)
 
 
 def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
@@ -158,12 +166,13 @@ def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
 
     The mini suite's stand-ins for such data are free. Raises UsageError if there are such data.
     """
-    if adapter.on_this_machine or adapter.may_send_credentialed:
+    elsewhere = other_machines(adapter)
+    if not elsewhere or adapter.may_send_credentialed:
         return
     closed = [load.spec.name for load in loads if is_under_agreement(load.prepared)]
     if closed:
         raise UsageError(
-            f"The data of {', '.join(closed)} are under a signed agreement and must not be sent to {adapter.host}.",
+            f"The data of {', '.join(closed)} are under a signed agreement and must not be sent to {elsewhere}.",
             "Leave them out with --tasks, serve the model on this machine, or, if your agreement covers that server, "
             "say --model-arg credentialed=send.",
         )
@@ -172,11 +181,29 @@ def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
 def warn_of_sending(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
     """Say loudly which data go to another machine although nobody has said that they may be passed on."""
     told = [load.spec.name for load in loads if terms_of_prepared(load.prepared).openness == "closed"]
-    if told and not adapter.on_this_machine:
+    elsewhere = other_machines(adapter)
+    if told and elsewhere:
         warn(
-            f"The questions and images of {', '.join(told)} are sent to {adapter.host}, and nothing says that these "
+            f"The questions and images of {', '.join(told)} are sent to {elsewhere}, and nothing says that these "
             "data may be passed on. Stop now if they may not."
         )
+
+
+def joined_notes(folder: Path, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `answer_remotely` notes as if one process had asked: the sums of the calls that a folder holds.
+
+    The retries of all `parts` are added; of their concurrency the most stands there, for each asked beside others.
+    Several servers of parts stand there one after another.
+    """
+    with closing(RequestLog(folder / LOG_FILE)) as log:
+        summary = log.summary()
+    retries: Counter[str] = Counter()
+    for part in parts:
+        retries.update(part["retries"])
+    most = {name: max(part["concurrency"][name] for part in parts) for name in parts[0]["concurrency"]}
+    several = [server for part in parts for server in part.get("servers", ())]
+    told = {"servers": several} if several else {}
+    return {**parts[0], **told, "concurrency": most, "retries": dict(sorted(retries.items())), **summary}
 
 
 def changes_in(notes: Mapping[str, Any]) -> list[str]:

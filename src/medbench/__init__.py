@@ -7,6 +7,7 @@
 Nothing heavy is imported before it is needed; a mistake raises `MedbenchError`, whose message says what to do next.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ __all__ = [
     "Audit", "Comparison", "MedbenchError", "Prepared", "Run", "Scores", "audit", "compare", "load_run", "run", "score",
     "task",
 ]  # fmt: skip
+
+# transformers and peft import these wherever they are installed, which then talk of kernels for other machines.
+for _name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> object:

@@ -160,7 +160,7 @@ def run(
         boxes: How a function writes boxes: `pixels` by default, else as in `medbench score --boxes`.
         overwrite: Whether to start afresh where there is such a run.
         progress: True for a progress bar, False to send all talk to the logger `medbench`, or an object that listens.
-        settings: Everything else that `medbench run` takes, e.g. `checkpoint`, `dtype`, `batch_size`,
+        settings: Everything else that `medbench run` takes, e.g. `checkpoint`, `dtype`, `lora`,
             `max_new_tokens={"vqa": 4096}`, `model_args={"system": "..."}`.
 
     Raises:

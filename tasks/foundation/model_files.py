@@ -34,7 +34,10 @@ _WORDS = re.compile(r"out of memory|can(?:'|no)t allocate memory|not enough memo
 # torch.OutOfMemoryError, by its name: this floor imports no torch.
 _NAME = "OutOfMemoryError"
 _LONGEST_REASON = 160
-HINT = "Give --dtype bfloat16, free some memory, or take a larger device or --device cpu."
+HINT = (
+    "Give --dtype bfloat16, free some memory, or take a larger device or --device cpu. For hf: models there are "
+    "--quantize and --device-map auto too."
+)
 
 
 @cache

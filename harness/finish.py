@@ -1,0 +1,88 @@
+"""The end of a run, whoever answered it: score, write `results.json`, `env.json` and the pages, and then `done`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medbench.adapters.catalog import ChosenModel
+from medbench.harness.identity import write_environment
+from medbench.harness.models import ModelFacts
+from medbench.harness.phases import Phases
+from medbench.harness.results import RESULTS_FILE, Results, felt_limits, read_results, write_results
+from medbench.harness.rundir import RunDirectory
+from medbench.harness.score import Scores, score_tasks
+from medbench.harness.settings import Settings
+from medbench.harness.workload import Workload
+from medbench.tasks.foundation.console import say, warn
+from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.files import write_atomically
+
+Publish = Callable[[Path], None]
+PAGE = "leaderboard.md"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """How a run ended."""
+
+    path: Path  # Folder of the run.
+    results: Results  # Its numbers.
+    phases: Phases | None  # Where the time went; None if everything was there already.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """A run whose samples all have a record."""
+
+    settings: Settings
+    workload: Workload
+    model: ChosenModel
+    facts: ModelFacts
+    phases: Phases
+    failures: Sequence[str]  # The error of each sample that failed.
+    shards: Mapping[str, Any] = field(default_factory=dict)  # What env.json says of each shard, if there were some.
+    again: str = "The same command tries them again."
+
+    def finish(self, directory: RunDirectory, publish: Publish) -> RunOutcome:
+        """Score the answers and write all that is made of them; RunError for tasks that could not be scored."""
+        with self.phases.time("score"):
+            results, scores = self._score(directory)
+        write_environment(directory.path / "env.json", self.facts.info, self.phases, self.shards)
+        publish(directory.path)
+        if not self.failures and not scores.failed:
+            write_atomically(directory.path / "done", f"{directory.identity}\n")
+        if self.failures:
+            warn(f"{len(self.failures)} samples failed and are counted as errors. The first: {self.failures[0]}")
+            say(self.again)
+        kept = f"The numbers of the other tasks are in {directory.path}; the same command scores again."
+        scores.raise_if_failed(kept)
+        return RunOutcome(path=directory.path, results=results, phases=self.phases)
+
+    def _score(self, directory: RunDirectory) -> tuple[Results, Scores]:
+        """Score what was generated and write `scores/` and `results.json`."""
+        loads = self.workload.answerable(self.facts.kinds)
+        scores = score_tasks(loads, directory, self.model)
+        if not scores.tasks:
+            scores.raise_if_failed("The answers are kept.")
+        for notice in scores.notices():
+            warn(notice)
+        notices = (*self.workload.notices, *self.facts.notices, *scores.notices(), *felt_limits(scores.tasks))
+        results = Results(
+            run=directory.identity, model=self.facts.info, suite=self.workload.suite, limit=self.settings.limit,
+            seed=self.settings.seed, notices=tuple(dict.fromkeys(notices)), tasks=scores.tasks,
+            unsupported=tuple(load.spec.name for load in self.workload.loads if load not in loads),
+            probe=self.settings.probe,
+        )  # fmt: skip
+        write_results(directory.path / RESULTS_FILE, results)
+        return results, scores
+
+
+def finished_results(directory: RunDirectory) -> Results | None:
+    """Return the results of a run that is done, or None if something is left to do."""
+    if (directory.path / "done").exists() and (directory.path / PAGE).exists():
+        with suppress(MedbenchError):
+            results = read_results(directory.path)
+            return results if results.run == directory.identity else None
+    return None
