@@ -118,6 +118,10 @@ def weight_options(command: Command) -> Command:
     "--engine", type=click.Choice(["auto", "medbench", "vllm", "transformers"]),
     help="What writes the answers of a local model.  [default: auto: vLLM on a GPU where it can, else ours]",
 )  # fmt: skip
+@click.option(
+    "--workers", metavar="N|[N@]ray[://ADDRESS]",
+    help="Answer in N processes, one for each GPU, or on a Ray cluster: docs/scaling.md.  [default: in this one]",
+)  # fmt: skip
 @click.option("--compile", is_flag=True, default=None, help="Let torch.compile fuse the decoder's layers.")
 @click.option("--probe", type=click.Choice(list(PROBES)), help="Ask in another way, for `medbench audit probe`.")
 @click.option(
@@ -237,8 +241,10 @@ def _show_phases(phases: Phases) -> None:
     spent = sorted(phases.seconds.items(), key=lambda item: -item[1])
     total = sum(phases.seconds.values())
     rows = [[phase, f"{seconds:.1f}", f"{100 * seconds / total:.0f}"] for phase, seconds in spent if total]
+    several = phases.notes.get("workers", {}).get("count", 0)
+    whose = f"of {several} worker{'s' if several > 1 else ''} " if several else ""
     beside = [[f"{phase} (beside)", f"{seconds:.1f}", ""] for phase, seconds in sorted(phases.background.items())]
-    emit_table(["phase", "seconds", "%"], [*rows, *beside], title="Where the time went")
+    emit_table(["phase", "seconds", "%"], [*rows, *beside], title=f"Where the time {whose}went")
     if phases.tasks:
         rates = [
             [task, f"{rate.output_tokens:,}", f"{rate.seconds:.1f}", f"{rate.tokens_per_second:,.0f}"]

@@ -1,22 +1,24 @@
 """The middle of a run: what is still to be answered goes to the model, what comes back goes to the disk."""
 
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from medbench.adapters.base import Adapter, DirectAdapter, LocalAdapter
-from medbench.adapters.guarding import answered, plugin_faults
-from medbench.adapters.remote import RemoteAdapter
+from medbench.adapters.base import DirectAdapter, LocalAdapter
+from medbench.adapters.guarding import answered
 from medbench.harness.engine.requests import GREEDY, LONG_ANSWERS_FIRST, Outcome, Request, Sampling, make_request
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import GenerationRecord, Recorded, RunDirectory, append_lines, is_cut_off, open_whole_lines
-from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.answers.thoughts import split_thought
 from medbench.tasks.foundation.console import meter, say
-from medbench.tasks.foundation.errors import RunError, SampleError
+from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.sample import Sample
+
+# Syncing the disk after every answer would take longer than a fast model does.
+_MOST_SECONDS_KEPT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +45,10 @@ def make_plan(loads: tuple[TaskLoad, ...], recorded: Recorded) -> Plan:
     return Plan(loads=loads, missing=missing, recorded=done)
 
 
-def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings) -> list[str]:
-    """Answer what is missing, appending each answer as it comes; then put every file in its final order.
+def generate(
+    plan: Plan, outcomes_of: Generator[list[Outcome], None, None], directory: RunDirectory, phases: Phases
+) -> list[str]:
+    """Append what is answered as it comes; then put every file in its final order.
 
     Returns the error of each sample that failed.
     """
@@ -55,7 +59,7 @@ def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phas
         streams = {name: stack.enter_context(open_whole_lines(file.path)) for name, file in files.items()}
         states: Counter[str] = Counter()
         # Closed at once when the writing fails or is interrupted: a server is then asked no more.
-        for outcomes in stack.enter_context(closing(_outcomes(plan, adapter, directory, phases, settings))):
+        for outcomes in stack.enter_context(closing(outcomes_of)):
             with phases.time("write"):
                 for task in dict.fromkeys(outcome.task for outcome in outcomes):
                     own = (GenerationRecord.of(directory.identity, one) for one in outcomes if one.task == task)
@@ -79,32 +83,11 @@ def _state_of(outcome: Outcome) -> str:
     return "truncated" if is_cut_off(said, outcome.generation) else "answered" if said.answer else "empty"
 
 
-def _outcomes(
-    plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings
-) -> Generator[list[Outcome], None, None]:
-    with plugin_faults(adapter.card.name, "answering", type(adapter).__module__):
-        if isinstance(adapter, DirectAdapter):
-            yield from _answer_directly(plan, adapter, phases)
-        elif isinstance(adapter, LocalAdapter):
-            from medbench.harness.local import drive, note_agreement, sampling_of
-
-            refused: list[Outcome] = []
-            requests = requests_of(plan, adapter, phases, refused, sampling_of(settings, adapter))
-            yield from drive(adapter, requests, directory, phases, settings)
-            yield refused
-            note_agreement(adapter, plan.loads, directory, phases, settings)
-        elif isinstance(adapter, RemoteAdapter):
-            from medbench.harness.remote.serving import answer_remotely
-
-            yield from answer_remotely(adapter, plan.loads, plan.missing, directory.path, phases)
-        else:
-            problem = f"The model {adapter.card.name!r} is neither direct, local nor remote."
-            raise RunError(problem, "Use a model of `medbench models`.")
-
-
-def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iterator[list[Outcome]]:
+def answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iterator[list[Outcome]]:
+    """Yield what a direct model answers, a list of a task at a time: what took long to say is soon on the disk."""
     for load in plan.loads:
-        outcomes = []
+        outcomes: list[Outcome] = []
+        began = time.monotonic()
         for sample in plan.missing[load.spec.name]:
             generation, why = None, ""
             try:
@@ -113,6 +96,9 @@ def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iter
             except SampleError as error:
                 why = str(error)
             outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation, error=why))
+            if time.monotonic() - began > _MOST_SECONDS_KEPT:
+                yield outcomes
+                outcomes, began = [], time.monotonic()
         yield outcomes
 
 

@@ -181,6 +181,12 @@ def _hash_of(files: Iterable[tuple[Path, Path]]) -> str:
     return digest.hexdigest()
 
 
+@cache
+def code_of_all() -> str:
+    """Return the hash of all of medbench's own code."""
+    return _hash_of((ROOT, file) for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py")))
+
+
 def write_environment(
     path: Path, model: ModelInfo, phases: Phases, shards: Mapping[str, object] = MappingProxyType({})
 ) -> None:
@@ -188,9 +194,8 @@ def write_environment(
 
     Of a run that `shards` answered, what each of them said stands beside the sums.
     """
-    code = _hash_of((ROOT, file) for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py")))
     document = {
-        "code": code, "python": platform.python_version(),
+        "code": code_of_all(), "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in _TOLD},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "model": {"device": model.device, "dtype": model.dtype, "weights": model.weights},

@@ -1,14 +1,12 @@
-"""A local model in a run: its self-test, its engine, what the run learned of memory, and how far batches matter.
+"""A local model in a run: its self-test, its engine, and what the run learned of memory.
 
 Before the first answer two prompts are answered together by the engine and one by one by the library. It catches what
 makes whole tables wrong: padding on the wrong side, images in the wrong order, positions that slip.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, islice, zip_longest
-from pathlib import Path
+from itertools import chain, islice
 from typing import Any, cast
 
 import torch
@@ -18,17 +16,14 @@ from medbench.harness.engine.budget import Budget, auto_budget
 from medbench.harness.engine.choice import EngineChoice, choose_engine, vllm_arguments
 from medbench.harness.engine.engine import Engine, answers
 from medbench.harness.engine.passes import compile_layers
-from medbench.harness.engine.requests import GREEDY, Name, Outcome, Request, Sampling, make_request
+from medbench.harness.engine.requests import GREEDY, Name, Outcome, Request, Sampling
 from medbench.harness.engine.static import NoNumbersError, generate_alone
+from medbench.harness.learned import Learned
 from medbench.harness.phases import Phases
-from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
-from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
-from medbench.tasks.foundation.files import canonical_json, write_atomically
 
-_FEWEST_COMPARED, _MOST_COMPARED = 4, 24
 _LOOKED_AT = 64
 _TESTED_TOKENS = 8
 # Where so many from one end cannot be answered, the data are broken and not an image.
@@ -134,27 +129,44 @@ def engine_of(settings: Settings, adapter: LocalAdapter) -> EngineChoice:
     return choose_engine(settings.engine, adapter, arguments, greedy=greedy, compiled=settings.compile)
 
 
-def drive(
-    adapter: LocalAdapter, requests: Iterator[Request], directory: RunDirectory, phases: Phases, settings: Settings
-) -> Iterator[list[Outcome]]:
-    """Yield outcomes as they come; what the engine learns about memory stays with the run."""
-    chosen = engine_of(settings, adapter)
-    say(f"Engine: {chosen.name} {chosen.version}".rstrip() + f" ({chosen.why}).")
-    # What the engine learned to hold at once, after memory ran out.
-    learned = directory.path / "budget.json"
-    budget = _remembered(learned, auto_budget(adapter.decoder, rows=settings.batch_size))
-    first = list(islice(requests, _LOOKED_AT))
-    # Where nothing is left to answer, nothing is started.
-    make = {"vllm": _vllm, "transformers": _library, "medbench": _ours}[chosen.name if first else "medbench"]
-    engine, notes = make(adapter, first, budget, phases, settings)
-    budget = engine.budget
-    for outcomes in engine.generate(chain(first, requests)):
-        if engine.budget != budget:
-            budget = engine.budget
-            write_atomically(learned, canonical_json(asdict(budget)) + "\n")
-        yield outcomes
-    named = {} if chosen.name == "medbench" else {"engine": {**chosen.identity, "why": chosen.why}}
-    phases.notes |= {**named, **notes, "budget": asdict(engine.budget), **adapter.observed()}
+class Driver:
+    """A local model in a run: its engine is chosen and tested with the first requests, and answers all that follow.
+
+    `sharers` processes on this machine do the same, and share its memory where it has no GPU.
+    """
+
+    def __init__(
+        self, adapter: LocalAdapter, phases: Phases, settings: Settings, learned: Learned, *, sharers: int = 1
+    ) -> None:
+        self._adapter, self._phases, self._settings = adapter, phases, settings
+        self._learned, self._sharers = learned, sharers
+        self._notes: dict[str, Any] = {}
+        self._engine: Engine | None = None
+
+    def answer(self, requests: Iterator[Request]) -> Iterator[list[Outcome]]:
+        """Yield outcomes as they come; nothing is started where there is nothing to answer."""
+        first = list(islice(requests, _LOOKED_AT))
+        engine = self._engine or self._begin(first)
+        # An engine that was made for nothing is no engine for what comes.
+        self._engine = engine if first else None
+        budget = engine.budget
+        for outcomes in engine.generate(chain(first, requests)):
+            if engine.budget != budget:
+                budget = engine.budget
+                self._learned.note(asdict(budget))
+            yield outcomes
+        self._phases.notes |= {**self._notes, "budget": asdict(engine.budget), **self._adapter.observed()}
+
+    def _begin(self, first: Sequence[Request]) -> Engine:
+        chosen = engine_of(self._settings, self._adapter)
+        say(f"Engine: {chosen.name} {chosen.version}".rstrip() + f" ({chosen.why}).")
+        free = auto_budget(self._adapter.decoder, rows=self._settings.batch_size, sharers=self._sharers)
+        budget = Budget(**self._learned.within(asdict(free)))
+        make = {"vllm": _vllm, "transformers": _library, "medbench": _ours}[chosen.name if first else "medbench"]
+        engine, notes = make(self._adapter, first, budget, self._phases, self._settings)
+        named = {} if chosen.name == "medbench" else {"engine": {**chosen.identity, "why": chosen.why}}
+        self._notes = {**named, **notes}
+        return engine
 
 
 def _ours(
@@ -224,43 +236,3 @@ def _tell(tested: SelfTest, adapter: LocalAdapter) -> None:
         (say if tested.equal == tested.total else warn)(f"Self-test: {same}")
     if tested.one_by_one:
         warn("Even its own library writes other tokens to batches than one by one: every sample is asked alone.")
-
-
-def _remembered(path: Path, budget: Budget) -> Budget:
-    """Return a budget no larger than what an earlier part of the run learned to hold."""
-    if not path.exists():
-        return budget
-    try:
-        learned = json.loads(path.read_text(encoding="utf-8"))
-        return Budget(**{name: min(value, int(learned[name])) for name, value in asdict(budget).items()})
-    except (ValueError, KeyError, TypeError, OverflowError):
-        # It only spares a retry: a file cut short is no reason to stop.
-        return budget
-
-
-def note_agreement(
-    adapter: LocalAdapter, loads: Sequence[TaskLoad], directory: RunDirectory, phases: Phases, settings: Settings
-) -> None:
-    """Note how many answers are those of `generate`, one by one; in float32, where all are, nothing is measured."""
-    if adapter.dtype == "float32" or not sampling_of(settings, adapter).greedy or "log-probabilities" in phases.notes:
-        return
-    equal = total = 0
-    # One by one is slow: a tenth of a small run, no more than a few answers of a large one.
-    most = min(_MOST_COMPARED, max(_FEWEST_COMPARED, sum(len(load.samples) for load in loads) // 10))
-    texts = [
-        [(load, one, said.text) for one in load.samples if (said := records.get(one.sample_id)) and not said.error]
-        for load in loads
-        for records in [directory.of_task(load).read()]
-    ]
-    in_turn = (one for turn in zip_longest(*texts) for one in turn if one is not None)
-    with phases.time("agreement"):
-        for load, sample, text in islice(in_turn, most):
-            try:
-                alone = generate_alone(adapter, make_request(adapter, sample, load.spec, load.prepared.source))
-            except (SampleError, torch.OutOfMemoryError):
-                # A comparison that is not possible costs no answer.
-                continue
-            equal += alone.text == text
-            total += 1
-    phases.notes["agreement"] = {"with": "generate, one by one", "dtype": adapter.dtype, "equal": equal, "of": total}
-    say(f"In {adapter.dtype} {equal} of {total} answers are those of one-by-one generation.")

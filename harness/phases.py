@@ -68,10 +68,6 @@ class Phases:
             self.seconds[waited] = max(0.0, self.seconds[waited] - found)
         self._under_way.clear()
 
-    def count(self, what: str, number: int = 1) -> None:
-        """Add to a count."""
-        self.counts[what] += number
-
     def include(self, written: Mapping[str, Any]) -> None:
         """Add what another process wrote of its phases by `as_json`; seconds of processes side by side add up, too."""
         for mine, name in ((self.seconds, "seconds"), (self.background, "background_seconds")):
@@ -82,6 +78,10 @@ class Phases:
         for task, rate in written["tasks"].items():
             self.tasks[task].seconds += rate["seconds"]
             self.tasks[task].output_tokens += rate["output_tokens"]
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to a count."""
+        self.counts[what] += number
 
     def efficiency(self) -> dict[str, float]:
         """Return how well the engine used its rows and tokens; empty if it did not run.

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from medbench.adapters.base import Adapter, LocalAdapter
+from medbench.adapters.base import Adapter
 from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import Answering, own_model
-from medbench.adapters.guarding import plugin_faults
-from medbench.adapters.remote import RemoteAdapter
 from medbench.harness import models, shards
+from medbench.harness.answering import Answerers, InThisProcess, Told
 from medbench.harness.finish import Answers, Publish, RunOutcome, finished_results
 from medbench.harness.generate import generate, make_plan
-from medbench.harness.identity import made_of, run_identity
+from medbench.harness.identity import run_identity
 from medbench.harness.merging import Merger, take_in
-from medbench.harness.models import LoadedModel, ModelFacts, Share
+from medbench.harness.models import ModelFacts, Share
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import BusyError, RunDirectory, held_before_loading, open_run, shards_at_work
 from medbench.harness.score import Reopened
@@ -24,7 +23,7 @@ from medbench.harness.settings import Settings
 from medbench.harness.shards import Shard
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.console import Listener, heard_by, say, warn
-from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.errors import MedbenchError, UsageError
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.metrics.meteor import start_meteor
 
@@ -95,26 +94,39 @@ def _begun(
             workload.say_left_out()
     # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
     settings = replace(settings, tasks=workload.names)
-    with held_before_loading(settings, workload, model, shard.name if shard else ""):
-        this = _Run(settings, workload, model, phases, own=own is not None)
-        with this.loaded:
-            yield this
+    with (
+        held_before_loading(settings, workload, model, shard.name if shard else ""),
+        answerers(settings, workload, model, phases, own=own is not None) as answering,
+    ):
+        yield _Run(settings, workload, model, phases, answering, own=own is not None)
+
+
+def answerers(settings: Settings, workload: Workload, model: ChosenModel, phases: Phases, *, own: bool) -> Answerers:
+    """Return who answers: this process, or workers, to whom a user's `own` object cannot be sent."""
+    if settings.workers is None:
+        return InThisProcess(settings, workload, model, phases)
+    if own:
+        problem = "A model that is given as an object cannot be sent to workers."
+        raise UsageError(problem, "Leave `workers` out, or make the model a plugin, which has a name.")
+    from medbench.harness.workers.hiring import hired
+
+    return hired(settings, workload, model, phases)
 
 
 @dataclass
 class _Run:
-    """One run under way; at most one checkpoint is loaded at a time, and only `loaded` may hold it."""
+    """One run under way."""
 
     settings: Settings
     workload: Workload
     model: ChosenModel
     phases: Phases
+    answering: Answerers
     own: bool = field(kw_only=True)
     asked: Workload = field(init=False)  # What this process answers of the workload.
 
     def __post_init__(self) -> None:
         self.asked = self.workload
-        self.loaded = LoadedModel(lambda share: models.load_share(self.settings, self.model, self.workload, share))
 
     def whole(self, publish: Publish, overwrite: str) -> RunOutcome:
         """Answer all that is left of the run, what its shards left included, score it and publish."""
@@ -182,37 +194,19 @@ class _Run:
         """Return the shares of the run, what is known of the model of the first, and what makes it another run."""
         with self.phases.time("load"):
             shares = models.shares_of(self.settings, self.workload)
-            first = self._facts(shares[0])
-        for notice in (*self.workload.notices, *first.notices):
+            first = self.answering.told(shares[0])
+        for notice in (*self.workload.notices, *first.facts.notices):
             warn(notice)
         with self.phases.time("load"):
             parts = self._identity(shares, first)
-        return shares, first, parts
+        return shares, first.facts, parts
 
-    def _facts(self, share: Share) -> ModelFacts:
-        adapter = self.loaded.adapter(share)
-        with plugin_faults(self.settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
-            return ModelFacts.of(adapter)
-
-    def _identity(self, shares: Sequence[Share], first: ModelFacts) -> dict[str, object]:
-        """Return what makes this run another one; a server may be asked for it, so what may be sent is looked at."""
-        adapter = self.loaded.adapter(shares[0])
-        if isinstance(adapter, RemoteAdapter):
-            from medbench.harness.remote.serving import refuse_to_send
-
-            refuse_to_send(adapter, self.workload.answerable(adapter.card.kinds))
-        with plugin_faults(adapter.card.name, "what it says of itself", type(adapter).__module__):
-            made = made_of(adapter, self.workload.names)
-        # Of several checkpoints their files, since they are loaded one by one.
-        weights = models.files_of(shares) if len(shares) > 1 else first.info.weights
-        engine: dict[str, object] = {}
-        if isinstance(adapter, LocalAdapter):
-            from medbench.harness.local import engine_of
-
-            engine = engine_of(self.settings, adapter).identity
+    def _identity(self, shares: Sequence[Share], first: Told) -> dict[str, object]:
+        """Return what makes this run another one; of several checkpoints their files, since they come one by one."""
+        weights = models.files_of(shares) if len(shares) > 1 else first.facts.info.weights
         return run_identity(
-            self.settings, self.workload, first.info, self.model, weights=weights, made_of=made, own=self.own,
-            engine=engine,
+            self.settings, self.workload, first.facts.info, self.model, weights=weights, made_of=first.made_of,
+            own=self.own, engine=first.engine,
         )  # fmt: skip
 
     def _start_scorer_early(self) -> None:
@@ -233,19 +227,18 @@ class _Run:
     def _answer(self, share: Share, run: RunDirectory, own: RunDirectory, failures: list[str]) -> ModelFacts:
         """Answer the tasks of a share, and note the error of each sample that failed."""
         with self.phases.time("load"):
-            adapter = self.loaded.adapter(share)
-        sources = shards.sources_of(run)
+            told = self.answering.told(share)
+        sources, kinds = shards.sources_of(run), told.facts.kinds
         if self.settings.checkpoint_for:
             say(f"{share.checkpoint}: {', '.join(share.tasks)}")
-            ours = dict.fromkeys(share.tasks, adapter.weights_fingerprint)
+            ours = dict.fromkeys(share.tasks, told.facts.info.weights)
             models.refuse_other_weights(own.path, ours, [source.path for source in sources])
-        recorded = shards.recorded(sources, self.workload.only(share.tasks).answerable(adapter.card.kinds)).records
-        plan = make_plan(self.asked.only(share.tasks).answerable(adapter.card.kinds), recorded)
-        with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
-            adapter.expect([load.spec for load in plan.loads])
+        recorded = shards.recorded(sources, self.workload.only(share.tasks).answerable(kinds)).records
+        plan = make_plan(self.asked.only(share.tasks).answerable(kinds), recorded)
+        outcomes = self.answering.outcomes(share, plan, own)
         if own != run:
-            shards.note_facts(own, share, ModelFacts.of(adapter))
-        failures += generate(plan, adapter, own, self.phases, self.settings)
+            shards.note_facts(own, share, self.answering.facts(share))
+        failures += generate(plan, outcomes, own, self.phases)
         if own != run:
-            shards.note_facts(own, share, ModelFacts.of(adapter))
-        return ModelFacts.of(adapter)
+            shards.note_facts(own, share, self.answering.facts(share))
+        return self.answering.facts(share)

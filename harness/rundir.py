@@ -43,7 +43,7 @@ _SLUG_CHARACTERS = 80
 _DIGITS = 12
 _PATIENCE = 600.0  # Seconds in which all shards of a large run begin or end one after the other, and one merges.
 # What changes no answer (batch size: in float32; the type is not known yet), or is told better by data and model.
-_NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args"})
+_NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args", "workers"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from medbench.adapters.base import Device, DeviceMap, Dtype, Quantization
 from medbench.harness.engine.choice import EngineName
+from medbench.harness.workers.wanted import wanted
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.probes import refuse_unknown
@@ -24,6 +25,8 @@ SAYS_NOTHING: Mapping[str, tuple[str | None, ...]] = {
     "quantize": (None,), "lora": (None,),
 }  # fmt: skip
 """Options that not every model takes, with the values that say nothing to one that does not."""
+# A number alone may be one.
+Workers = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given)]
 Folder = Annotated[Path, PlainSerializer(lambda path: str(path.absolute()))]
 # Words that name tasks; a text alone is one of them, and may hold several with commas between.
 Selection = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
@@ -57,6 +60,7 @@ class Settings:
     model_args: Mapping[str, str] = field(default_factory=dict)  # Choices of the model, by name.
     engine: EngineName = "auto"  # What writes the answers of a local model.
     compile: bool = False  # Whether the decoder's layers go through `torch.compile`.
+    workers: Workers | None = None  # Who answers, see `medbench.harness.workers.wanted`; None for this process alone.
     probe: str = ""  # Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
 
     @pydantic.model_validator(mode="wrap")
@@ -86,6 +90,8 @@ class Settings:
             raise UsageError(both, "Leave out one of them.")
         if self.lora and self.checkpoint_for:
             raise UsageError("--lora goes onto one model, and --checkpoint-for names several.", "Run them one by one.")
+        if self.workers is not None:
+            wanted(self.workers)
         if self.probe:
             refuse_unknown(self.probe)
 

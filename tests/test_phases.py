@@ -55,3 +55,16 @@ def test_a_cpu_is_timed_while_it_computes() -> None:
     phases.settle(WAITED)
     assert 0 < phases.seconds["encode"] < 1
     assert phases.seconds.get(WAITED, 0.0) == 0
+
+
+def test_what_another_process_measured_is_included() -> None:
+    there, here = Phases(), Phases()
+    there.add(2.0, {"decode": 1}, {"vqa": 1})
+    there.tasks["vqa"].output_tokens = 7
+    there.background["preprocess"] = 1.5
+    there.count("answers", 3)
+    here.add(1.0, {"decode": 1}, {})
+    for _ in range(2):
+        here.include(there.as_json())
+    assert (here.seconds, here.background) == ({"decode": 5.0}, {"preprocess": 3.0})
+    assert (here.counts["answers"], here.tasks["vqa"].output_tokens, here.tasks["vqa"].seconds) == (6, 14, 4.0)

@@ -15,7 +15,8 @@ from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.passes import COMPILED, compile_layers
 from medbench.harness.engine.requests import Outcome, make_request
-from medbench.harness.local import SelfTest, drive, sampling_of
+from medbench.harness.learned import Learned
+from medbench.harness.local import Driver, SelfTest, sampling_of
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
@@ -96,10 +97,10 @@ def test_a_run_remembers_what_its_memory_holds(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(local, "self_test", lambda *_: SelfTest())
     requests = [make_request(adapter, sample, load.spec, load.prepared.source) for sample in load.samples]
     for _ in range(2):
-        list(drive(adapter, iter(requests), directory, Phases(), settings))
+        list(Driver(adapter, Phases(), settings, Learned(directory.path / "budget.json")).answer(iter(requests)))
     assert used[1].rows == used[0].halved(4).rows == 2
     (directory.path / "budget.json").write_text("cut sho", encoding="utf-8")
-    list(drive(adapter, iter(requests), directory, Phases(), settings))
+    list(Driver(adapter, Phases(), settings, Learned(directory.path / "budget.json")).answer(iter(requests)))
     assert used[2] == used[0]
 
 

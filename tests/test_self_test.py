@@ -14,9 +14,9 @@ from medbench.harness import local
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.requests import Outcome, Request
-from medbench.harness.local import SelfTest, drive, self_test
+from medbench.harness.learned import Learned
+from medbench.harness.local import Driver, SelfTest, self_test
 from medbench.harness.phases import Phases
-from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
 from medbench.tasks.foundation.errors import RunError, UsageError
 
@@ -81,14 +81,14 @@ def test_a_broken_picture_does_not_take_the_test_away(
     seeing = sorted((one for one in requests if one.prompt.images()), key=lambda one: one.length)
     broken = [replace(one, source=tmp_path) if one is seeing[end] else one for one in requests]
     assert self_test(Small(), broken, BUDGET) == SelfTest(equal=2, total=2)
-    driven(Small(), broken, tmp_path)
+    driven(Small(), broken)
     assert "Self-test: 2 of 2 answers" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_test_that_cannot_be_done_is_said(
     requests: list[Request], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    driven(Small(), [replace(one, source=tmp_path) for one in requests if one.prompt.images()], tmp_path)
+    driven(Small(), [replace(one, source=tmp_path) for one in requests if one.prompt.images()])
     assert "Self-test not done" in capsys.readouterr().err
 
 
@@ -104,36 +104,29 @@ def test_sampling_and_long_answers_are_no_part_of_it(requests: list[Request]) ->
     assert self_test(Small(), hot, BUDGET) == SelfTest(equal=2, total=2)
 
 
-def driven(
-    adapter: LocalAdapter, requests: list[Request], folder: Path, **more: float
-) -> tuple[dict[str, Outcome], Phases]:
+def driven(adapter: LocalAdapter, requests: list[Request], **more: float) -> tuple[dict[str, Outcome], Phases]:
     phases = Phases()
-    directory = RunDirectory(path=folder, identity="x")
     settings = replace(Settings(model="small", batch_size=4), **cast("Any", more))
-    outcomes = [one for some in drive(adapter, iter(requests), directory, phases, settings) for one in some]
+    outcomes = [one for some in Driver(adapter, phases, settings, Learned()).answer(iter(requests)) for one in some]
     return {one.sample_id: one for one in outcomes}, phases
 
 
-def test_a_run_says_why_its_library_answers(
-    requests: list[Request], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_says_why_its_library_answers(requests: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
     adapter = MistakenWithLibrary(requests)
-    outcomes, phases = driven(adapter, requests, tmp_path)
+    outcomes, phases = driven(adapter, requests)
     said = " ".join(capsys.readouterr().err.split())
     assert "of 2 answers are those of one-by-one generation in float32" in said
     assert "The model's own library answers, batch by batch: in the engine it wrote other tokens" in said
     assert str(phases.notes["batching"]).startswith("whole: in the engine it wrote other tokens")
-    sound = driven(SmallWithLibrary(requests), requests, tmp_path / "sound")[0]
+    sound = driven(SmallWithLibrary(requests), requests)[0]
     assert {key: one.generation for key, one in outcomes.items()} == {key: one.generation for key, one in sound.items()}
     assert max(map(len, adapter.batches)) > 1
 
 
-def test_one_by_one_is_said_and_done(
-    requests: list[Request], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_by_one_is_said_and_done(requests: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
     adapter = SmallWithLibrary(requests)
     adapter.only_whole, adapter.affected_by_others = "its layers are its own", True
-    outcomes, _ = driven(adapter, requests, tmp_path)
+    outcomes, _ = driven(adapter, requests)
     tested, asked = adapter.batches[:3], adapter.batches[3:]
     assert [len(batch) for batch in tested] == [1, 1, 2]
     # Then the test's second try, as whole batches, and the run itself.
@@ -143,14 +136,14 @@ def test_one_by_one_is_said_and_done(
 
 
 def test_a_run_without_a_test_says_nothing_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def nothing(_: Engine, __: object) -> Iterator[list[Outcome]]:
         yield []
 
     monkeypatch.setattr(Engine, "generate", nothing)
     monkeypatch.setattr(local, "self_test", lambda *_: SelfTest())
-    driven(Small(), [], tmp_path)
+    driven(Small(), [])
     assert "Self-test" not in capsys.readouterr().err
 
 
@@ -164,11 +157,9 @@ def test_a_library_whose_batches_do_not_fit_is_still_tested(requests: list[Reque
 
 
 @pytest.mark.parametrize("more", [{"temperature": 0.5}, {"repetition_penalty": 1.1}, {"beams": 2}])
-def test_a_model_that_is_left_whole_does_not_sample(
-    requests: list[Request], tmp_path: Path, more: dict[str, float]
-) -> None:
+def test_a_model_that_is_left_whole_does_not_sample(requests: list[Request], more: dict[str, float]) -> None:
     adapter = SmallWithLibrary(requests)
     adapter.only_whole = "its layers are its own"
     with pytest.raises(UsageError, match="takes the likeliest token") as raised:
-        driven(adapter, requests, tmp_path, **more)
+        driven(adapter, requests, **more)
     assert "Leave out --temperature" in str(raised.value)

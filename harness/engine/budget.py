@@ -6,6 +6,8 @@ from typing import Any
 import psutil
 import torch
 
+Untyped = Any
+"""A model of transformers, or its configuration, of any class."""
 # Slots on a CPU take memory when they are first used, and may take more than twice the tokens that are ever held
 # together. Pages on a GPU are all made at once and take no more than they hold; what passes compute needs the rest.
 _CPU_SHARE, _GPU_SHARE = 0.4, 0.8
@@ -28,10 +30,13 @@ class Budget:
         return Budget(rows=fewer, tokens=max(1, self.tokens // 2), prefill=max(1, self.prefill // 2))
 
 
-def auto_budget(decoder: Any, *, rows: int | None = None) -> Budget:  # noqa: ANN401 - a decoder of transformers
-    """Return a budget for the memory that is free now; `rows` is the user's own number, if one was given."""
+def auto_budget(decoder: Untyped, *, rows: int | None = None, sharers: int = 1) -> Budget:
+    """Return a budget for the memory that is free now; `rows` is the user's own number, if one was given.
+
+    So many `sharers` divide a CPU's memory; a GPU has one.
+    """
     on_gpu = decoder.device.type == "cuda"
-    free = torch.cuda.mem_get_info(decoder.device)[0] if on_gpu else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(decoder.device)[0] if on_gpu else psutil.virtual_memory().available // sharers
     share = _GPU_SHARE if on_gpu else _CPU_SHARE
     tokens = int(share * free / bytes_per_token(text_config(decoder), held_type(decoder)))
     return Budget(
@@ -41,24 +46,24 @@ def auto_budget(decoder: Any, *, rows: int | None = None) -> Budget:  # noqa: AN
     )
 
 
-def held_type(decoder: Any) -> torch.dtype:  # noqa: ANN401 - a decoder of transformers
+def held_type(decoder: Untyped) -> torch.dtype:
     """Return the type of keys and values: float32 on a CPU, where half precision only costs time to convert."""
     dtype: torch.dtype = decoder.dtype
     return torch.float32 if decoder.device.type == "cpu" else dtype
 
 
-def bytes_per_token(config: Any, dtype: torch.dtype) -> int:  # noqa: ANN401 - any configuration of transformers
+def bytes_per_token(config: Untyped, dtype: torch.dtype) -> int:
     """Return the size of one token's keys and values in all layers."""
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     return 2 * int(config.num_hidden_layers) * heads * width * dtype.itemsize
 
 
-def longest_read(decoder: Any) -> int:  # noqa: ANN401 - a decoder of transformers
+def longest_read(decoder: Untyped) -> int:
     """Return how many positions a decoder was made for; 0 where nothing is said."""
     return int(getattr(text_config(decoder), "max_position_embeddings", 0) or 0)
 
 
-def text_config(decoder: Any) -> Any:  # noqa: ANN401 - any model of transformers
+def text_config(decoder: Untyped) -> Untyped:
     """Return the configuration of the layers that write, which a model with vision holds inside its own."""
     return decoder.config.get_text_config(decoder=True)
