@@ -143,6 +143,11 @@ def answer(words: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         show_error(errors.StoppedError())
         return errors.EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - what nobody foresaw is no traceback on a user's screen either
+        from medbench.tasks.foundation.last_resort import explained
+
+        show_error(explained(error))
+        return errors.EXIT_FAILED
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -1,10 +1,9 @@
 """What a run learned to hold at once, after memory ran out: for the same command after an interruption."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from medbench.tasks.foundation.files import canonical_json, write_atomically
+from medbench.tasks.foundation.files import canonical_json, json_value, write_atomically
 
 FILE = "budget.json"
 
@@ -30,7 +29,7 @@ class Learned:
 
 def _read(path: Path) -> dict[str, int]:
     try:
-        return {str(name): int(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+        return {str(name): int(value) for name, value in json_value(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError, OverflowError):
         # It only spares a retry: a file that is not there or was cut short is no reason to stop.
         return {}

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from medbench.harness.results import TaskResult
 from medbench.leaderboard.numbers import Number, Table, as_numbers
 from medbench.tasks.foundation.files import read_yaml_table
+from medbench.tasks.foundation.printable import printable
 from medbench.tasks.protocols import Protocol
 
 _HERE = Path(__file__).parent
@@ -36,7 +37,7 @@ def metric_title(metric: str) -> str:
 
 
 def _flat(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def markdown_text(text: str) -> str:
@@ -47,7 +48,7 @@ def markdown_text(text: str) -> str:
 
 def markdown_code(text: str) -> str:
     """Return `text` as code that stays in its cell."""
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+    return "`" + printable(text).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def latex_text(text: str) -> str:

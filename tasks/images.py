@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from medbench.tasks.foundation.errors import DataError, SampleError
 from medbench.tasks.foundation.files import inside
@@ -34,6 +34,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 # Pillow warns from here on; the largest chest X-rays have a sixth of it.
 MAX_PIXELS = 89_478_485
+# What medical data come in. No other decoder sees a file, whatever its name: some start programs (EPS), some hang.
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 # The largest array of a supported dataset (DermaMNIST at 224 pixels, training images) has 1.05 GB.
 _MAX_ARRAY_BYTES = 4 * 2**30
 _GREY_STACK, _COLOUR_STACK = 3, 4
@@ -42,6 +44,7 @@ _CHANNELS = (1, 3)
 # What Pillow's decoders and the readers of arrays raise on hostile or damaged bytes.
 _UNDECODABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, MemoryError),
+    *(NotImplementedError, RuntimeError, AttributeError, AssertionError, ZeroDivisionError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 _MALFORMED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError)
@@ -97,7 +100,7 @@ def size_of_image(source: Path, ref: ImageRef) -> tuple[int, int]:
 def _opened(path: Path, read: Callable[[Image.Image], T], *, any_size: bool = False) -> T:
     """Return what `read` makes of an image file, which may have `MAX_PIXELS` where its pixels are read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if not any_size and image.width * image.height > MAX_PIXELS:
                 raise SampleError(
                     f"The image {path} claims {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}.",
@@ -106,6 +109,9 @@ def _opened(path: Path, read: Callable[[Image.Image], T], *, any_size: bool = Fa
             return read(image)
     except FileNotFoundError as error:
         raise SampleError(f"The image {path} is missing.", "Restore it, then prepare the task again.") from error
+    except UnidentifiedImageError as error:
+        way_out = f"Images are read as {', '.join(FORMATS)}: save it as one of them, or download the file again."
+        raise SampleError(f"The image {path} cannot be decoded: it is none, or of another format.", way_out) from error
     except _UNDECODABLE as error:
         raise SampleError(f"The image {path} cannot be decoded: {error}.", "Download the file again.") from error
 
@@ -312,7 +318,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 def _other_bytes(path: Path) -> FloatArray:
     """Return those bytes of a 16-bit colour TIFF which Pillow drops, by telling it the other order of bytes."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         kind, _, order = _raw_mode(image).partition(";")
         swapped = f"{kind};{_OTHER_BYTE[order]}"
         image.tile = [tile._replace(args=(swapped, *(tile.args or ())[1:])) for tile in image.tile]

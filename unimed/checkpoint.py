@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from medbench.tasks.foundation import files
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import file_sha256, fingerprint, read_json, sampled_sha256
-from medbench.tasks.foundation.model_files import digests, refuse_stand_ins, room_for
+from medbench.tasks.foundation.model_files import digests, refuse_absurd, refuse_stand_ins, room_for
 from medbench.unimed import lora, weights
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.connector import Connector
@@ -268,6 +268,7 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
 
 def read_config(folder: Path) -> UniMedConfig:
     """Return the configuration of a checkpoint folder; DataError if it cannot be read or cannot work."""
+    refuse_absurd(folder / "config.json")
     try:
         return UniMedConfig.from_pretrained(folder, trust_remote_code=False)
     except (StrictDataclassError, OSError, ValueError, TypeError) as error:

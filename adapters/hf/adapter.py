@@ -1,6 +1,5 @@
 """A vision-language model of transformers behind the adapter contract; no code that a repository brings is run."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
@@ -23,7 +22,7 @@ from medbench.adapters.plain_generation import Watch, forget_decoding
 from medbench.adapters.wording import question_of
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
-from medbench.tasks.foundation.files import read_json
+from medbench.tasks.foundation.files import json_value, read_json
 from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
@@ -218,7 +217,7 @@ def _parsed(name: str, text: str, parse: Callable[[str], ParsedT], kind: str, fo
 
 
 def _table(name: str, text: str) -> dict[str, Any]:
-    values = _parsed(name, text, json.loads, "JSON", '{"KEY": VALUE}')
+    values = _parsed(name, text, json_value, "JSON", '{"KEY": VALUE}')
     if not isinstance(values, dict):
         raise UsageError(f"--model-arg {name}={text} is no table.", 'Write {"KEY": VALUE}.')
     return values

@@ -4,7 +4,6 @@ A model is known by the type that its configuration names and by the last part o
 nothing, nor does a name say how boxes are written where it contradicts the configuration beside it.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from pydantic import TypeAdapter
 from medbench.adapters.base import AdapterEntry, ModelCard, plain_answer
 from medbench.adapters.described import described
 from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.tasks.foundation.files import json_value
 from medbench.tasks.foundation.registry import imported_when_called
 
 _CACHED = re.compile(r"models--.+?--(.+)")
@@ -76,7 +76,7 @@ def family_of(name: str) -> str:
     """Return the type that a model's configuration names; nothing if it is not on this machine or not readable."""
     folder = _folder_here(name)
     try:
-        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]) if folder else ""
+        return str(json_value((folder / "config.json").read_text(encoding="utf-8"))["model_type"]) if folder else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""  # The loader says what is wrong with it.
 

@@ -1,6 +1,5 @@
 """The catalogue's entry of served models: address, key and `--model-arg`; imports neither torch nor an HTTP library."""
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from medbench.adapters.described import described
 from medbench.adapters.remote import RetryPolicy, Usage
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.files import json_value
 from medbench.tasks.foundation.registry import imported_when_called
 
 ENDPOINT = "/chat/completions"
@@ -276,8 +276,8 @@ def _not_allowed(name: str, value: str, hint: str) -> UsageError:
 def json_or_none(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
     """Return what JSON says, or None if it is none."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return json_value(text)
+    except ValueError:
         return None
 
 

@@ -1,6 +1,5 @@
 """What a server's answer means. Everything in it is hostile; what is no answer raises RetryableError."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ from typing import Any, Literal
 
 from medbench.adapters.openai.requests import ChatRequest
 from medbench.adapters.remote import Reply, RetryableError, Served, ServedGeneration, Usage, Withheld
-from medbench.tasks.foundation.files import read_yaml_table
+from medbench.tasks.foundation.files import json_value, read_yaml_table
 
 # No answer of a benchmark is thought over for longer; what a server invents must not fill the disk.
 MOST_REASONING = 1_000_000
@@ -62,8 +61,8 @@ def _short(text: str) -> str:
 def parse_json(content: bytes, reading: Reading) -> Any:  # noqa: ANN401 - a server may say anything
     """Return a server's JSON, or RetryableError if it is none; a body that was cut off is not."""
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return json_value(content)
+    except ValueError as error:
         begins = content[:_LOOKED_AT].decode("utf-8", "replace").strip()
         # What begins as JSON was cut off, and its beginning explains nothing.
         words = "" if not begins or begins[0] in '{["' else f": {_short(reading.clean(begins))!r}"
@@ -243,8 +242,8 @@ def assembled(content: bytes) -> Any:  # noqa: ANN401 - a server may say anythin
         if data.strip() == "[DONE]":
             break
         try:
-            chunk = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            chunk = json_value(data)
+        except ValueError as error:
             raise RetryableError("malformed", "An event of the server's stream is not JSON, or was cut off.") from error
         if not isinstance(chunk, dict):
             continue

@@ -1,6 +1,5 @@
 """Which engine writes a run's answers: ours, vLLM's or transformers' own, as the user says or as the machine allows."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,6 +7,7 @@ from typing import Any, Literal
 from medbench.adapters.base import LocalAdapter
 from medbench.adapters.catalog import OF_VLLM
 from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.files import json_value
 
 EngineName = Literal["auto", "medbench", "vllm", "transformers"]
 # How much is held, and not what is computed.
@@ -39,8 +39,8 @@ def vllm_arguments(given: Mapping[str, str]) -> dict[str, Any]:
 
 def _value(text: str) -> object:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return json_value(text)
+    except ValueError:
         return text
 
 

@@ -5,6 +5,7 @@ pickles name functions of numpy; what is called in their place is ours and makes
 """
 
 import pickle
+import pickletools
 import re
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -100,14 +101,22 @@ class _PlainUnpickler(pickle.Unpickler):
         return plain
 
 
+def _refuse_far_places(data: bytes) -> None:
+    """Refuse a pickle that numbers what it remembers higher than it has bytes: the room is taken for all numbers."""
+    for operation, argument, _ in pickletools.genops(data):
+        if operation.name.endswith("PUT") and isinstance(argument, int) and argument > len(data):
+            raise pickle.UnpicklingError(f"it remembers {argument} things in {len(data)} bytes")
+
+
 def load_plain_pickle(path: Path) -> object:
     """Load a pickle that holds builtin data and numpy's single values only.
 
     Raises DataError if the file is missing, is no pickle, or names any class or function; the message has the name.
     """
-    stream = BytesIO(read_bytes(path))
+    data = read_bytes(path)
     try:
-        return _PlainUnpickler(stream, encoding="utf-8").load()
+        _refuse_far_places(data)
+        return _PlainUnpickler(BytesIO(data), encoding="utf-8").load()
     except DataError as error:
         raise DataError(f"{path}: {error.problem}", error.hint) from error
     except _MALFORMED as error:

@@ -12,11 +12,12 @@ from typing import Protocol
 
 from rich import progress
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escaped
 from rich.table import Table
 from rich.text import Text
 
 from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.printable import printable
 
 _PLAIN_INTERVAL_SECONDS = 10.0
 
@@ -25,8 +26,14 @@ def _talk() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+def _plain(text: str) -> str:
+    """Return a text that is shown as it is: neither rich nor the terminal takes anything in it for its own."""
+    return escaped(printable(text))
+
+
 def emit(text: str) -> None:
-    """Write a result (a table, a document) to standard output as it is."""
+    """Write a result (a table, a document) to standard output: as it is to a file, so that it is safe to a terminal."""
+    text = printable(text) if sys.stdout.isatty() else text
     with _readers_may_leave():
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
@@ -45,12 +52,12 @@ def _readers_may_leave() -> Iterator[None]:
 
 def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """Write a table to standard output; columns whose cells are all numbers are right-aligned."""
-    table = Table(title=escape(title) or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
+    table = Table(title=_plain(title) or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(_plain(cell) for cell in row))
     with _readers_may_leave():
         Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
         sys.stdout.flush()
@@ -101,11 +108,11 @@ class Logged(Silent):
 
     def say(self, text: str) -> None:
         """Log a line."""
-        self._logger.info("%s", text)
+        self._logger.info("%s", printable(text))
 
     def warn(self, text: str) -> None:
         """Log a warning."""
-        self._logger.warning("%s", text)
+        self._logger.warning("%s", printable(text))
 
 
 class Terminal(Listener):
@@ -113,11 +120,11 @@ class Terminal(Listener):
 
     def say(self, text: str) -> None:
         """Write a line."""
-        _talk().print(escape(text))
+        _talk().print(_plain(text))
 
     def warn(self, text: str) -> None:
         """Write a line in another colour."""
-        _talk().print(f"[bold yellow]{escape(text)}[/]")
+        _talk().print(f"[bold yellow]{_plain(text)}[/]")
 
     @contextmanager
     def meter(self, label: str, total: int, done: int) -> Iterator[Meter]:
@@ -129,7 +136,7 @@ class Terminal(Listener):
             progress.TextColumn("{task.fields[status]}"),
         )  # fmt: skip
         with progress.Progress(*columns, console=console, disable=not console.is_terminal) as shown:
-            shown.add_task(label, total=total, completed=done, status="", done_before=done)
+            shown.add_task(_plain(label), total=total, completed=done, status="", done_before=done)
             yield _TerminalMeter(shown)
 
 
@@ -164,9 +171,9 @@ def meter(label: str, total: int, *, done: int = 0) -> AbstractContextManager[Me
 def show_error(error: MedbenchError) -> None:
     """Write what is wrong and what to do next to standard error."""
     console = _talk()
-    console.print(f"[bold red]Error:[/] {escape(error.problem)}")
+    console.print(f"[bold red]Error:[/] {_plain(error.problem)}")
     if error.hint:
-        console.print(escape(error.hint))
+        console.print(_plain(error.hint))
 
 
 def _rate(task: progress.Task) -> float:
@@ -187,8 +194,8 @@ class _TerminalMeter(Meter):
     def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
         task = self._shown.tasks[0]
         if status is not None:
-            task.fields["status"] = status
-        self._shown.update(task.id, advance=count, description=label)
+            task.fields["status"] = _plain(status)
+        self._shown.update(task.id, advance=count, description=None if label is None else _plain(label))
         if not self._shown.console.is_terminal:
             self._plain_line(task)
 

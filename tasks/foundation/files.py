@@ -21,6 +21,7 @@ from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 
 JsonObject = dict[str, Any]
 _SAMPLED_BYTES = 1 << 20
+_PARTIAL = ".partial"
 # The mark of UTF-32 begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
@@ -28,6 +29,7 @@ _MARKS = {
 }  # fmt: skip
 _UNMARKED = ((re.compile(rb"[^\0]\0[^\0]\0"), "utf-16-le"), (re.compile(rb"\0[^\0]\0[^\0]"), "utf-16-be"))
 _SNIFFED = 4
+_DEEPEST, _MOST_ALIASES = 64, 32
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
 )
@@ -39,7 +41,7 @@ csv.field_size_limit(2**31 - 1)
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a reader sees the old file or the new one, never a part; RunError if that cannot be done."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="\n") as stream:
@@ -47,11 +49,32 @@ def write_atomically(path: Path, text: str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
+        with suppress(OSError):
+            # On a full disk what was begun would hold the room that is missing.
+            partial.unlink()
         raise RunError(
             f"Cannot write {path}: {error.strerror or error}.",
             "Choose a folder that you may write to, or free some space, and run the same command again.",
         ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the names in a folder survive a power cut, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed writers left in a folder and below, which nobody else may be writing to."""
+    for left in folder.rglob(f".*{_PARTIAL}"):
+        with suppress(OSError):
+            left.unlink()
 
 
 def canonical_json(value: object, *, indent: int | None = None) -> str:
@@ -74,15 +97,24 @@ def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
     return "".join(f"{canonical_json(record)}\n" for record in records)
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 - a document may hold anything; callers validate it
+def json_value(text: str | bytes) -> Any:  # noqa: ANN401 - a document may hold anything; callers validate it
+    """Return what JSON says; ValueError if it is none, is nested too deep, or holds a number of thousands of digits."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        problem = "it is nested too deep"
+    raise ValueError(problem)
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - as above
     """Read one JSON document; DataError if the file is missing or no UTF-8, or with the line of what is no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing.", "Check the folder that was given.") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
 
 
@@ -109,8 +141,8 @@ def read_numbered_json_lines(path: Path, *, torn_tail: str = "refuse") -> Iterat
 
 def _parse_line(path: Path, number: int, line: bytes) -> JsonObject:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = json_value(line)
+    except ValueError as error:
         raise DataError(
             f"{path}, line {number} is not JSON: {error}.",
             "Restore the line from a backup, or delete it so that its sample is made again.",
@@ -176,12 +208,25 @@ def parse_yaml_table(text: str, where: str) -> dict[str, Any]:
     # The safe loader in C is forty times as fast; not every build of PyYAML has it.
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        _refuse_growth(yaml.parse(text, loader), where)
         value = loader(text).get_single_data()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}.", "Correct it.") from error
     if not isinstance(value, dict):
         raise UsageError(f"{where} holds a {type(value).__name__}, not a table of settings.", "Correct it.")
     return value
+
+
+def _refuse_growth(events: Iterable[Any], where: str) -> None:
+    """Refuse, by a UsageError, YAML that nests too deep, or whose aliases make much of little: no settings need it."""
+    depth = aliases = 0
+    for event in events:
+        name = type(event).__name__
+        depth += name.endswith("StartEvent") - name.endswith("EndEvent")
+        aliases += name == "AliasEvent"
+        if depth > _DEEPEST or aliases > _MOST_ALIASES:
+            what = f"is nested deeper than {_DEEPEST}" if depth > _DEEPEST else f"has more than {_MOST_ALIASES} aliases"
+            raise UsageError(f"{where} {what}.", "Write it out, or make it smaller.")
 
 
 def encoding_of(data: bytes) -> tuple[str, int]:

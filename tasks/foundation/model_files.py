@@ -6,7 +6,6 @@ Libraries raise half a dozen errors for memory that runs out; it is one sentence
 
 import errno
 import hashlib
-import json
 import re
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -14,9 +13,17 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from medbench.tasks.foundation.errors import DataError, RunError
-from medbench.tasks.foundation.files import file_sha256, fingerprint, read_yaml_table, sampled_sha256
+from medbench.tasks.foundation.files import (
+    file_sha256,
+    fingerprint,
+    json_value,
+    read_json,
+    read_yaml_table,
+    sampled_sha256,
+)
 
 _WHOLE_BYTES, _SAMPLE_BYTES, _HEADER_BYTES = 1 << 26, 1 << 12, 100_000_000
 # Of a generation configuration an answer depends on these alone: a run's own settings choose tokens.
@@ -60,6 +67,12 @@ def digests(path: Path, *, only: Collection[str] = (), digest: Callable[[Path], 
     return {name: made(file) for name, file in sorted(names.items()) if _counts(name, only)}
 
 
+_CONFIGURATION = "config.json"
+_AGAIN = "Download the file again, or correct it."
+# By a word in the name of a number.
+_BOUNDS = {"layers": (0, 2000), "heads": (1, 4096), "hidden_size": (1, 1 << 20), "vocab_size": (1, 1 << 24)}
+
+
 def _counts(name: str, only: Collection[str]) -> bool:
     *folders, last = name.lower().split("/")
     if any(part.startswith(".") for part in (*folders, last)) or "__pycache__" in folders:
@@ -78,7 +91,7 @@ def digest_of(file: Path) -> str:
     """
     if file.name == _GENERATION:
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = json_value(file.read_text(encoding="utf-8"))
             return fingerprint({name: values.get(name) for name in _USED})
         except (OSError, ValueError, AttributeError):
             # Whoever loads it says what is wrong with it.
@@ -98,7 +111,7 @@ def _digest_of_tensors(file: Path) -> str:
         header = stream.read(length)
         digest.update(header)
         try:
-            tensors = [tensor for name, tensor in json.loads(header).items() if name != "__metadata__"]
+            tensors = [tensor for name, tensor in json_value(header).items() if name != "__metadata__"]
             places = sorted((int(begin), int(end)) for begin, end in (tensor["data_offsets"] for tensor in tensors))
         except (ValueError, TypeError, AttributeError, KeyError):
             return sampled_sha256(file)
@@ -119,6 +132,30 @@ def refuse_stand_ins(*paths: Path) -> None:
         for file in files:
             if file.suffix in _names("read_suffixes") and (found := _stand_in(file)):
                 raise DataError(f"{file} cannot be read: it is {found[0]}, not a file of a model.", found[1])
+            if file.name == _CONFIGURATION:
+                refuse_absurd(file)
+
+
+def refuse_absurd(file: Path) -> None:
+    """Refuse, by a DataError, a model's configuration that is no table, or whose sizes no model has.
+
+    Whoever builds a model takes its numbers as they are: of a billion layers it would make one after the other.
+    """
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise DataError(f"{file} holds a JSON {type(values).__name__}, not a model's configuration.", _AGAIN)
+    for name, value in _numbers(values):
+        for word, (least, most) in _BOUNDS.items():
+            if word in name and not least <= value <= most:
+                raise DataError(f"{file}: {name} is {value}, but from {least} to {most} is possible.", _AGAIN)
+
+
+def _numbers(values: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _numbers(value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield name, value
 
 
 def _stand_in(file: Path) -> tuple[str, str] | None:
