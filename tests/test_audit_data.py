@@ -59,6 +59,7 @@ def test_the_mini_suite_end_to_end(tmp_path: Path) -> None:
     assert shown
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
         result = medbench("audit", "data", "--task", "mpx-single,slake-vqa", "--output", tmp_path / name)

@@ -14,6 +14,7 @@ RUNS = 40
 TENTHS = [name for name in MEMORISERS if "10%" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_models_are_not_flagged(name: str) -> None:
     found = shares(*HONEST[name], runs=RUNS)

@@ -27,6 +27,7 @@ def table() -> dict[tuple[str, str, str], dict[str, float | None]]:
 Table = dict[tuple[str, str, str], dict[str, float | None]]
 
 
+@pytest.mark.slow
 def test_every_metric_of_every_task_is_examined(table: Table) -> None:
     assert set(table) == {
         (name, protocol, metric)
@@ -44,6 +45,7 @@ def test_strict_gives_the_oracle_100_and_silence_0(table: Table) -> None:
             assert values["empty"] == values["refusal"] == 0
 
 
+@pytest.mark.slow
 def test_thinking_first_changes_nothing(table: Table) -> None:
     assert all(values["thinking"] == values["oracle"] for values in table.values())
 

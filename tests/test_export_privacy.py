@@ -76,6 +76,7 @@ def everything_that_leaves(folder: Path, planted: Planted) -> dict[str, str]:
     return left | {f"site/{name}": text for name, text in site.items()}
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(planted_runs())
 def test_nothing_of_a_closed_task_and_no_path_gets_out(planted: Planted) -> None:

@@ -67,6 +67,7 @@ def other_definitions(runs: Path) -> None:
     file.write_text(json.dumps(results))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [

@@ -287,6 +287,7 @@ def said(*words: object) -> str:
     return f"{result.returncode} {' '.join((result.stdout + result.stderr).split())}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("--quantize", "8bit"), ("--device-map", "auto", "--model-arg")])
 def test_a_run_says_how_its_weights_lie(words: tuple[str, ...], llava: Path, tmp_path: Path) -> None:
     more = [f"max_memory={memory(llava, 0.75)['max_memory']}"] if words[-1] == "--model-arg" else []

@@ -283,6 +283,7 @@ def test_a_run_with_it_is_another_run_and_stands_beside_its_base(llava: Path, ad
     assert "tiny-llava + chest-x-rays" in board
 
 
+@pytest.mark.slow
 def test_from_python_too(llava: Path, adapter: Path, tmp_path: Path) -> None:
     run = medbench_api.run(
         f"hf:{llava}", "slake-vqa", limit=2, output_dir=tmp_path, progress=False, lora=str(adapter), quantize="8bit"

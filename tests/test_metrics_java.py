@@ -213,6 +213,7 @@ LOOP = "no finding is seen . the lungs are clear and "
 EXPECTED = "there is a small left effusion . the lungs are clear and the heart size is normal . no finding is seen ."
 
 
+@pytest.mark.slow
 def test_stretches_say_what_the_program_says_of_loops_that_it_can_hold() -> None:
     for prediction, reference in (
         (LOOP * 70, EXPECTED),

@@ -48,6 +48,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
     return {model: read_results_file(next(output.glob(f"{model}-*/results.json"))) for model in ("uni-med", "blind")}
 
 
+@pytest.mark.slow
 def test_the_demo_gives_the_committed_numbers(fresh: dict[str, Results]) -> None:
     for model, results in fresh.items():
         assert list(results.tasks) == sorted(benchmark_names())

@@ -187,6 +187,7 @@ def test_what_a_model_and_its_service_decide_counts_and_a_change_of_them_is_said
     assert served(tmp_path)["models"] == {"tiny-2024-05-01": 10, "tiny-2024-06-01": 2}
 
 
+@pytest.mark.slow
 def test_failed_samples_and_no_others_are_asked_by_the_same_command(tmp_path: Path) -> None:
     with fault_server(lambda asked: refusal(500) if asked.number % 3 == 0 else echo(asked)) as server:
         args = (*FAST, "attempts=1")

@@ -143,6 +143,7 @@ def lasting(output: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_in_the_middle_leaves_the_same_run(servers: Servers, tmp_path: Path) -> None:
     [stays] = servers(1)
     stays.seconds = 0.01
@@ -166,6 +167,7 @@ def test_a_server_that_ends_in_the_middle_leaves_the_same_run(servers: Servers, 
     assert lasting(tmp_path / "several") == lasting(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_servers(servers: Servers, tmp_path: Path) -> None:
     first, second, third = servers(3)
     no_key = Answer(status=401, body={"error": "key"})

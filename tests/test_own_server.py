@@ -65,6 +65,7 @@ def test_a_run_starts_its_server_and_ends_it(model: Path, tmp_path: Path) -> Non
     assert nothing_left(tmp_path / "temporary")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("own-server")
 @pytest.mark.parametrize(
     ("mode", "more", "said"),
@@ -95,6 +96,7 @@ def test_a_dry_run_starts_nothing(model: Path, tmp_path: Path) -> None:
     assert "Starting vLLM" not in ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("own-server")
 @pytest.mark.parametrize("mode", ["well", "never"])
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])

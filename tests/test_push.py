@@ -101,6 +101,7 @@ def test_without_yes_the_hub_is_not_even_asked(run_folder: Path) -> None:
     assert TOKEN not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_with_yes_exactly_what_was_listed_arrives(run_folder: Path, plan: PublicCopy) -> None:
     with writable_hub() as hub:
         environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}

@@ -124,6 +124,7 @@ def made(word: str) -> Callable[[Sample], str]:
     return answer
 
 
+@pytest.mark.slow
 def test_another_function_is_another_run_and_the_same_one_is_complete(quickly: Callable[..., RunOutcome]) -> None:
     first = quickly(made("yes"))
     assert quickly(made("yes")).phases is None

@@ -35,6 +35,7 @@ def test_every_number_is_of_a_metric_that_the_task_has(name: str) -> None:
             assert set(model.spread.get(task, {})) <= set(scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TABLES if name not in {"table3", "table6"}])
 def test_the_gains_that_the_paper_prints_come_out_of_its_numbers(name: str) -> None:
     published = read_publication(name)

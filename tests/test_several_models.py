@@ -40,6 +40,7 @@ def test_two_models_are_two_runs_and_one_leaderboard(terminal: Terminal, small_d
     assert "leaderboard.md (in place of an older one)" in again.err
 
 
+@pytest.mark.slow
 def test_somebodys_own_file_is_not_overwritten(terminal: Terminal, small_data: Path, tmp_path: Path) -> None:
     (tmp_path / "leaderboard.md").write_text("# Leaderboard\n\nmy notes\n")
     told = terminal(
@@ -91,6 +92,7 @@ def said(
     return ModelOptions(models=models, arguments=arguments or {}, checkpoints=checkpoints, others=others)
 
 
+@pytest.mark.slow
 def test_no_password_of_an_address_is_shown(terminal: Terminal, small_data: Path, tmp_path: Path) -> None:
     model = "openai:tiny@https://me:sk-a-very-secret-key@example.org/v1"
     words = ("--tasks", "cls", "--data-dir", small_data, "--output-dir", tmp_path)

@@ -135,6 +135,7 @@ def test_another_number_of_shards_counts_what_the_first_ones_recorded(parts: Pat
     assert contents(folder_in(parts)) == contents(whole)
 
 
+@pytest.mark.slow
 def test_more_shards_than_samples(data: Path, tmp_path: Path) -> None:
     outputs = [tmp_path / "one", tmp_path / "many"]
     limits = ("--limit", 1)
@@ -144,6 +145,7 @@ def test_more_shards_than_samples(data: Path, tmp_path: Path) -> None:
     assert contents(folder_in(outputs[1])) == contents(folder_in(outputs[0]))
 
 
+@pytest.mark.slow
 def test_two_models_are_sharded_and_whoever_merges_the_last_writes_of_both(data: Path, tmp_path: Path) -> None:
     both = ("run", "-m", "blind", "-m", "mock:oracle", "--tasks", "dermamnist", "--data-dir", data)
     assert medbench(*both, "--output-dir", tmp_path / "one").returncode == 0
@@ -157,6 +159,7 @@ def test_two_models_are_sharded_and_whoever_merges_the_last_writes_of_both(data:
     assert pages[0] == pages[1]
 
 
+@pytest.mark.slow
 def test_a_failed_sample_counts_as_recorded_and_is_tried_again_by_its_shard(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +185,7 @@ def test_a_failed_sample_counts_as_recorded_and_is_tried_again_by_its_shard(
     assert states["error"] == 0
 
 
+@pytest.mark.slow
 def test_a_shard_that_answers_nothing_fails_as_such_a_run_does(
     data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +402,7 @@ def server() -> Iterator[FaultServer]:
         yield running_server
 
 
+@pytest.mark.slow
 def test_the_calls_of_shards_are_counted_as_those_of_one_process(
     server: FaultServer, data: Path, tmp_path: Path
 ) -> None:
@@ -414,6 +419,7 @@ def test_the_calls_of_shards_are_counted_as_those_of_one_process(
     assert len((two / "calls.jsonl").read_text().splitlines()) == asked["requests"]  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_a_server_that_changes_between_shards_is_told_in_the_results(
     server: FaultServer, data: Path, tmp_path: Path
 ) -> None:

@@ -184,6 +184,7 @@ def test_threads_that_end_at_the_same_instant_are_merged_by_one(
     assert contents(folder_in(tmp_path)) == whole
 
 
+@pytest.mark.slow
 def test_a_shard_that_meets_another_at_its_end_leaves_the_merging_to_it(
     data: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -199,6 +200,7 @@ def test_a_shard_that_meets_another_at_its_end_leaves_the_merging_to_it(
     assert contents(run.path) == whole
 
 
+@pytest.mark.slow
 def test_a_shard_whose_end_meets_a_merger_says_how_to_go_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

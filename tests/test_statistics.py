@@ -1,6 +1,7 @@
 """Intervals and paired tests: against scipy, on real answers, and by simulation of clustered data."""
 
 import csv
+import math
 import time
 from dataclasses import replace
 
@@ -417,7 +418,9 @@ def test_holm_is_the_textbooks() -> None:
 @given(ps=st.lists(st.floats(1e-4, 1), min_size=1, max_size=8))
 def test_a_p_below_its_level_is_significant_by_holm_and_no_other(ps: list[float]) -> None:
     for place, (level, adjusted) in enumerate(zip(levels_to_reach(ps), holm(ps), strict=True)):
-        assert (ps[place] < level) == (adjusted < 0.05), (ps, place)
+        # Where both are met exactly, the last digits of a product and of a quotient decide.
+        tie = math.isclose(ps[place], level)
+        assert tie or (ps[place] < level) == (adjusted < 0.05), (ps, place)
 
 
 def matrix(task: str) -> dict[str, list[float]]:

@@ -226,6 +226,7 @@ def test_the_tower_learns_on_at_its_own_rate_or_not_at_all(small_data: Path, rec
     assert shares == ({share} if share else set())
 
 
+@pytest.mark.slow
 def test_train_then_run_through_the_command_line(small_data: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     settings = [word for setting in TINY for word in ("--set", setting)]

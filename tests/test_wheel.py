@@ -29,6 +29,7 @@ def test_the_wheel_brings_one_package(wheel: Path) -> None:
     assert {f"medbench/{name}" for name in committed if name} <= set(names)
 
 
+@pytest.mark.slow
 def test_modules_of_the_same_names_in_the_folder_change_nothing(wheel: Path, tmp_path: Path) -> None:
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")

@@ -74,6 +74,7 @@ def words_of(model: str, data: Path, output: Path, *more: object) -> tuple[objec
     return ("run", "--model", model, "--data-dir", data, "--output-dir", output, *QUICK, *more)
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_bytes_of_one_process(small_data: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert medbench(*words_of("mock:oracle", small_data, one)).returncode == 0
@@ -91,6 +92,7 @@ def test_two_workers_write_the_bytes_of_one_process(small_data: Path, tmp_path: 
     assert workers_of() == []
 
 
+@pytest.mark.slow
 def test_a_shard_may_have_workers(small_data: Path, tmp_path: Path) -> None:
     one, many = tmp_path / "one", tmp_path / "many"
     assert medbench(*words_of("mock:oracle", small_data, one)).returncode == 0
