@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
