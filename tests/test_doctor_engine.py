@@ -23,6 +23,7 @@ def test_a_model_without_the_engine_is_a_usage_error() -> None:
     assert "does not use the engine" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_engine_that_mixes_rows_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from medbench.adapters.base import LoadOptions
     from medbench.adapters.mock import RandomMock

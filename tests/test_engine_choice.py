@@ -162,6 +162,7 @@ def test_transformers_engine_writes_what_ours_does(small_llama: Small, picture_f
     assert len(ours) == len(asked)
 
 
+@pytest.mark.slow
 def test_another_engine_is_another_run_with_the_same_answers(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     common = ["run", "--model", "uni-med", "--tasks", "slake-vqa,medqa", "--limit", "4", "--output-dir", runs]

@@ -92,7 +92,7 @@ def test_every_family_writes_what_generate_writes(
     assert [store.pages_held for store in stores] == [0]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000),
     budget=st.builds(Budget, rows=st.integers(1, 12), tokens=st.integers(1, 900), prefill=st.integers(1, 300)),

@@ -89,6 +89,7 @@ def test_nothing_of_a_closed_task_and_no_path_gets_out(planted: Planted) -> None
             assert [one for one in forbidden if one in text] == [], name
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(planted_runs())
 def test_no_value_that_leaves_looks_like_an_absolute_path(planted: Planted) -> None:

@@ -108,6 +108,7 @@ def test_a_model_answers_all_tasks(name: str, tmp_path: Path, capsys: pytest.Cap
             assert found["strict"]["iou"]["value"] > 0.9
 
 
+@pytest.mark.slow
 def test_the_same_in_a_process_of_its_own(tmp_path: Path) -> None:
     name = "Qwen2.5-VL-tiny"
     model = MODELS[name][0](tmp_path / name)

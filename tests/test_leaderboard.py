@@ -252,6 +252,7 @@ def test_ranks_share_and_are_intervals() -> None:
     assert (low.tolist(), high.tolist()) == ([1.0, 1.0], [2.0, 2.0])
 
 
+@pytest.mark.slow
 def test_the_command_line_ranks_and_tells_gains(tmp_path: Path) -> None:
     for model in ("mock:oracle", "mock:constant", "blind"):
         done = medbench("run", "--model", model, "--tasks", "vqa,qa", "--output-dir", tmp_path)

@@ -537,6 +537,7 @@ def test_a_folder_merged_by_the_authors_program_loads(v10: Path, old: LlavaMedAd
     assert theirs.detokenise([1001, 555, 1000, 1002]) == old.detokenise([555])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "given", "title"),
     [

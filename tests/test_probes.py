@@ -142,6 +142,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.slow
 def test_the_command_line_probes(runs: dict[str, Path], tmp_path: Path) -> None:
     assert "-image-off-" in runs["off"].name
     page = tmp_path / "probe.md"

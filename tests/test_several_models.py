@@ -26,6 +26,7 @@ def models_in(output: Path) -> list[str]:
     return sorted(found)
 
 
+@pytest.mark.slow
 def test_two_models_are_two_runs_and_one_leaderboard(terminal: Terminal, small_data: Path, tmp_path: Path) -> None:
     words = ("run", "--model", "blind", "--model", "mock:oracle", "--tasks", "slake-vqa,cls", "--data-dir", small_data)
     told = terminal(*words, "--output-dir", tmp_path)

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import format_exception
@@ -25,9 +25,11 @@ def tracebacks_in(folder: Path) -> Iterator[None]:
 
 def explained(error: Exception) -> MedbenchError:
     """Return the error that a user sees for one that nobody foresaw; its traceback is kept in a file, if any can be."""
+    folders = (*reversed(_folders), Path(tempfile.gettempdir()))
+    _folders.clear()
     if isinstance(error, MemoryError):
         return RunError("Memory ran out.", f"Close other programs, or give fewer rows or workers. {_CONTINUES}")
-    kept = _kept(error)
+    kept = _kept(error, folders)
     where = f" Its traceback is in {kept}." if kept else ""
     if isinstance(error, OSError):
         about = f": {error.filename}" if error.filename else ""
@@ -37,11 +39,9 @@ def explained(error: Exception) -> MedbenchError:
     return RunError(f"Something that medbench did not foresee: {described(error)}.", f"{where} {way_out}".strip())
 
 
-def _kept(error: Exception) -> Path | None:
+def _kept(error: Exception, folders: Sequence[Path]) -> Path | None:
     text = printable("".join(format_exception(error)))
     name = f"traceback-{time.strftime('%Y%m%d-%H%M%S')}.txt"
-    folders = (*reversed(_folders), Path(tempfile.gettempdir()))
-    _folders.clear()
     for folder in folders:
         with suppress(OSError):
             if folder.is_dir():
