@@ -231,6 +231,9 @@ class LocalAdapter(Adapter):
     # The whole model on the disk, where `pixels` are by name what its own library takes of images and `inputs_whole` is
     # there; an engine that has the model's class may then answer in its place.
     published: Published | None = None
+    # Whether nobody else has the model, as when a run loaded it by its name: the engine may then lay out its weights
+    # anew for speed. A model in training, or in a notebook, stays as it is.
+    exclusive: bool = False
     # How tokens are chosen where the user says nothing, by the command line's options; greedily by default.
     decoding: Mapping[str, float] = MappingProxyType({})
 

@@ -34,6 +34,7 @@ class MidSize(LocalAdapter):
 
     card = CARD
     end_ids = frozenset[int]()
+    exclusive = True
 
     def __init__(self, device: str = "cpu", dtype: Dtype = "float32", **text: Any) -> None:
         """Make it on a device; `text` are other sizes of the decoder."""

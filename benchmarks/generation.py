@@ -36,6 +36,7 @@ def main() -> None:
     adapter = entry.load(LoadOptions(device="cpu"))
     if not isinstance(adapter, LocalAdapter):
         raise RunError("The benchmark needs a local adapter.")
+    adapter.exclusive = True
     say(f"{SAMPLES} samples per task, fp32, one thread, CPU seconds, median of {REPEATS} interleaved repeats")
     rows = [_compare(adapter, load) for load in workload.loads]
     emit_table(["task", "one by one", "batched", "ratio", "same answers"], rows)

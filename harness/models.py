@@ -285,6 +285,8 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
     if of_the_engine and not isinstance(adapter, LocalAdapter):
         words = ", ".join(of_the_engine)
         raise UsageError(f"The model {name!r} chooses its tokens itself and does not take {words}.", _LEAVE_OUT)
+    if isinstance(adapter, LocalAdapter):
+        adapter.exclusive = True
     return adapter
 
 

@@ -39,6 +39,7 @@ class Small(LocalAdapter):
 
     end_ids = frozenset({END})
     weights_fingerprint = "random"
+    exclusive = True
     card = ModelCard(name="small", title="Small", kinds=frozenset({"vqa"}), weights="random", licence="Apache-2.0")
 
     def __init__(self, family: str = "llama", **settings: Any) -> None:

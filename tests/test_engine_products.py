@@ -102,6 +102,37 @@ def test_a_packed_decoder_writes_what_it_wrote_before(picture_folder: Path, tmp_
     assert all(torch.equal(written[name], plain[name]) for name in plain)
 
 
+@needs_onednn
+def test_a_model_that_others_have_too_stays_as_it_is(picture_folder: Path) -> None:
+    """One in training, or in a notebook, is trained on, copied and looked at when it has answered."""
+    adapter = Small()
+    adapter.exclusive = False
+    before = dict(adapter.decoder.named_parameters())
+    answer(adapter, make_requests(picture_folder, 4, seed=2), ROOMY)
+    assert not any(isinstance(module, OneDnnLinear) for module in adapter.decoder.modules())
+    assert all(own is before[name] for name, own in adapter.decoder.named_parameters())
+
+
+@needs_onednn
+def test_gradients_and_other_types_are_pytorchs() -> None:
+    torch.manual_seed(0)
+    layer, plain, states = nn.Linear(16, 8), nn.Linear(16, 8), torch.randn(3, 16)
+    plain.load_state_dict(layer.state_dict())
+    use_onednn(Holder(layer))
+    layer(states).square().sum().backward()
+    plain(states).square().sum().backward()
+    assert layer.weight.grad is not None
+    assert plain.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, plain.weight.grad)
+    pack_weights(layer)
+    inputs = torch.randn(3, 16, requires_grad=True)
+    layer(inputs).sum().backward()
+    assert inputs.grad is not None
+    torch.testing.assert_close(inputs.grad, plain.weight.sum(dim=0).expand(3, -1))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(states.bfloat16()).dtype == torch.bfloat16
+
+
 def test_a_library_keeps_its_layers(picture_folder: Path) -> None:
     adapter = Small()
     answer(adapter, make_requests(picture_folder, 3, seed=2), ROOMY, library=True)

@@ -79,7 +79,8 @@ class Engine(GenerationEngine):
         searched: list[Request] = []
         if not self._library:
             keep_freed_memory()
-            use_onednn(self._adapter)
+            if self._adapter.exclusive:
+                use_onednn(self._adapter)
         with Images(self._adapter, self._phases) as images:
             yield from self._run(self._sorted_out(requests, refused, searched), images)
             if searched:
@@ -99,7 +100,8 @@ class Engine(GenerationEngine):
         elif self.why_static or search:
             batching = StaticBatching(*parts, library=self._library)
         else:
-            pack_weights(self._adapter.decoder)
+            if self._adapter.exclusive:
+                pack_weights(self._adapter.decoder)
             batching = ContinuousBatching(*parts)
         for outcomes in batching.run():
             self.budget = batching.budget

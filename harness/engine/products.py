@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import linear, pad
 
 _CAPABLE = frozenset({"AVX2", "AVX512"})
 """Processors on which oneDNN was measured; on others products stay as they are."""
 # Rows that the order of packed weights is chosen for: of a few dozen answers. Hundreds are as fast in it.
 _ROWS = 32
+# Numbers of rows are rounded up to a multiple: oneDNN writes and keeps a program for each, some tens of kilobytes.
+_FEW, _FEW_STEP, _STEP = 128, 4, 16
 _WRAPPED = "base_layer"
 
 
@@ -25,10 +28,16 @@ class OneDnnLinear(nn.Linear):
     """A linear layer of oneDNN for inference; its weights [O, I] may be packed, `to_dense` then returns them."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - as torch names it
-        """Return [..., O] of [..., I]; no gradient goes through."""
+        """Return [..., O] of [..., I]; what oneDNN's product does not do (gradients, other types) is PyTorch's."""
+        weight = self.weight
+        if torch.is_grad_enabled() or input.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
+            return linear(input, weight.to_dense() if weight.is_mkldnn else weight, self.bias)
         product, _ = _kernels()
-        found: torch.Tensor = product(input, self.weight, self.bias, "none", [], "")
-        return found
+        states = input.flatten(0, -2)
+        count = len(states)
+        padded = pad(states, (0, 0, 0, -count % (_FEW_STEP if count <= _FEW else _STEP)))
+        found: torch.Tensor = product(padded, weight, self.bias, "none", [], "")
+        return found[:count].unflatten(0, input.shape[:-1])
 
 
 def is_onednn_here() -> bool:
