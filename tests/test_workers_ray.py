@@ -128,7 +128,7 @@ def test_what_a_cluster_cannot_do_is_a_sentence(cluster: Cluster, small_data: Pa
     words = ("run", "--tasks", "cls", "--data-dir", small_data, "--output-dir", tmp_path, "--workers")
     many = medbench_process(*words, f"9@ray://{cluster.address}", "--model", "mock:oracle")
     assert many.returncode == EXIT_USAGE
-    assert "asks for 9 workers, and the Ray cluster has 2 processors" in many.stderr
+    assert re.search(r"asks for 9 workers, and the Ray cluster has \d processors", many.stderr), many.stderr
     gpu = medbench_process(*words, f"9@ray://{cluster.address}", "--model", "uni-med")
     assert gpu.returncode == EXIT_USAGE
     assert "asks for 9 workers, and the Ray cluster has 2 GPUs, 1 for each" in gpu.stderr

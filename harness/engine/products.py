@@ -31,13 +31,14 @@ class OneDnnLinear(nn.Linear):
         """Return [..., O] of [..., I]; what oneDNN's product does not do (gradients, other types) is PyTorch's."""
         weight = self.weight
         if torch.is_grad_enabled() or input.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
-            return linear(input, weight.to_dense() if weight.is_mkldnn else weight, self.bias)
+            dense: torch.Tensor = weight.to_dense() if weight.is_mkldnn else weight
+            return linear(input, dense, self.bias)
         product, _ = _kernels()
         states = input.flatten(0, -2)
         count = len(states)
         padded = pad(states, (0, 0, 0, -count % (_FEW_STEP if count <= _FEW else _STEP)))
         found: torch.Tensor = product(padded, weight, self.bias, "none", [], "")
-        return found[:count].unflatten(0, input.shape[:-1])
+        return found[:count].view(*input.shape[:-1], found.shape[-1])
 
 
 def is_onednn_here() -> bool:

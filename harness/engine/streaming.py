@@ -12,8 +12,10 @@ from torch.nn.functional import embedding_bag
 def can_stream(queries: torch.Tensor, values: torch.Tensor) -> bool:
     """Return whether queries [n, H, D] are one for each head of values [S, K, C, D], and kernels for them are here.
 
-    Where several queries read the same keys, a product of matrices reads them once.
+    Where several queries read the same keys, a product of matrices reads them once; autocast would mix types.
     """
+    if torch.is_autocast_enabled("cpu"):
+        return False
     return values.device.type == "cpu" and values.dtype == torch.float32 and queries.shape[1] == values.shape[1]
 
 
