@@ -8,7 +8,7 @@ import pytest
 
 from medbench.harness import cli
 from medbench.tasks.foundation import errors
-from medbench.tasks.foundation.last_resort import explained, tracebacks_in
+from medbench.tasks.foundation.last_resort import explained
 
 
 @pytest.mark.parametrize(
@@ -28,16 +28,16 @@ def test_what_nobody_foresaw_is_a_sentence(
     raised: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(**_: object) -> None:
-        with tracebacks_in(tmp_path):
-            raise raised
+        raise raised
 
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(cli.cli, "main", fails)
     assert cli.answer(["tasks"]) == errors.EXIT_FAILED
     shown = capsys.readouterr().err
     assert "Traceback (most recent call last)" not in shown
     assert re.search(told, " ".join(shown.split()))
     assert "the same command continues" in " ".join(shown.split())
-    kept = list(tmp_path.glob("traceback-*.txt"))
+    kept = list(tmp_path.glob("medbench-traceback-*.txt"))
     assert len(kept) == (0 if isinstance(raised, MemoryError) else 1)
     for file in kept:
         assert file.name in "".join(shown.split())

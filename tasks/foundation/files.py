@@ -21,7 +21,6 @@ from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 
 JsonObject = dict[str, Any]
 _SAMPLED_BYTES = 1 << 20
-_PARTIAL = ".partial"
 # The mark of UTF-32 begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
@@ -41,7 +40,7 @@ csv.field_size_limit(2**31 - 1)
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a reader sees the old file or the new one, never a part; RunError if that cannot be done."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="\n") as stream:
@@ -68,13 +67,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def remove_partial(folder: Path) -> None:
-    """Remove what killed writers left in a folder and below, which nobody else may be writing to."""
-    for left in folder.rglob(f".*{_PARTIAL}"):
-        with suppress(OSError):
-            left.unlink()
 
 
 def canonical_json(value: object, *, indent: int | None = None) -> str:
