@@ -1,6 +1,7 @@
 """The commands `medbench run`, `medbench merge`, `medbench score` and `medbench train`."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
@@ -8,12 +9,12 @@ import click
 
 from medbench.adapters.base import DEVICE, DeviceMap, Quantization
 from medbench.harness import dry_run, models
-from medbench.harness.finish import PAGE, RunOutcome
+from medbench.harness.finish import PAGE, REPORT, RunOutcome
 from medbench.harness.merging import merge_runs
 from medbench.harness.phases import Phases
 from medbench.harness.predictions import scoring
 from medbench.harness.results import MetricResult, Results, felt_limits, percent, read_results
-from medbench.harness.run import REPORT, ShardOutcome, publish_run, publish_together, run, run_shard
+from medbench.harness.run import ShardOutcome, publish_run, publish_together, run, run_shard
 from medbench.harness.score import rescore
 from medbench.harness.settings import MAX_SEED, Settings, read_limits
 from medbench.harness.shards import Shard, read_shard
@@ -23,6 +24,7 @@ from medbench.tasks.catalog import task_names
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import EXIT_FAILED, MedbenchError, StoppedError, UsageError
 from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.foundation.last_resort import kept_in
 from medbench.tasks.probes import PROBES
 from medbench.tasks.protocols import PROTOCOLS, metric_ids
 from medbench.tasks.suite import prepare_mini_suite
@@ -30,6 +32,10 @@ from medbench.tasks.suite import prepare_mini_suite
 _FOLDER = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
 Command = TypeVar("Command", bound=Callable[..., Any])
+_NO_LOCK = click.option(
+    "--no-lock", "lock", flag_value=False, default=None,
+    help="Hold no lock, where the file system has none; see to it that no other process writes there.",
+)  # fmt: skip
 
 
 def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str] | None:
@@ -132,6 +138,7 @@ def weight_options(command: Command) -> Command:
     "--shard", callback=lambda _, __, given: None if given is None else read_shard(given), metavar="I/N",
     help="Answer the I-th of N parts alone, beside processes that answer the others; the last one merges them.",
 )  # fmt: skip
+@_NO_LOCK
 @click.option("--config", type=_FOLDER, help="A run.yaml to run again; options override it.")
 @click.option(
     "--overwrite", type=click.Choice(["never", "always"]), default="never", show_default=True,
@@ -150,8 +157,8 @@ def run_command(
               medbench run --model uni-med --model blind --tasks prepared --data-dir data
               medbench run --model uni-med --tasks all --shard 2/8
     """
-    if shard is not None and (only_shown or overwrite == "always"):
-        _refuse_with_shard(overwrite)
+    if shard is not None and (only_shown or overwrite == "always" or options["lock"] is False):
+        _refuse_with_shard(overwrite, only_shown=only_shown)
     others = {**options, "tasks": options["tasks"] or None}
     said = models.ModelOptions(models=named, arguments=model_args or {}, checkpoints=checkpoints, others=others)
     found = models.settings_of(config, said)
@@ -167,11 +174,14 @@ def run_command(
         raise StoppedError("What was answered is on disk; the same command continues.") from None
 
 
-def _refuse_with_shard(overwrite: str) -> NoReturn:
+def _refuse_with_shard(overwrite: str, *, only_shown: bool) -> NoReturn:
+    if only_shown:
+        raise UsageError("--dry-run shows the whole run, not a shard of it.", "Leave out --shard.")
     if overwrite == "always":
         problem = "--overwrite always would throw away what other shards answered."
         raise UsageError(problem, "Leave it out; to start afresh, remove the run's folder first.")
-    raise UsageError("--dry-run shows the whole run, not a shard of it.", "Leave out --shard.")
+    way_out = "Give each shard an --output-dir of its own, without --shard's folder in common: medbench merge A B"
+    raise UsageError("--no-lock and --shard exclude each other: the last shard merges under a lock.", way_out)
 
 
 def _run_one(
@@ -295,7 +305,8 @@ def show_results(results: Results) -> None:
     "--output-dir", type=_FOLDER, help="Where the merged run's folder goes.  [default: into the first of RUNS]"
 )
 @click.option("--data-dir", type=_FOLDER, help="Where the prepared tasks of RUNS are now.")
-def merge_command(runs: tuple[Path, ...], output_dir: Path | None, data_dir: Path | None) -> int:
+@_NO_LOCK
+def merge_command(runs: tuple[Path, ...], output_dir: Path | None, data_dir: Path | None, lock: bool | None) -> int:
     """Merge the shards of one run, in one folder or in several copies of it, and score; needs no model.
 
     The last of `medbench run --shard` does so by itself where all have one output folder.
@@ -304,7 +315,8 @@ def merge_command(runs: tuple[Path, ...], output_dir: Path | None, data_dir: Pat
     Example:  medbench merge runs/uni-med-mini-0123456789ab
               medbench merge machine-1/uni-med-mini-0123456789ab machine-2/uni-med-mini-0123456789ab
     """
-    outcome = merge_runs(runs, publish_run, output_dir=output_dir, data_dir=data_dir)
+    publish = partial(publish_run, data_dir=data_dir)
+    outcome = merge_runs(runs, publish, output_dir=output_dir, data_dir=data_dir, lock=lock is None)
     _show_outcome(outcome)
     return exit_code(outcome.results)
 
@@ -352,7 +364,7 @@ def _score_runs(runs: Sequence[Path], data_dir: Path | None) -> int:
         # One run that cannot be scored does not keep the others from it.
         with models.Attempt(str(path)) as attempt:
             results = rescore(path, data_dir)
-            publish_run(path)
+            publish_run(path, data_dir)
             say(str(path))
             show_results(results)
             codes.append(exit_code(results))
@@ -418,5 +430,6 @@ def train_command(
     if data_dir is None:
         warn("MINI SUITE: no --data-dir was given, so the train split of the bundled mini suite is used.")
         data_dir = prepare_mini_suite()
-    train_uni_med(config, overrides, data_dir=data_dir, output=output, resume=resume, examine=examine)
+    with kept_in(output):
+        train_uni_med(config, overrides, data_dir=data_dir, output=output, resume=resume, examine=examine)
     say(f"The checkpoint is in {output}. Run it: medbench run --model uni-med --checkpoint {output} --tasks all")

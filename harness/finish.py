@@ -20,7 +20,7 @@ from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.foundation.files import write_atomically
 
 Publish = Callable[[Path], None]
-PAGE = "leaderboard.md"
+PAGE, REPORT, AUDIT = "leaderboard.md", "report.html", "audit/audit.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +46,15 @@ class Answers:
     again: str = "The same command tries them again."
 
     def finish(self, directory: RunDirectory, publish: Publish) -> RunOutcome:
-        """Score the answers and write all that is made of them; RunError for tasks that could not be scored."""
+        """Score the answers and write all that is made of them, and `done` when nothing of it is missing.
+
+        RunError for tasks that could not be scored, pages that could not be written, and a folder that is gone.
+        """
         with self.phases.time("score"):
             results, scores = self._score(directory)
         write_environment(directory.path / "env.json", self.facts.info, self.phases, self.shards)
         publish(directory.path)
+        directory.refuse_if_gone(results.tasks)
         if not self.failures and not scores.failed:
             write_atomically(directory.path / "done", f"{directory.identity}\n")
         if self.failures:
@@ -79,10 +83,25 @@ class Answers:
         return results, scores
 
 
-def finished_results(directory: RunDirectory) -> Results | None:
-    """Return the results of a run that is done, or None if something is left to do."""
-    if (directory.path / "done").exists() and (directory.path / PAGE).exists():
+def finished(directory: RunDirectory, publish: Publish) -> RunOutcome | None:
+    """Return how a run ended that is done, or None if something is left to answer or to score.
+
+    Pages that are missing are made again: a run that wrote none, or from which they were taken, does not pass as whole.
+    """
+    path, results = directory.path, _whole_results(directory)
+    if results is None:
+        return None
+    if missing := [page for page in (PAGE, REPORT, AUDIT) if not (path / page).exists()]:
+        say(f"{path} is complete but for {', '.join(missing)}, written now.")
+        publish(path)
+    return RunOutcome(path=path, results=results, phases=None)
+
+
+def _whole_results(directory: RunDirectory) -> Results | None:
+    if (directory.path / "done").exists():
         with suppress(MedbenchError):
             results = read_results(directory.path)
-            return results if results.run == directory.identity else None
+            directory.refuse_if_gone(results.tasks)
+            if results.run == directory.identity and all(map(Path.exists, map(directory.scores, results.tasks))):
+                return results
     return None

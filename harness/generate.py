@@ -70,6 +70,7 @@ def generate(
                 progress.advance(len(outcomes), label=outcomes[-1].task, status=status)
     failures = []
     for file in files.values():
+        file.refuse_if_gone()
         records = list(file.read().values())
         failures += [record.error for record in records if record.error]
         file.rewrite(records)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness import shards
-from medbench.harness.finish import Answers, Publish, RunOutcome, finished_results
+from medbench.harness.finish import Answers, Publish, RunOutcome, finished
 from medbench.harness.models import ModelFacts
 from medbench.harness.phases import Phases
 from medbench.harness.remote.serving import changes_in, joined_notes
@@ -84,13 +84,14 @@ def _of_one_server(
 
 
 def merge_runs(
-    folders: Sequence[Path], publish: Publish, *, output_dir: Path | None = None, data_dir: Path | None = None
-) -> RunOutcome:
+    folders: Sequence[Path], publish: Publish, *, output_dir: Path | None = None, data_dir: Path | None = None,
+    lock: bool = True,
+) -> RunOutcome:  # fmt: skip
     """Merge the shards of one run, in one folder or in several copies of it, into the first or below `output_dir`.
 
-    The other folders stay as they are. `data_dir` is where the tasks are now. UsageError if a folder comes twice;
-    RunError if one is no run or another run, if a sample has no record, or if there is nothing to merge; BusyError if
-    another process writes to one.
+    The other folders stay as they are. `data_dir` is where the tasks are now; without `lock` no folder is held.
+    UsageError if a folder comes twice; RunError if one is no run or another run, if a sample has no record, or if
+    there is nothing to merge; BusyError if another process writes to one.
     """
     folders = [folder.absolute() for folder in folders]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
@@ -100,17 +101,19 @@ def merge_runs(
     target.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         for folder in dict.fromkeys((target, *folders)):
-            stack.enter_context(held_run(folder))
-            refuse_beside_shards(folder)
+            stack.enter_context(held_run(folder, lock=lock))
+            if lock:
+                refuse_beside_shards(folder)
         return _merge_held(target, folders, publish, data_dir)
 
 
 def _merge_held(target: Path, folders: Sequence[Path], publish: Publish, data_dir: Path | None) -> RunOutcome:
     directory = RunDirectory(path=target, identity=read_run(folders[0])["identity"])
-    if (finished := finished_results(directory)) is not None:
+    directory.clear_left_over()
+    if (outcome := finished(directory, publish)) is not None:
         shards.clear(directory)
         say(f"{target} is complete; nothing to merge.")
-        return RunOutcome(path=target, results=finished, phases=None)
+        return outcome
     each = [shards.sources_of(replace(directory, path=folder)) for folder in dict.fromkeys((target, *folders))]
     if all(len(sources) == 1 for sources in each):
         problem = f"{shown(folders)} has no shards: there is nothing to merge."

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from traceback import format_exception
 from typing import Any, Self
 
 from medbench.adapters.base import Adapter, LoadOptions, LocalAdapter, ModelCard
@@ -19,6 +18,7 @@ from medbench.harness.workload import Workload, tasks_named
 from medbench.tasks.foundation.console import say, show_error, warn
 from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
 from medbench.tasks.foundation.files import canonical_json, fingerprint, read_json, write_atomically
+from medbench.tasks.foundation.last_resort import explained
 from medbench.tasks.foundation.model_files import identity_of, room_for
 from medbench.tasks.spec import Kind
 
@@ -304,8 +304,7 @@ class Attempt:
         if not isinstance(error, Exception):
             return False
         if not isinstance(error, MedbenchError):
-            say("".join(format_exception(error)))
-            error = MedbenchError(f"A fault of medbench ended the run: {type(error).__name__}.", "Report it, please.")
+            error = explained(error)
         self.exit_code = error.exit_code
         show_error(MedbenchError(f"{self._whose}: {error.problem}", error.hint))
         return True

@@ -11,7 +11,7 @@ from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import Answering, own_model
 from medbench.harness import models, shards
 from medbench.harness.answering import Answerers, InThisProcess, Told
-from medbench.harness.finish import Answers, Publish, RunOutcome, finished_results
+from medbench.harness.finish import Answers, Publish, RunOutcome, finished
 from medbench.harness.generate import generate, make_plan
 from medbench.harness.identity import run_identity
 from medbench.harness.merging import Merger, take_in
@@ -27,11 +27,10 @@ from medbench.tasks.foundation.errors import MedbenchError, UsageError
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.metrics.meteor import start_meteor
 
-REPORT = "report.html"
 # Writes the pages of runs; named, not imported, since the leaderboard is built on the harness.
 PAGES = "medbench.leaderboard.pages"
 # Writes the pages of a run's folder from its `results.json`.
-publish_run: Publish = imported_when_called(f"{PAGES}:publish_run")
+publish_run: Callable[..., None] = imported_when_called(f"{PAGES}:publish_run")
 # Writes one leaderboard of several runs into a folder, and shows it.
 publish_together: Callable[[Sequence[Path], Path], None] = imported_when_called(f"{PAGES}:publish_together")
 
@@ -132,8 +131,8 @@ class _Run:
         """Answer all that is left of the run, what its shards left included, score it and publish."""
         shares, first, parts = self._known()
         with open_run(self.settings, self.workload.suite, parts, overwrite=overwrite) as run:
-            if (finished := self._finished(run)) is not None:
-                return finished
+            if (outcome := self._finished(run, publish)) is not None:
+                return outcome
             self._start_scorer_early()
             take_in(run, self.workload.answerable(first.kinds))
             facts, failures = self._answer_all(shares, run, run)
@@ -149,8 +148,8 @@ class _Run:
         opened = partial(open_run, self.settings, self.workload.suite, parts, shard=True)
         with ExitStack() as stack:
             with opened() as run:
-                if (finished := self._finished(run)) is not None:
-                    return finished
+                if (outcome := self._finished(run, publish)) is not None:
+                    return outcome
                 own = stack.enter_context(shards.hold(run, shard))
             loads = shards.dealt_to(shard, self.workload.answerable(first.kinds))
             self.asked = replace(self.workload, loads=loads)
@@ -160,7 +159,7 @@ class _Run:
             warn(f"{len(failures)} samples of shard {shard} failed. The first: {failures[0]}")
         try:
             with opened() as run:
-                if (outcome := self._finished(run) or self._merged(run, shard, publish)) is not None:
+                if (outcome := self._finished(run, publish) or self._merged(run, shard, publish)) is not None:
                     return outcome
         except BusyError:
             # It was not at work on this shard, so it finds what this one wrote.
@@ -182,13 +181,12 @@ class _Run:
         say(f"Shard {shard} is done; {missing}{at_work}. The last one merges, scores and writes the leaderboard.")
         return None
 
-    def _finished(self, run: RunDirectory) -> RunOutcome | None:
-        if (results := finished_results(run)) is None:
-            return None
-        # Who merged them may have been stopped before they were gone.
-        shards.clear(run)
-        say(f"{run.path} is complete; nothing to do. Start afresh with --overwrite always.")
-        return RunOutcome(path=run.path, results=results, phases=None)
+    def _finished(self, run: RunDirectory, publish: Publish) -> RunOutcome | None:
+        if (outcome := finished(run, publish)) is not None:
+            # Who merged them may have been stopped before they were gone.
+            shards.clear(run)
+            say(f"{run.path} is complete; nothing to do. Start afresh with --overwrite always.")
+        return outcome
 
     def _known(self) -> tuple[Sequence[Share], ModelFacts, dict[str, object]]:
         """Return the shares of the run, what is known of the model of the first, and what makes it another run."""

@@ -30,6 +30,7 @@ from medbench.tasks.foundation import files
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, encodable, fingerprint, write_atomically
+from medbench.tasks.foundation.last_resort import kept_in
 
 _MORE_SPACE = "Free some space or mend the folder's permissions; the same command continues where this one stopped."
 _OTHER_FOLDER = "Give a folder that you may write to with --output-dir."
@@ -43,7 +44,7 @@ _SLUG_CHARACTERS = 80
 _DIGITS = 12
 _PATIENCE = 600.0  # Seconds in which all shards of a large run begin or end one after the other, and one merges.
 # What changes no answer (batch size: in float32; the type is not known yet), or is told better by data and model.
-_NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args", "workers"})
+_NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args", "workers", "lock"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,11 @@ class RecordFile:
             found[record.sample_id] = record
         return dict(sorted(found.items(), key=lambda item: order[item[0]]))
 
+    def refuse_if_gone(self) -> None:
+        """Raise a RunError if the file is no longer there."""
+        if not self.path.exists():
+            raise _gone(self.path)
+
     def rewrite(self, records: Iterable[GenerationRecord]) -> None:
         """Replace the file by `records`: the bytes of a finished run do not depend on the order of work."""
         write_atomically(self.path, files.json_lines(record.as_json() for record in records))
@@ -136,12 +142,24 @@ def open_whole_lines(path: Path) -> IO[bytes]:
 
 
 def append_lines(stream: IO[bytes], lines: Iterable[Mapping[str, Any]]) -> None:
-    """Append JSON lines, all synced to the disk at the end; RunError if it is full, and what was there before stays."""
+    """Append JSON lines, all synced to the disk at the end.
+
+    RunError if the disk is full, and what was there before stays; or if the file was removed, or its disk is gone.
+    """
     with _writing(f"Cannot write {stream.name}", _MORE_SPACE):
         for line in lines:
             stream.write(f"{canonical_json(line)}\n".encode())
             stream.flush()
         os.fsync(stream.fileno())
+    # Without a name in its folder a file takes all that is written, and it is lost when the process ends.
+    if not os.path.lexists(stream.name):
+        raise _gone(stream.name)
+
+
+def _gone(name: object) -> RunError:
+    """Return the error for a file of a run that was removed while the run went on."""
+    way_out = "Bring its folder or its disk back; the same command answers what is missing there then."
+    return RunError(f"{name} is gone: it was removed while the run went on, or its disk is no longer there.", way_out)
 
 
 @contextmanager
@@ -175,6 +193,22 @@ class RunDirectory:
         """Return the file of a task's per-sample scores."""
         return self.path / "scores" / f"{task}.jsonl"
 
+    def refuse_if_gone(self, tasks: Iterable[str]) -> None:
+        """Raise a RunError if what the run wrote is no longer there, its answers of some tasks included.
+
+        Folders are made where they miss, so a folder that was removed, or whose disk was taken away, would come back
+        with numbers and without the answers that they were made of.
+        """
+        for file in (self.path / "run.yaml", *(self.path / "generations" / f"{task}.jsonl" for task in tasks)):
+            if not file.exists():
+                raise _gone(file)
+
+    def clear_left_over(self) -> None:
+        """Remove what writers that were killed had begun; nobody else may be writing to the run's own files."""
+        for file in (path for path in self.path.rglob(".*.partial") if path.is_file()):
+            with suppress(OSError):
+                file.unlink()
+
 
 @contextmanager
 def open_run(
@@ -198,9 +232,11 @@ def open_run(
         (path / ".writable").touch()
         # Shards that begin at once take it from one another.
         (path / ".writable").unlink(missing_ok=True)
-    with held_run(path, wait=_PATIENCE if shard else 0.0):
-        if not shard:
+    with held_run(path, wait=_PATIENCE if shard else 0.0, lock=settings.lock), kept_in(path):
+        if not shard and settings.lock:
             refuse_beside_shards(path)
+        if not shard or not shards_at_work(path):
+            directory.clear_left_over()
         if overwrite == "always":
             for item in path.iterdir():
                 (shutil.rmtree if item.is_dir() and not item.is_symlink() else Path.unlink)(item)
@@ -226,9 +262,9 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def held_run(path: Path, *, wait: float = 0.0) -> Iterator[None]:
+def held_run(path: Path, *, wait: float = 0.0, lock: bool = True) -> Iterator[None]:
     """Hold the folder of a run against other processes; BusyError if one still does after `wait` seconds."""
-    with held(path.with_name(f".{path.name}.lock"), f"Another process is writing to {path}.", wait=wait):
+    with held(path.with_name(f".{path.name}.lock"), f"Another process is writing to {path}.", wait=wait, lock=lock):
         yield
 
 
@@ -252,9 +288,16 @@ def refuse_beside_shards(path: Path) -> None:
 
 
 @contextmanager
-def held(lock: Path, problem: str, *, wait: float = 0.0) -> Iterator[None]:
-    """Hold a lock file; BusyError that says `problem` if another process still does after `wait` seconds."""
-    own = FileLock(lock, timeout=0)
+def held(file: Path, problem: str, *, wait: float = 0.0, lock: bool = True) -> Iterator[None]:
+    """Hold a lock file; BusyError that says `problem` if another process still does after `wait` seconds.
+
+    Without `lock` nothing is held, for file systems that cannot: whoever asks for that sees to it that no other process
+    writes there.
+    """
+    if not lock:
+        yield
+        return
+    own = FileLock(file, timeout=0)
     try:
         try:
             own.acquire()
@@ -266,8 +309,8 @@ def held(lock: Path, problem: str, *, wait: float = 0.0) -> Iterator[None]:
     except Timeout as error:
         raise BusyError(problem, "Wait for it, or give another --output-dir.") from error
     except (OSError, NotImplementedError) as error:
-        way_out = "Give an --output-dir whose file system has locks and that you may write to."
-        raise RunError(f"{lock} cannot be locked: {error}.", way_out) from error
+        way_out = "Give an --output-dir whose file system has locks, or --no-lock if no other process writes there."
+        raise RunError(f"{file} cannot be locked: {error}.", way_out) from error
     try:
         yield
     finally:
@@ -293,7 +336,8 @@ def held_before_loading(settings: Settings, workload: Workload, model: ChosenMod
         folder.mkdir(parents=True, exist_ok=True)
         lock.touch()
     try:
-        with held(lock, f"Another process is writing to {folder}, with this model and these settings."):
+        problem = f"Another process is writing to {folder}, with this model and these settings."
+        with held(lock, problem, lock=settings.lock):
             try:
                 yield
             finally:

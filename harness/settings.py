@@ -61,6 +61,7 @@ class Settings:
     engine: EngineName = "auto"  # What writes the answers of a local model.
     compile: bool = False  # Whether the decoder's layers go through `torch.compile`.
     workers: Workers | None = None  # Who answers, see `medbench.harness.workers.wanted`; None for this process alone.
+    lock: bool = True  # Whether the run's folder is held against other processes.
     probe: str = ""  # Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
 
     @pydantic.model_validator(mode="wrap")

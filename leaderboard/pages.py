@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from medbench.leaderboard.render import markdown_text, metric_title, p_text, ren
 from medbench.leaderboard.report.document import AT_THE_END_OF_A_RUN, REPORT_FILE, report_of
 from medbench.leaderboard.samples import rows_of
 from medbench.tasks.catalog import get_task
-from medbench.tasks.foundation.console import emit_table, say, warn
-from medbench.tasks.foundation.errors import MedbenchError, UsageError
+from medbench.tasks.foundation.console import emit_table, say
+from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
 from medbench.tasks.foundation.files import fingerprint, write_atomically
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 
@@ -54,7 +55,7 @@ def leaderboard(
     overlapping = known.overlaps_in(data_audit) if data_audit else frozenset()
     made = partial(numbers.make_table, board, grouped=grouped, published=published, overlapping=overlapping)
     tables = [made(one, layout=shape) for one in protocols]
-    notices = known.notices_of(board.runs) if board else []
+    notices = [*known.notices_of(board.runs), *_not_audited(board)] if board else []
     if form != "markdown":
         written = numbers.as_json if form == "json" else _latex
         return numbers.as_csv(tables) if form == "csv" else written(tables, notices)
@@ -67,6 +68,11 @@ def leaderboard(
     as_rows = shape.models_as_rows if shape else models_as_rows
     whole = None if shape is not None or models_as_rows else board
     return _page(notices, tables, sections, board=whole, models_as_rows=as_rows, layout=shape, baseline=baseline)
+
+
+def _not_audited(board: Board) -> list[str]:
+    names = [name for name, run in zip(board.names, board.runs, strict=True) if run.run not in board.leaks]
+    return [f"Not audited for leaks: {', '.join(names)}. Do it with medbench audit model RUN."] if names else []
 
 
 def _latex(tables: Sequence[Table], notices: Sequence[str]) -> str:
@@ -195,16 +201,29 @@ def breakdown_as_markdown(results: Results, protocol: Protocol, parts: pd.DataFr
     return render_markdown("breakdown.md", results=results, asked=protocol, rows=part_rows(parts))
 
 
-def publish_run(path: Path) -> None:
-    """Audit a run's outputs, then write `leaderboard.md` and `report.html` from all of its folder."""
-    audit_after_run(path)
+def publish_run(path: Path, data_dir: Path | None = None) -> None:
+    """Audit a run's outputs, then write `leaderboard.md` and `report.html` from all of its folder.
+
+    `data_dir` is where the prepared tasks are now. One that cannot be made keeps the others from nothing; then the
+    RunError that says so is raised: without its audit a leaderboard would lack the mark of a leak.
+    """
+    lost: list[str] = []
+    with _noted(lost, "Outputs were not audited"):
+        audit_after_run(path, data_dir)
     results = read_results(path)
     write_atomically(path / PAGE, board_as_markdown(numbers.make_board([results], known.leaks_of([path], [results]))))
+    with _noted(lost, f"{REPORT_FILE} was not written"):
+        write_atomically(path / REPORT_FILE, report_of([path], data_dir, budget=AT_THE_END_OF_A_RUN))
+    if lost:
+        raise RunError(" ".join(lost), f"Answers and numbers are kept in {path}; the same command makes the rest.")
+
+
+@contextmanager
+def _noted(lost: list[str], what: str) -> Iterator[None]:
     try:
-        write_atomically(path / REPORT_FILE, report_of([path], budget=AT_THE_END_OF_A_RUN))
+        yield
     except MedbenchError as error:
-        # The answers and their scores are on disk; a page to look at them can be made any time.
-        warn(f"{REPORT_FILE} was not written: {error.problem} Make it later: medbench report {path}")
+        lost.append(f"{what}: {error.problem}")
 
 
 def publish_together(paths: Sequence[Path], folder: Path) -> None:

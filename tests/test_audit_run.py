@@ -14,7 +14,9 @@ from medbench.harness.results import read_results, write_results
 from medbench.leaderboard.audit.document import Audit
 from medbench.leaderboard.audit.outputs.answers import read_run_answers, read_task_data
 from medbench.leaderboard.audit.outputs.audit import audit_after_run, audit_answers, audit_run
+from medbench.leaderboard.pages import publish_run
 from medbench.leaderboard.runs import leaks_of
+from medbench.tasks.foundation.errors import RunError
 
 # What the first test makes is shared by all.
 pytestmark = [pytest.mark.xdist_group("test_audit_run"), pytest.mark.slow]
@@ -163,11 +165,13 @@ def test_the_audit_at_the_end_of_a_run_is_quick_and_warns(oracle: Path, capsys: 
     assert "MIMIC-CXR: strong" in capsys.readouterr().err
 
 
-def test_the_audit_at_the_end_of_a_run_never_fails_it(oracle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_audit_that_cannot_be_written_is_told_and_keeps_no_page_from_being_made(oracle: Path) -> None:
     (oracle / "audit").write_text("in the way", encoding="utf-8")
-    assert audit_after_run(oracle) is None
-    assert "Outputs were not audited" in capsys.readouterr().err
-    assert audit_after_run(oracle.parent / "no run") is None
+    with pytest.raises(RunError, match="Outputs were not audited") as told:
+        publish_run(oracle)
+    assert "the same command makes the rest" in told.value.hint
+    assert (oracle / "leaderboard.md").exists()
+    assert (oracle / "report.html").exists()
 
 
 def test_a_task_of_a_plugin_that_is_gone_is_not_checked(oracle: Path) -> None:

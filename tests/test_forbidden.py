@@ -15,6 +15,8 @@ BROAD_HANDLERS = {
     Path("adapters/guarding.py"): 3,  # what a plugin raises is the error of one sample
     Path("adapters/hf/processing.py"): 1,
     Path("harness/cli.py"): 1,  # what nobody foresaw is a sentence, with its traceback in a file
+    Path("tasks/foundation/files.py"): 1,  # whatever stops a writer, its half file goes
+    Path("tasks/foundation/last_resort.py"): 1,  # as in harness/cli.py, in the folder of the work
     Path("tasks/foundation/model_files.py"): 1,  # libraries wrap their lack of memory in errors of their own
     Path("tasks/foundation/registry.py"): 1,
     Path("tasks/metrics/meteor.py"): 1,

@@ -18,14 +18,14 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, parse_
 
 from medbench.harness.results import MetricResult, Results, TaskResult
 from medbench.harness.rundir import GenerationRecord, RunDirectory
-from medbench.leaderboard.export.public import PublicRun, as_public, replaced_when_whole
+from medbench.leaderboard.export.public import PublicRun, as_public
 from medbench.leaderboard.render import WORDING, beside, box_text, metric_title
 from medbench.leaderboard.runs import NOT_OK, picked
 from medbench.leaderboard.samples import ScoreRecord, read_score_table
 from medbench.tasks.catalog import TASKS, get_task
 from medbench.tasks.download.sources import SOURCES, HubSource
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError, unknown_name
-from medbench.tasks.foundation.files import JsonObject, canonical_json, write_atomically
+from medbench.tasks.foundation.files import JsonObject, canonical_json, replaced_when_whole, write_atomically
 from medbench.tasks.prepared import is_prepared, load_prepared
 from medbench.tasks.protocols import Protocol
 from medbench.tasks.sample import Sample

@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -24,7 +23,14 @@ from medbench.leaderboard.render import WORDING, render_markdown
 from medbench.leaderboard.runs import NOT_OK, picked, terms_of
 from medbench.leaderboard.samples import ScoreRecord, as_frame, read_score_table
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
-from medbench.tasks.foundation.files import JsonObject, canonical_json, json_lines, read_json, write_atomically
+from medbench.tasks.foundation.files import (
+    JsonObject,
+    canonical_json,
+    json_lines,
+    read_json,
+    replaced_when_whole,
+    write_atomically,
+)  # fmt: skip
 from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.terms import Terms
 
@@ -228,24 +234,6 @@ def write_files(folder: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
     for name, text in files.items():
         write_atomically(folder / name, text)
     return tuple(folder / name for name in files)
-
-
-@contextmanager
-def replaced_when_whole(path: Path) -> Iterator[Path]:
-    """Yield a name to write to, which becomes `path` if nothing went wrong; a RunError if it cannot be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"Cannot write {path}: {error.strerror or error}.",
-            "Choose a folder that you may write to, or free some space.",
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def write_parquet(path: Path, run: PublicRun) -> int:

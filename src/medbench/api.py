@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from medbench.adapters.base import Adapter
 from medbench.adapters.function import name_of
+from medbench.harness.finish import REPORT
 from medbench.harness.predictions.scoring import PredictionScores
 from medbench.harness.predictions.scoring import score as score_given
 from medbench.harness.results import MetricResult, Results, percent, read_results
-from medbench.harness.run import REPORT
 from medbench.harness.run import run as run_settings
 from medbench.harness.settings import Settings
 from medbench.leaderboard.audit.document import Audit

@@ -12,8 +12,9 @@ import json
 import math
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,33 +41,73 @@ csv.field_size_limit(2**31 - 1)
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a reader sees the old file or the new one, never a part; RunError if that cannot be done."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with replaced_when_whole(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+
+
+@contextmanager
+def replaced_when_whole(path: Path) -> Iterator[Path]:
+    """Yield a name to write to; what is written becomes `path`, and outlives a power cut, if nothing went wrong.
+
+    What a killed writer left under that name is written over. RunError if the file cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = stack.enter_context(_place_beside(path))
+            yield partial
+            _sync(partial)
+            partial.replace(path)
+        except OSError as error:
+            raise RunError(
+                f"Cannot write {path}: {error.strerror or error}.",
+                "Choose a folder that you may write to, or free some space, and run the same command again.",
+            ) from error
+        with suppress(OSError):
+            # The names in a folder outlive a power cut, too, where the system can do that.
+            _sync(path.parent)
+
+
+@contextmanager
+def _place_beside(path: Path) -> Iterator[Path]:
+    """Yield a name for what becomes a file: the same for all writers, or another while a living one has that."""
+    common = path.with_name(f".{path.name}.partial")
+    handle = os.open(common, os.O_RDWR | os.O_CREAT, 0o666)
+    other = path.with_name(f".{path.name}.{threading.get_native_id()}.partial")
+    partial = common if _is_free(handle, common) else other
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
+        yield partial
+    except BaseException:
         with suppress(OSError):
             # On a full disk what was begun would hold the room that is missing.
             partial.unlink()
-        raise RunError(
-            f"Cannot write {path}: {error.strerror or error}.",
-            "Choose a folder that you may write to, or free some space, and run the same command again.",
-        ) from error
+        raise
+    finally:
+        os.close(handle)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Let the names in a folder survive a power cut, where the system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _is_free(handle: int, name: Path) -> bool:
+    """Take an open file for this writer and return True, or return False if a living one has it."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever had it may have made it the file meanwhile.
+        return os.path.samestat(os.fstat(handle), name.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except (ImportError, OSError):
+        # Where nothing can be locked, a second writer of the same file goes unnoticed.
+        return True
+
+
+def _sync(path: Path) -> None:
+    """Let a file, or the names in a folder, outlive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def canonical_json(value: object, *, indent: int | None = None) -> str:

@@ -3,7 +3,8 @@
 import os
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import format_exception
 
@@ -13,11 +14,25 @@ from medbench.tasks.foundation.printable import printable
 _CONTINUES = "What was written is kept, and the same command continues."
 
 
-def explained(error: Exception) -> MedbenchError:
-    """Return the error that a user sees for one that nobody foresaw; its traceback is kept in a file, if any can be."""
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Explain what nobody foresaw of the work in a folder, with its traceback there."""
+    try:
+        yield
+    except MedbenchError:
+        raise
+    except Exception as error:
+        raise explained(error, folder) from error
+
+
+def explained(error: Exception, folder: Path | None = None) -> MedbenchError:
+    """Return the error that a user sees for one that nobody foresaw; its traceback is kept in a file, if any can be.
+
+    The file lies in `folder` if it takes one, or where temporary files do.
+    """
     if isinstance(error, MemoryError):
         return RunError("Memory ran out.", f"Close other programs, or give fewer rows or workers. {_CONTINUES}")
-    kept = _kept(error)
+    kept = _kept(error, folder)
     where = f" Its traceback is in {kept}." if kept else ""
     if isinstance(error, OSError):
         about = f": {error.filename}" if error.filename else ""
@@ -27,10 +42,11 @@ def explained(error: Exception) -> MedbenchError:
     return RunError(f"Something that medbench did not foresee: {described(error)}.", f"{where} {way_out}".strip())
 
 
-def _kept(error: Exception) -> Path | None:
+def _kept(error: Exception, folder: Path | None) -> Path | None:
     text = printable("".join(format_exception(error)))
-    path = Path(tempfile.gettempdir(), f"medbench-traceback-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt")
-    with suppress(OSError):
-        path.write_text(text, encoding="utf-8")
-        return path
+    name = f"traceback-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    for path in ([folder / name] if folder else []) + [Path(tempfile.gettempdir(), f"medbench-{name}")]:
+        with suppress(OSError):
+            path.write_text(text, encoding="utf-8")
+            return path
     return None

@@ -16,7 +16,7 @@ from medbench.leaderboard.audit.outputs.evidence import Evidence, effects, find_
 from medbench.leaderboard.audit.outputs.verdict import Judgement, Peer, audit_outputs, matches_by_chance, run_controls
 from medbench.leaderboard.runs import AUDIT_FILE, is_credentialed
 from medbench.tasks.foundation.console import warn
-from medbench.tasks.foundation.errors import MedbenchError, UsageError
+from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint
 from medbench.tasks.spec import Kind
 
@@ -116,18 +116,13 @@ def audit_predictions(
     return _audit(ours, {kind: kind}, theirs, digests, command)
 
 
-def audit_after_run(path: Path) -> Audit | None:
-    """Audit a finished run's outputs against references and training references, and write `audit/` of its folder.
+def audit_after_run(path: Path, data_dir: Path | None = None) -> Audit:
+    """Audit a scored run's outputs against references and training references, and write `audit/` of its folder.
 
-    It never fails a run: what goes wrong is said in one line, and None is returned. Credentialed texts are withheld.
+    Credentialed texts are withheld. Raises like `audit_run`, and RunError if the files cannot be written.
     """
-    try:
-        audit = audit_run(path)
-        document.write_audit(audit, path / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
-    except MedbenchError as error:
-        # The answers and their scores are on disk; the audit can be made any time.
-        warn(f"Outputs were not audited: {error.problem} Do it later: medbench audit model {path}")
-        return None
+    audit = audit_run(path, data_dir=data_dir)
+    document.write_audit(audit, path / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
     for one in audit.tasks.values():
         if one.verdict in document.FOUND:
             warn(f"Leakage audit, {one.title}: {one.verdict}. See {AUDIT_FILE.with_suffix('.md')}.")
