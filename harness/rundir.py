@@ -297,7 +297,8 @@ def held(file: Path, problem: str, *, wait: float = 0.0, lock: bool = True) -> I
     if not lock:
         yield
         return
-    own = FileLock(file, timeout=0)
+    # A lock that is only a file would outlive its holder.
+    own = FileLock(file, timeout=0, fallback_to_soft=False)
     try:
         try:
             own.acquire()

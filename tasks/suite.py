@@ -101,14 +101,14 @@ def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
         return target
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home / ".mini.lock"):
+        with FileLock(home / ".mini.lock", fallback_to_soft=False):
             # Another process may have been faster.
             if not _is_whole(suite, suite_dir, target):
                 _prepare_aside(suite, suite_dir, target)
     except OSError as error:
         raise RunError(
             f"Cannot write to {home}: {error.strerror or error}.",
-            "Set MEDBENCH_HOME to a folder that you may write to.",
+            "Set MEDBENCH_HOME to a folder that you may write to, on a file system that has locks.",
         ) from error
     return target
 

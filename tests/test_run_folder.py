@@ -117,7 +117,7 @@ def test_a_folder_that_goes_while_the_model_writes_ends_the_run_at_once(
 # Locks
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO])
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO])
 def test_where_nothing_can_be_locked_the_way_out_is_told_and_works(
     code: int, again: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

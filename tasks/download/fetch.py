@@ -148,7 +148,7 @@ def read_record(folder: Path) -> Record | None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / _LOCK_NAME, timeout=0)
+    lock = FileLock(folder / _LOCK_NAME, timeout=0, fallback_to_soft=False)
     with _explained(f"The folder {folder}", ""):
         folder.mkdir(parents=True, exist_ok=True)
         try:
