@@ -1,5 +1,6 @@
 """The commands `medbench run`, `medbench merge`, `medbench score` and `medbench train`."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from medbench.harness.phases import Phases
 from medbench.harness.predictions import scoring
 from medbench.harness.results import MetricResult, Results, felt_limits, percent, read_results
 from medbench.harness.run import ShardOutcome, publish_run, publish_together, run, run_shard
+from medbench.harness.rundir import held
 from medbench.harness.score import rescore
 from medbench.harness.settings import MAX_SEED, Settings, read_limits
 from medbench.harness.shards import Shard, read_shard
@@ -404,9 +406,11 @@ def _score_predictions(
 @click.option("--output", type=_FOLDER, help="Folder for the checkpoints and the finished model.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --output.")
 @click.option("--dry-run", is_flag=True, help="Print parameters, memory and steps; load no weights, train nothing.")
+@_NO_LOCK
 def train_command(
-    config: str, overrides: tuple[str, ...], data_dir: Path | None, output: Path | None, resume: bool, dry_run: bool
-) -> None:
+    config: str, overrides: tuple[str, ...], data_dir: Path | None, output: Path | None, resume: bool, dry_run: bool,
+    lock: bool | None,
+) -> None:  # fmt: skip
     """Train Uni-Med by a recipe.
 
     \b
@@ -430,6 +434,9 @@ def train_command(
     if data_dir is None:
         warn("MINI SUITE: no --data-dir was given, so the train split of the bundled mini suite is used.")
         data_dir = prepare_mini_suite()
-    with kept_in(output):
+    # Of several processes that train together the first one holds the folder.
+    locked = lock is None and os.environ.get("RANK", "0") == "0"
+    file = output.absolute().with_name(f".{output.absolute().name}.lock")
+    with held(file, f"Another process is training into {output}.", lock=locked), kept_in(output):
         train_uni_med(config, overrides, data_dir=data_dir, output=output, resume=resume, examine=examine)
     say(f"The checkpoint is in {output}. Run it: medbench run --model uni-med --checkpoint {output} --tasks all")

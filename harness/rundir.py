@@ -308,9 +308,9 @@ def held(file: Path, problem: str, *, wait: float = 0.0, lock: bool = True) -> I
             say(f"{problem} This one waits for it.")
             own.acquire(timeout=wait)
     except Timeout as error:
-        raise BusyError(problem, "Wait for it, or give another --output-dir.") from error
+        raise BusyError(problem, "Wait for it, or give another output folder.") from error
     except (OSError, NotImplementedError) as error:
-        way_out = "Give an --output-dir whose file system has locks, or --no-lock if no other process writes there."
+        way_out = "Give an output folder whose file system has locks, or --no-lock if no other process writes there."
         raise RunError(f"{file} cannot be locked: {error}.", way_out) from error
     try:
         yield

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from medbench.harness.cli import answer
 from medbench.harness.finish import RunOutcome
 from medbench.harness.run import publish_run, run
+from medbench.harness.rundir import held
 from medbench.harness.settings import Settings
-from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.foundation.errors import EXIT_FAILED, RunError
 from medbench.tasks.foundation.files import replaced_when_whole, write_atomically
 
 PAGES = ("leaderboard.md", "report.html", "audit/audit.json")
@@ -103,14 +105,14 @@ def test_a_folder_that_goes_while_the_model_writes_ends_the_run_at_once(
     settings = Settings(model="own", tasks=("vqa",), data_dir=small_data, output_dir=tmp_path / "runs")
     asked: list[str] = []
 
-    def answer(text: str) -> str:
+    def always_yes(text: str) -> str:
         asked.append(text)
         if len(asked) == after:
             shutil.rmtree(folder_in(tmp_path))
         return "yes"
 
     with pytest.raises(RunError, match=r"is gone: it was removed .* or its disk"):
-        run(settings, publish_run, adapter=answer)
+        run(settings, publish_run, adapter=always_yes)
     assert len(asked) == after
 
 
@@ -131,6 +133,14 @@ def test_where_nothing_can_be_locked_the_way_out_is_told_and_works(
     path = again(lock=False).path
     assert (path / "done").exists()
     assert not list(path.rglob(".*"))
+
+
+def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with held(tmp_path / ".weights.lock", ""):
+        code = answer(["train", "--data-dir", str(tmp_path / "none"), "--output", str(tmp_path / "weights")])
+    assert code == EXIT_FAILED
+    assert "Another process is training into" in capsys.readouterr().err
+    assert not (tmp_path / "weights").exists()
 
 
 # What others left
