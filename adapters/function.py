@@ -61,10 +61,13 @@ class FunctionAdapter(base.DirectAdapter):
             raise SampleError(
                 f"{name_of(self._function)} failed for sample {sample.sample_id!r} of {sample.task}: {told}.",
                 "Mend it and run again; another function makes another run.",
+                kind="model",
             ) from error
         if not isinstance(text, str):
             raise SampleError(
-                f"{name_of(self._function)} returned a {type(text).__name__}, which is no text.", "Return a str."
+                f"{name_of(self._function)} returned a {type(text).__name__}, which is no text.",
+                "Return a str.",
+                kind="model",
             )
         return base.Generation(text=text)
 

@@ -48,7 +48,8 @@ def one_sample(adapter: base.Adapter, doing: str, sample: Sample | None = None) 
         if isinstance(error, TimeoutError) and isinstance(adapter, RemoteAdapter):
             # Whoever asks servers ends what takes too long, and asks again.
             raise
-        raise SampleError(_raised(adapter.card.name, doing, error, type(adapter).__module__, sample), _WHOSE) from error
+        problem = _raised(adapter.card.name, doing, error, type(adapter).__module__, sample)
+        raise SampleError(problem, _WHOSE, kind="model") from error
 
 
 @contextmanager
@@ -79,12 +80,12 @@ def answered(adapter: base.DirectAdapter, sample: Sample, spec: TaskSpec) -> bas
     given = _as_wanted(base.Generation, returned, whose, sample)
     if given.stop not in get_args(base.StopReason):
         allowed = ", ".join(map(repr, get_args(base.StopReason)))
-        raise SampleError(_of(sample, f"{whose} the stop {given.stop!r}."), f"Allowed: {allowed}.")
+        raise SampleError(_of(sample, f"{whose} the stop {given.stop!r}."), f"Allowed: {allowed}.", kind="model")
     for name in ("prompt_tokens", "output_tokens", "thought_tokens"):
         count: object = getattr(given, name)
         if not isinstance(count, int) or count < 0:
             hint = _WANTED[base.Generation][1]
-            raise SampleError(_of(sample, f"{whose} {name}={count!r}, which is no count."), hint)
+            raise SampleError(_of(sample, f"{whose} {name}={count!r}, which is no count."), hint, kind="model")
     return given
 
 
@@ -115,12 +116,12 @@ def _as_wanted(wanted: type[GivenT], given: object, whose: str, sample: Sample) 
     article, hint, fields = _WANTED[wanted]
     if not isinstance(given, wanted):
         problem = f"{whose} {shown(given)}, which is no {wanted.__name__}."
-        raise SampleError(_of(sample, problem), hint)
+        raise SampleError(_of(sample, problem), hint, kind="model")
     for name, (kind, what) in fields.items():
         value: object = getattr(given, name)
         if not isinstance(value, kind):
             problem = f"{whose} {article} whose {name} is {shown(value)}, which is no {what}."
-            raise SampleError(_of(sample, problem), hint)
+            raise SampleError(_of(sample, problem), hint, kind="model")
     return given
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medbench.adapters.base import Adapter, Generation, Size
+from medbench.tasks.foundation.errors import FailureKind
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
@@ -65,6 +66,7 @@ class Reply:
 
     generation: ServedGeneration | None = None
     error: str = ""
+    kind: FailureKind | Literal[""] = ""  # Of the error.
     usage: Usage = field(default_factory=Usage)
 
 

@@ -50,13 +50,18 @@ class InThisProcess(Answerers):
     def __init__(self, settings: Settings, workload: Workload, model: ChosenModel, phases: Phases) -> None:
         self._settings, self._workload, self._phases = settings, workload, phases
         self._loaded = LoadedModel(lambda share: load_share(settings, model, workload, share))
+        # Whose engine is made once, and leaves before another checkpoint comes.
+        self._answering: tuple[Share, Answering] | None = None
 
     def __exit__(self, *error: object) -> None:
         """Let the model leave."""
+        self._answering = None
         self._loaded.__exit__(*error)
 
     def told(self, share: Share) -> Told:
         """Load the model; a server may be asked what it is, so what may be sent to it is looked at first."""
+        if self._answering is not None and self._answering[0] != share:
+            self._answering = None
         adapter = self._loaded.adapter(share)
         with plugin_faults(self._settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
             facts = ModelFacts.of(adapter)
@@ -70,16 +75,21 @@ class InThisProcess(Answerers):
         """Tell the model which tasks to expect, and return its outcomes as they come."""
         adapter = self._loaded.adapter(share)
         expect(adapter, plan)
-        return self._outcomes(adapter, plan, directory)
+        return self._outcomes(adapter, share, plan, directory)
 
-    def _outcomes(self, adapter: Adapter, plan: Plan, directory: RunDirectory) -> Generator[list[Outcome], None, None]:
+    def _outcomes(
+        self, adapter: Adapter, share: Share, plan: Plan, directory: RunDirectory
+    ) -> Generator[list[Outcome], None, None]:
         with plugin_faults(adapter.card.name, "answering", type(adapter).__module__):
             if isinstance(adapter, RemoteAdapter):
                 from medbench.harness.remote.serving import answer_remotely
 
                 yield from answer_remotely(adapter, plan.loads, plan.missing, directory.path, self._phases)
                 return
-            answering = Answering(adapter, self._settings, self._phases, Learned(directory.path / FILE))
+            if self._answering is None:
+                learned = Learned(directory.path / FILE)
+                self._answering = share, Answering(adapter, self._settings, self._phases, learned)
+            answering = self._answering[1]
             yield from answering.outcomes(plan)
             if (found := answering.compare(lambda: said_of(plan.loads, directory))) is not None:
                 note(found, adapter.dtype, self._phases)

@@ -131,6 +131,14 @@ def weight_options(command: Command) -> Command:
     help="Answer in N processes, one for each GPU, or on a Ray cluster: docs/scaling.md.  [default: in this one]",
 )  # fmt: skip
 @click.option("--compile", is_flag=True, default=None, help="Let torch.compile fuse the decoder's layers.")
+@click.option(
+    "--fail-on-error", metavar="N|P%",
+    help="How many samples may fail: more end the run, no more complete it.  [default: 0, but none ends it]",
+)  # fmt: skip
+@click.option(
+    "--retry-errors", type=click.IntRange(min=0), is_flag=False, flag_value=1, metavar="[ROUNDS]",
+    help="Ask samples that failed again at the end, so many times (1); also those of a complete run.  [default: 0]",
+)  # fmt: skip
 @click.option("--probe", type=click.Choice(list(PROBES)), help="Ask in another way, for `medbench audit probe`.")
 @click.option(
     "--dry-run", "only_shown", is_flag=True,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medbench.adapters.catalog import ChosenModel
+from medbench.harness.failing import Failed, Watch, kinds_of, tell
 from medbench.harness.identity import write_environment
 from medbench.harness.models import ModelFacts
 from medbench.harness.phases import Phases
@@ -41,25 +42,30 @@ class Answers:
     model: ChosenModel
     facts: ModelFacts
     phases: Phases
-    failures: Sequence[str]  # The error of each sample that failed.
+    failures: Sequence[Failed]  # The samples that got no answer.
     shards: Mapping[str, Any] = field(default_factory=dict)  # What env.json says of each shard, if there were some.
     again: str = "The same command tries them again."
 
     def finish(self, directory: RunDirectory, publish: Publish) -> RunOutcome:
         """Score the answers and write all that is made of them, and `done` when nothing of it is missing.
 
-        RunError for tasks that could not be scored, pages that could not be written, and a folder that is gone.
+        RunError, before anything is scored, if more samples failed than may; and for tasks that could not be scored,
+        pages that could not be written, and a folder that is gone.
         """
+        loads = self.workload.answerable(self.facts.kinds)
+        complete = Watch.of(self.settings, loads, directory.path).judge(self.failures)
+        if self.failures:
+            self.phases.notes["errors"] = kinds_of(self.failures)
         with self.phases.time("score"):
             results, scores = self._score(directory)
         write_environment(directory.path / "env.json", self.facts.info, self.phases, self.shards)
         publish(directory.path)
         directory.refuse_if_gone(results.tasks)
-        if not self.failures and not scores.failed:
+        if complete and not scores.failed:
             write_atomically(directory.path / "done", f"{directory.identity}\n")
-        if self.failures:
-            warn(f"{len(self.failures)} samples failed and are counted as errors. The first: {self.failures[0]}")
-            say(self.again)
+        tell(
+            self.failures, "The run is complete with them. --retry-errors asks them again." if complete else self.again
+        )
         kept = f"The numbers of the other tasks are in {directory.path}; the same command scores again."
         scores.raise_if_failed(kept)
         return RunOutcome(path=directory.path, results=results, phases=self.phases)

@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from medbench.adapters.base import DirectAdapter, LocalAdapter
 from medbench.adapters.guarding import answered
-from medbench.harness.engine.requests import GREEDY, LONG_ANSWERS_FIRST, Outcome, Request, Sampling, make_request
+from medbench.harness.engine.requests import GREEDY, LONG_ANSWERS_FIRST, Name, Outcome, Request, Sampling, make_request
+from medbench.harness.failing import Failed, Watch, failures_of
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import GenerationRecord, Recorded, RunDirectory, append_lines, is_cut_off, open_whole_lines
 from medbench.harness.workload import TaskLoad
@@ -28,6 +29,7 @@ class Plan:
     loads: tuple[TaskLoad, ...]
     missing: Mapping[str, Sequence[Sample]]
     recorded: int
+    failed: frozenset[Name] = frozenset()  # Those of the missing that failed before.
 
     @property
     def total(self) -> int:
@@ -38,19 +40,32 @@ class Plan:
 def make_plan(loads: tuple[TaskLoad, ...], recorded: Recorded) -> Plan:
     """Return what is left to answer of some tasks; failed samples are tried again."""
     missing: dict[str, list[Sample]] = {}
+    failed: set[Name] = set()
     for load in loads:
-        good = {name for name, record in recorded[load.spec.name].items() if not record.error}
-        missing[load.spec.name] = [sample for sample in load.samples if sample.sample_id not in good]
+        task, records = load.spec.name, recorded[load.spec.name]
+        good = {name for name, record in records.items() if not record.error}
+        missing[task] = [sample for sample in load.samples if sample.sample_id not in good]
+        failed |= {(task, name) for name in records.keys() - good}
     done = sum(len(load.samples) - len(missing[load.spec.name]) for load in loads)
-    return Plan(loads=loads, missing=missing, recorded=done)
+    return Plan(loads=loads, missing=missing, recorded=done, failed=frozenset(failed))
+
+
+def again(plan: Plan, failed: Iterable[Failed]) -> Plan:
+    """Return what is left of a plan when only what failed is asked again."""
+    names = frozenset((one.task, one.sample_id) for one in failed)
+    missing = {
+        load.spec.name: [one for one in load.samples if (load.spec.name, one.sample_id) in names] for load in plan.loads
+    }
+    samples = sum(len(load.samples) for load in plan.loads)
+    return Plan(loads=plan.loads, missing=missing, recorded=samples - len(names), failed=names)
 
 
 def generate(
-    plan: Plan, outcomes_of: Generator[list[Outcome], None, None], directory: RunDirectory, phases: Phases
-) -> list[str]:
+    plan: Plan, outcomes_of: Generator[list[Outcome], None, None], directory: RunDirectory, phases: Phases, watch: Watch
+) -> list[Failed]:
     """Append what is answered as it comes; then put every file in its final order.
 
-    Returns the error of each sample that failed.
+    Returns the samples that failed. RunError, with all that came on disk, where `watch` sees that the run fails.
     """
     if plan.recorded:
         say(f"Continuing: {plan.recorded} of {plan.total} samples are already recorded.")
@@ -64,15 +79,16 @@ def generate(
                 for task in dict.fromkeys(outcome.task for outcome in outcomes):
                     own = (GenerationRecord.of(directory.identity, one) for one in outcomes if one.task == task)
                     append_lines(streams[task], (record.as_json() for record in own))
+            watch.see(outcomes, plan.failed)
             states.update(map(_state_of, outcomes))
             if outcomes:
                 status = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
                 progress.advance(len(outcomes), label=outcomes[-1].task, status=status)
-    failures = []
-    for file in files.values():
+    failures: list[Failed] = []
+    for task, file in files.items():
         file.refuse_if_gone()
         records = list(file.read().values())
-        failures += [record.error for record in records if record.error]
+        failures += failures_of(task, records)
         file.rewrite(records)
     return failures
 
@@ -90,13 +106,14 @@ def answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Itera
         outcomes: list[Outcome] = []
         began = time.monotonic()
         for sample in plan.missing[load.spec.name]:
-            generation, why = None, ""
+            generation, why, kind = None, "", ""
             try:
                 with phases.time("answer"):
                     generation = answered(adapter, sample, load.spec)
             except SampleError as error:
-                why = str(error)
-            outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation, error=why))
+                why, kind = str(error), error.kind
+            name = sample.sample_id
+            outcomes.append(Outcome(task=load.spec.name, sample_id=name, generation=generation, error=why, kind=kind))
             if time.monotonic() - began > _MOST_SECONDS_KEPT:
                 yield outcomes
                 outcomes, began = [], time.monotonic()
@@ -113,6 +130,7 @@ def requests_of(
                 with phases.time("render"):
                     request = make_request(adapter, sample, load.spec, load.prepared.source, sampling)
             except SampleError as error:
-                refused.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, error=str(error)))
+                name = sample.sample_id
+                refused.append(Outcome(task=load.spec.name, sample_id=name, error=str(error), kind=error.kind))
                 continue
             yield request

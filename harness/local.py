@@ -15,6 +15,7 @@ from medbench.adapters.base import Generation, LocalAdapter
 from medbench.harness.engine.budget import Budget, auto_budget
 from medbench.harness.engine.choice import EngineChoice, choose_engine, vllm_arguments
 from medbench.harness.engine.engine import Engine, answers
+from medbench.harness.engine.faults import Survived
 from medbench.harness.engine.passes import compile_layers
 from medbench.harness.engine.requests import GREEDY, Name, Outcome, Request, Sampling
 from medbench.harness.engine.static import NoNumbersError, generate_alone
@@ -28,6 +29,7 @@ _LOOKED_AT = 64
 _TESTED_TOKENS = 8
 # Where so many from one end cannot be answered, the data are broken and not an image.
 _TRIED = 16
+_NO_MEMORY = "memory ran out"
 Alone = dict[Name, tuple[Request, tuple[str, int]]]  # Requests with text and number of tokens of their answers.
 
 
@@ -58,7 +60,7 @@ def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
         alone, problem = _answered_alone(adapter, requests)
         equal = _equal(adapter, alone, budget) if alone else None
     except torch.OutOfMemoryError:
-        return SelfTest(skipped="memory ran out")
+        return SelfTest(skipped=_NO_MEMORY)
     if equal is None:
         return SelfTest(skipped=problem or ("an answer failed" if alone else ""))
     if equal == len(alone) or adapter.dtype != "float32":
@@ -91,11 +93,16 @@ def _answered_alone(adapter: LocalAdapter, requests: Sequence[Request]) -> tuple
             greedily = {**asdict(GREEDY), "seed": request.decoding.seed, "max_new_tokens": fewer}
             short = replace(request, decoding=replace(request.decoding, **greedily))
             try:
-                alone[request.name] = (short, _written(generate_alone(adapter, short)))
+                with Survived(adapter.device) as fault:
+                    alone[request.name] = (short, _written(generate_alone(adapter, short)))
             except SampleError as error:
                 problem, broken = error.problem, broken or isinstance(error, NoNumbersError)
                 continue
-            break
+            if fault.memory:
+                raise torch.OutOfMemoryError(_NO_MEMORY)
+            problem = fault.problem or problem
+            if not fault.problem:
+                break
     if broken and not alone:
         noise = "all logits of the self-test are NaN or infinite, so every answer would be noise"
         wider = "Give --dtype float32 or bfloat16, which hold larger numbers."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medbench.harness import shards
+from medbench.harness.failing import failures_of
 from medbench.harness.finish import Answers, Publish, RunOutcome, finished
 from medbench.harness.models import ModelFacts
 from medbench.harness.phases import Phases
@@ -53,7 +54,9 @@ class Merger:
         noted = shards.environments(self.sources)
         phases = shards.joined_phases(noted)
         facts = _of_one_server(directory, self.facts, noted, phases)
-        failures = [one.error for load in loads for one in self.found.records[load.spec.name].values() if one.error]
+        failures = [
+            one for load in loads for one in failures_of(load.spec.name, self.found.records[load.spec.name].values())
+        ]
         answers = Answers(
             settings=self.run.settings, workload=self.run.workload, model=self.run.model, facts=facts, phases=phases,
             failures=failures, again=again,

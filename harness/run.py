@@ -11,8 +11,9 @@ from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import Answering, own_model
 from medbench.harness import models, shards
 from medbench.harness.answering import Answerers, InThisProcess, Told
+from medbench.harness.failing import Failed, Watch, counted, failures_of, tell
 from medbench.harness.finish import Answers, Publish, RunOutcome, finished
-from medbench.harness.generate import generate, make_plan
+from medbench.harness.generate import again, generate, make_plan
 from medbench.harness.identity import run_identity
 from medbench.harness.merging import Merger, take_in
 from medbench.harness.models import ModelFacts, Share
@@ -131,7 +132,7 @@ class _Run:
         """Answer all that is left of the run, what its shards left included, score it and publish."""
         shares, first, parts = self._known()
         with open_run(self.settings, self.workload.suite, parts, overwrite=overwrite) as run:
-            if (outcome := self._finished(run, publish)) is not None:
+            if not self._opens_again(run, first) and (outcome := self._finished(run, publish)) is not None:
                 return outcome
             self._start_scorer_early()
             take_in(run, self.workload.answerable(first.kinds))
@@ -155,8 +156,7 @@ class _Run:
             self.asked = replace(self.workload, loads=loads)
             facts, failures = self._answer_all(shares, run, own)
             shards.note_environment(own, facts, self.phases)
-        if failures:
-            warn(f"{len(failures)} samples of shard {shard} failed. The first: {failures[0]}")
+        tell(failures, f"They are samples of shard {shard}.")
         try:
             with opened() as run:
                 if (outcome := self._finished(run, publish) or self._merged(run, shard, publish)) is not None:
@@ -188,6 +188,20 @@ class _Run:
             say(f"{run.path} is complete; nothing to do. Start afresh with --overwrite always.")
         return outcome
 
+    def _opens_again(self, run: RunDirectory, first: ModelFacts) -> bool:
+        """Open a finished run again if its failures are to be tried again, or are more than this command allows."""
+        done, said = run.path / "done", self.settings.retry_errors or self.settings.fail_on_error is not None
+        if not said or not done.exists():
+            return False
+        loads = self.workload.answerable(first.kinds)
+        failed = [one for load in loads for one in failures_of(load.spec.name, run.of_task(load).read().values())]
+        if self.settings.retry_errors == 0 and Watch.of(self.settings, loads, run.path).may_end_with(len(failed)):
+            return False
+        if failed:
+            say(f"{run.path} is opened again: {len(failed)} samples failed ({counted(failed)}).")
+            done.unlink()
+        return bool(failed)
+
     def _known(self) -> tuple[Sequence[Share], ModelFacts, dict[str, object]]:
         """Return the shares of the run, what is known of the model of the first, and what makes it another run."""
         with self.phases.time("load"):
@@ -216,14 +230,14 @@ class _Run:
 
     def _answer_all(
         self, shares: Sequence[Share], run: RunDirectory, own: RunDirectory
-    ) -> tuple[ModelFacts, list[str]]:
-        """Answer what is asked of all shares of a run into a folder; return the errors of samples that failed."""
-        failures: list[str] = []
+    ) -> tuple[ModelFacts, list[Failed]]:
+        """Answer what is asked of all shares of a run into a folder; return the samples that failed."""
+        failures: list[Failed] = []
         facts = models.merged([(share, self._answer(share, run, own, failures)) for share in shares])
         return facts, failures
 
-    def _answer(self, share: Share, run: RunDirectory, own: RunDirectory, failures: list[str]) -> ModelFacts:
-        """Answer the tasks of a share, and note the error of each sample that failed."""
+    def _answer(self, share: Share, run: RunDirectory, own: RunDirectory, failures: list[Failed]) -> ModelFacts:
+        """Answer the tasks of a share, and note the samples that failed."""
         with self.phases.time("load"):
             told = self.answering.told(share)
         sources, kinds = shards.sources_of(run), told.facts.kinds
@@ -233,10 +247,18 @@ class _Run:
             models.refuse_other_weights(own.path, ours, [source.path for source in sources])
         recorded = shards.recorded(sources, self.workload.only(share.tasks).answerable(kinds)).records
         plan = make_plan(self.asked.only(share.tasks).answerable(kinds), recorded)
-        outcomes = self.answering.outcomes(share, plan, own)
         if own != run:
             shards.note_facts(own, share, self.answering.facts(share))
-        failures += generate(plan, outcomes, own, self.phases)
+        watch = Watch.of(self.settings, self.workload.answerable(kinds), own.path)
+        for rounds_left in range(self.settings.retry_errors, -1, -1):
+            watch.begin(failures, last_round=not rounds_left)
+            failed = generate(plan, self.answering.outcomes(share, plan, own), own, self.phases, watch)
+            if not failed:
+                break
+            plan = again(plan, failed)
+            if rounds_left:
+                say(f"{len(failed)} samples that failed are asked again ({counted(failed)}).")
+        failures += failed
         if own != run:
             shards.note_facts(own, share, self.answering.facts(share))
         return self.answering.facts(share)

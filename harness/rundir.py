@@ -38,13 +38,15 @@ SHARDS = "shards"
 """The folder in that of a run where each shard has one of its own."""
 LOCK = ".lock"
 """What a process that answers a shard holds, in the shard's folder."""
-_ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
+_ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served", "kind"})
 # File systems allow 255 bytes; names of served models with their addresses may be longer.
 _SLUG_CHARACTERS = 80
 _DIGITS = 12
 _PATIENCE = 600.0  # Seconds in which all shards of a large run begin or end one after the other, and one merges.
 # What changes no answer (batch size: in float32; the type is not known yet), or is told better by data and model.
-_NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args", "workers", "lock"})
+_NOT_IN_THE_KEY = frozenset(
+    {"output_dir", "batch_size", "data_dir", "tasks", "model_args", "workers", "lock", "fail_on_error", "retry_errors"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class GenerationRecord(Generation):
     sample_id: str
     text: str = ""
     error: str = ""  # Why the sample failed; empty otherwise. Then `text` is empty.
+    kind: str = ""  # Of what kind that is, see `FailureKind`; empty where nothing failed, or nobody said.
     served: Served | None = None  # What a server said of its answer; None for a model that is not served.
 
     @classmethod
@@ -64,7 +67,7 @@ class GenerationRecord(Generation):
         """Return the record of an outcome."""
         said = outcome.generation
         if said is None:
-            return cls(run=run, sample_id=outcome.sample_id, error=encodable(outcome.error))
+            return cls(run=run, sample_id=outcome.sample_id, error=encodable(outcome.error), kind=outcome.kind)
         given = {one.name: getattr(said, one.name) for one in fields(Generation)}
         given |= {"text": encodable(said.text), "reasoning": encodable(said.reasoning)}
         served = said.served if isinstance(said, ServedGeneration) else None

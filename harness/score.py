@@ -43,7 +43,9 @@ class Scores:
 
     tasks: Mapping[str, TaskResult]  # The numbers of the tasks that were scored.
     failed: Mapping[str, MedbenchError]  # Why others were not: a scorer that fails takes nothing from other tasks.
-    doubts: tuple[str, ...]  # Warnings of boxes most of which cover nothing, which is what the wrong space looks like.
+    # Warnings of boxes most of which cover nothing, which is what the wrong space looks like, and of what a metric left
+    # out.
+    doubts: tuple[str, ...]
 
     def notices(self) -> tuple[str, ...]:
         """Return a line for each task that was not scored, and the doubts."""
@@ -76,11 +78,11 @@ def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: Chose
     doubts = []
     for load, records, items in predicted:
         try:
-            tasks[load.spec.name] = _score_task(load, records, items, directory, model.boxes)
+            tasks[load.spec.name], unscored = _score_task(load, records, items, directory, model.boxes)
         except MedbenchError as error:
             failed[load.spec.name] = error
         else:
-            doubts.append(doubt_of_run(load, items, model))
+            doubts += [*unscored, doubt_of_run(load, items, model)]
     return Scores(tasks=tasks, failed=failed, doubts=tuple(filter(None, doubts)))
 
 
@@ -138,16 +140,25 @@ def doubt_of(
 def _score_task(
     load: TaskLoad, records: Sequence[GenerationRecord], items: Sequence[Item], directory: RunDirectory,
     boxes: BoxSpace | None,
-) -> TaskResult:  # fmt: skip
+) -> tuple[TaskResult, list[str]]:  # fmt: skip
+    """Return the numbers of a task, and a line for each metric that could not score all that was answered."""
     spec, manifest = load.spec, load.prepared.manifest
     evaluations = {protocol: protocols.evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS}
     numbers = numbers_of(spec, evaluations, items, load.samples, unit=spec.group_key, boxes=boxes)
     write_atomically(directory.scores(spec.name), json_lines(_score_records(load, items, evaluations)))
-    return TaskResult(
+    unscored = [
+        f"{spec.title}: {one.metric.metric_id} ({protocol}) could not be scored on {one.unscored} answers, which ended "
+        f"its program. Its number is over the other {len(one.indices)}; with theirs it would lie in its bounds."
+        for protocol, found in evaluations.items()
+        for one in found
+        if one.unscored
+    ]
+    result = TaskResult(
         title=spec.title, kind=spec.kind, version=spec.version, data=manifest.data_fingerprint,
         licence=manifest.licence, samples=len(items), states=protocols.count_states(items),
         written=written_on(records), paper=numbers["paper"], strict=numbers["strict"],
     )  # fmt: skip
+    return result, unscored
 
 
 def numbers_of(
@@ -186,7 +197,7 @@ def _metric_result(
     )
     return MetricResult(
         value=_number(value), ci=None if found is None else (_fraction(found.low), _fraction(found.high)),
-        interval=made, n=len(clusters), errors=states["error"], unparsed=states["unparsed"],
+        interval=made, n=len(clusters), errors=states["error"] + evaluation.unscored, unparsed=states["unparsed"],
         truncated=states["truncated"], empty=states["empty"], refused=states["refused"],
         bounds=evaluation.bounds and (_fraction(evaluation.bounds[0]), _fraction(evaluation.bounds[1])),
         answered=round(read / there, _DIGITS) if there else None,

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from medbench.adapters.base import Device, DeviceMap, Dtype, Quantization
 from medbench.harness.engine.choice import EngineName
+from medbench.harness.tolerance import read_tolerance
 from medbench.harness.workers.wanted import wanted
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import read_yaml_table
@@ -27,6 +28,7 @@ SAYS_NOTHING: Mapping[str, tuple[str | None, ...]] = {
 """Options that not every model takes, with the values that say nothing to one that does not."""
 # A number alone may be one.
 Workers = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given)]
+Tolerated = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) in {int, float} else given)]
 Folder = Annotated[Path, PlainSerializer(lambda path: str(path.absolute()))]
 # Words that name tasks; a text alone is one of them, and may hold several with commas between.
 Selection = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
@@ -61,6 +63,8 @@ class Settings:
     engine: EngineName = "auto"  # What writes the answers of a local model.
     compile: bool = False  # Whether the decoder's layers go through `torch.compile`.
     workers: Workers | None = None  # Who answers, see `medbench.harness.workers.wanted`; None for this process alone.
+    fail_on_error: Tolerated | None = None  # How many samples may fail, see `medbench.harness.failing`; None: not said.
+    retry_errors: Annotated[int, Field(ge=0)] = 0  # Rounds at the end in which failed samples are tried again.
     lock: bool = True  # Whether the run's folder is held against other processes.
     probe: str = ""  # Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
 
@@ -93,6 +97,8 @@ class Settings:
             raise UsageError("--lora goes onto one model, and --checkpoint-for names several.", "Run them one by one.")
         if self.workers is not None:
             wanted(self.workers)
+        if self.fail_on_error is not None:
+            read_tolerance(self.fail_on_error)
         if self.probe:
             refuse_unknown(self.probe)
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from medbench.tasks.foundation.errors import DataError, SampleError
+from medbench.tasks.foundation.errors import DataError, PictureError
 from medbench.tasks.foundation.files import inside
 from medbench.tasks.sample import ImageRef
 
@@ -84,7 +84,7 @@ def locate(folder: Path, relative: str) -> Path:
     try:
         return inside(folder, relative)
     except DataError as error:
-        raise SampleError(f"The path {relative!r} is not opened: {error}") from error
+        raise PictureError(f"The path {relative!r} is not opened: {error}") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -102,18 +102,18 @@ def _opened(path: Path, read: Callable[[Image.Image], T], *, any_size: bool = Fa
     try:
         with Image.open(path, formats=FORMATS) as image:
             if not any_size and image.width * image.height > MAX_PIXELS:
-                raise SampleError(
+                raise PictureError(
                     f"The image {path} claims {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}.",
                     "Scale the image down, or remove it from the dataset.",
                 )
             return read(image)
     except FileNotFoundError as error:
-        raise SampleError(f"The image {path} is missing.", "Restore it, then prepare the task again.") from error
+        raise PictureError(f"The image {path} is missing.", "Restore it, then prepare the task again.") from error
     except UnidentifiedImageError as error:
         way_out = f"Images are read as {', '.join(FORMATS)}: save it as one of them, or download the file again."
-        raise SampleError(f"The image {path} cannot be decoded: it is none, or of another format.", way_out) from error
+        raise PictureError(f"The image {path} cannot be decoded: it is none, or of another format.", way_out) from error
     except _UNDECODABLE as error:
-        raise SampleError(f"The image {path} cannot be decoded: {error}.", "Download the file again.") from error
+        raise PictureError(f"The image {path} cannot be decoded: {error}.", "Download the file again.") from error
 
 
 def _from_array(path: Path, ref: ImageRef) -> Image.Image:
@@ -122,11 +122,11 @@ def _from_array(path: Path, ref: ImageRef) -> Image.Image:
         with _array_lock:
             array = _load_stack(path, ref.member, path.stat().st_mtime_ns)
     except DataError as error:
-        raise SampleError(error.problem, error.hint) from error
+        raise PictureError(error.problem, error.hint) from error
     except OSError as error:
-        raise SampleError(f"{path} cannot be read: {error.strerror or error}.", "Check the folder.") from error
+        raise PictureError(f"{path} cannot be read: {error.strerror or error}.", "Check the folder.") from error
     if not 0 <= ref.index < len(array):
-        raise SampleError(f"{path} has {len(array)} rows in {ref.member!r}; there is no row {ref.index}.")
+        raise PictureError(f"{path} has {len(array)} rows in {ref.member!r}; there is no row {ref.index}.")
     return Image.fromarray(array[ref.index]).convert("RGB")
 
 

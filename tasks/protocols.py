@@ -70,6 +70,7 @@ class Evaluation:
     answered: npt.NDArray[np.bool_]  # Which of them are answers that could be read, [M].
     # The value had all failures (state `error`) been wrong answers, and had all been right; None where nothing failed.
     bounds: tuple[float, float] | None = None
+    unscored: int = 0  # Items that are left out since the metric's program ended on them; the bounds include them.
 
     @property
     def value(self) -> float:
@@ -146,7 +147,8 @@ def count_states(items: Sequence[Item]) -> dict[State, int]:
 def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Item]) -> tuple[Evaluation, ...]:
     """Return one evaluation per metric of a task under a protocol, in the order of the tables.
 
-    Raises UsageError if there is no such kind or protocol, MedbenchError if a metric needs Java and it cannot start.
+    What a metric could not score (a row of NaN) stays out of it like a failed item. Raises UsageError if there is no
+    such kind or protocol, MedbenchError if a metric needs Java and it cannot start.
     """
     indices, scorables = scored_items(protocol, kind, items)
     answered = np.asarray([items[index].state == "ok" for index in indices], dtype=np.bool_)
@@ -156,10 +158,14 @@ def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Ite
         applies = np.asarray([metric.applies(scorable) for scorable in scorables], dtype=np.bool_)
         chosen = [scorable for scorable, wanted in zip(scorables, applies, strict=True) if wanted]
         statistics = metric.statistics(chosen)
+        lost = np.isnan(statistics.sum(axis=1))
+        unscored = [_wrong_and_right(protocol, chosen[place]) for place in np.flatnonzero(lost)]
+        statistics, chosen = statistics[~lost], [one for one, gone in zip(chosen, lost, strict=True) if not gone]
         evaluations.append(
             Evaluation(
-                metric=metric, indices=indices[applies], statistics=statistics, answered=answered[applies],
-                bounds=_bounds(metric, chosen, statistics, missed),
+                metric=metric, indices=indices[applies][~lost], statistics=statistics,
+                answered=answered[applies][~lost], unscored=len(unscored),
+                bounds=_bounds(metric, chosen, statistics, [*missed, *unscored]),
             )
         )  # fmt: skip
     return tuple(evaluations)
@@ -179,7 +185,9 @@ def _bounds(
     if not missed:
         return None
     if metric.adds:
-        totals = (statistics.sum(axis=0) + metric.statistics(more).sum(axis=0) for more in zip(*missed, strict=True))
+        # What cannot be scored even then (NaN) counts nothing.
+        added = (np.nan_to_num(metric.statistics(more)) for more in zip(*missed, strict=True))
+        totals = (statistics.sum(axis=0) + more.sum(axis=0) for more in added)
     else:
         totals = (metric.statistics([*scored, *more]).sum(axis=0) for more in zip(*missed, strict=True))
     wrong, right = (float(metric.compute(total)) for total in totals)

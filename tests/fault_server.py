@@ -127,6 +127,7 @@ class FaultServer:
     seen: list[Asked] = field(default_factory=list)
     most: int = 0
     stopped: threading.Event = field(default_factory=threading.Event)
+    dead: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _times: Counter[str] = field(default_factory=Counter)
     _under_way: int = 0
@@ -152,6 +153,10 @@ class FaultServer:
     def times(self) -> list[int]:
         """Return how often each question was asked."""
         return sorted(self._times.values())
+
+    def die(self) -> None:
+        """End as a killed process does: whoever asks is refused, and who waits for an answer gets none."""
+        self.dead.set()
 
     def forget(self) -> None:
         self.seen.clear()
@@ -196,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send(self, answer: Answer) -> None:
         content = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
-        if answer.cut == "silent":
+        if answer.cut == "silent" or self.faults.dead.is_set():
             self.close_connection = True
             return
         try:
@@ -223,11 +228,11 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def fault_server(
-    behave: Behaviour = echo, seconds: float = 0.0, certificate: tuple[Path, Path] | None = None
+    behave: Behaviour = echo, seconds: float = 0.0, certificate: tuple[Path, Path] | None = None, port: int = 0
 ) -> Iterator[FaultServer]:
-    """Run a server on a free port of this machine; with a certificate and its key it speaks https."""
+    """Run a server on a port of this machine, a free one by default; with a certificate and its key it speaks https."""
     faults = FaultServer(behave=behave, seconds=seconds)
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"faults": faults}))
+    server = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"faults": faults}))
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
@@ -235,6 +240,13 @@ def fault_server(
     faults.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
+
+    def end() -> None:
+        faults.dead.wait()
+        server.shutdown()
+        server.server_close()
+
+    threading.Thread(target=end, daemon=True).start()
     try:
         yield faults
     finally:

@@ -209,6 +209,34 @@ def test_a_program_that_dies_of_every_pair_is_a_failure(monkeypatch: pytest.Monk
             meteor_statistics([prediction], ["the left lung"])
 
 
+class Deadly(JavaProgram):
+    """The real program, which ends on every pair with a certain word."""
+
+    def ask(self, lines: Sequence[str]) -> list[str]:
+        place = next((place for place, line in enumerate(lines) if "deadly" in line), len(lines))
+        answers = super().ask(lines[:place])
+        if place < len(lines):
+            self._process.kill()
+            raise JavaError("It ended.", "", answers, out_of_memory=False)
+        return answers
+
+
+@pytest.mark.slow
+def test_the_real_program_is_started_again_behind_a_deadly_pair(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    close_meteor()
+    monkeypatch.setattr(meteor, "JavaProgram", Deadly)
+    predictions = ["left lung", "a deadly word", "the lungs are clear"]
+    rows = meteor_statistics(predictions, [EXPECTED] * 3)
+    close_meteor()
+    monkeypatch.undo()
+    assert np.isnan(rows[1]).all()
+    assert "ended on 1 of 3 answers" in " ".join(capsys.readouterr().err.split())
+    np.testing.assert_array_equal(rows[[0, 2]], meteor_statistics(predictions[::2], [EXPECTED] * 2))
+    meteor._deadly.clear()
+
+
 LOOP = "no finding is seen . the lungs are clear and "
 EXPECTED = "there is a small left effusion . the lungs are clear and the heart size is normal . no finding is seen ."
 

@@ -5,6 +5,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from task_helpers import question
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.catalog import choose_model
+from medbench.adapters.openai import client
 from medbench.adapters.openai.client import load_served as load
 from medbench.adapters.openai.entry import BOXES, SPACES
 from medbench.adapters.wording import question_of
@@ -56,6 +58,11 @@ def few(*, limit: int = 20, tasks: str = TASKS) -> tuple[object, ...]:
 
 def run_folder(output: Path) -> Path:
     [folder] = [path for path in output.iterdir() if path.is_dir()]
+    return folder
+
+
+def run_folder_beside(output: Path, other: str) -> Path:
+    [folder] = [path for path in output.iterdir() if path.is_dir() and path.name != other]
     return folder
 
 
@@ -236,6 +243,55 @@ def test_what_all_would_meet_ends_the_run_and_the_same_command_goes_on(tmp_path:
         # At most those that were under way when it ended were asked twice.
         assert sum(times > 1 for times in server.times()) <= 3
     assert records_of(tmp_path).items() >= kept.items()
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_at_half_ends_the_run_and_the_same_command_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    half = 20
+
+    def dying(asked: Asked) -> Answer:
+        if asked.number == half:
+            first.die()
+        return echo(asked)
+
+    args = (*FAST, "deadline=3", "attempts=100", "concurrency=2", "max_concurrency=2")
+    with fault_server(dying) as first:
+        ended = medbench(*words(first, tmp_path, *few(tasks="slake-vqa,pubmedqa"), "--fail-on-error", "0", args=args))
+        port = int(first.url.split(":")[2].split("/")[0])
+    said = " ".join(ended.stderr.split())
+    assert ended.returncode == EXIT_FAILED
+    assert re.search(r"has answered nothing for \d+ s. The last: .*cannot be reached", said), said
+    assert "the same command continues" in said
+    assert "Traceback" not in said
+    kept = records_of(tmp_path)
+    assert len(kept) >= half - 2
+    assert not any(record["error"] for record in kept.values())
+    with fault_server(port=port) as second:
+        again = medbench(*words(second, tmp_path, *few(tasks="slake-vqa,pubmedqa"), "--fail-on-error", "0", args=args))
+        assert again.returncode == 0, again.stderr
+        assert len(second.seen) == len(records_of(tmp_path)) - len(kept)
+    with fault_server(port=port) as third:
+        whole = medbench(*words(third, tmp_path / "whole", *few(tasks="slake-vqa,pubmedqa"), args=args))
+        assert whole.returncode == 0, whole.stderr
+    assert lasting(run_folder(tmp_path / "whole")) == lasting(run_folder_beside(tmp_path, "whole"))
+
+
+def test_new_connections_notice_that_the_other_machine_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    async def noticing(event: str, told: Mapping[str, Any]) -> None:
+        await noticed(event, told)
+        if event == "connection.connect_tcp.complete":
+            connection = told["return_value"].get_extra_info("socket")
+            idle = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+            seen.append((connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), idle))
+
+    noticed = client._notice_its_end
+    monkeypatch.setattr(client, "_notice_its_end", noticing)
+    with fault_server() as server:
+        assert medbench(*words(server, tmp_path, *few(limit=2, tasks="slake-vqa"))).returncode == 0
+    assert seen
+    assert set(seen) == {(1, 60)}
 
 
 def test_no_secret_is_written_or_said(tmp_path: Path, medbench_home: Path) -> None:

@@ -5,9 +5,9 @@ import dataclasses
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from scripted_server import FULL_DRAW, Scripted, no_threads, numbered, questions, replied, try_again
@@ -17,13 +17,14 @@ from virtual_time import in_virtual_time
 from medbench.adapters.remote import (
     Reply,
     RetryPolicy,
+    RetryReason,
     Scaled,
     Served,
     ServedGeneration,
     Usage,
 )
 from medbench.harness.engine.requests import Outcome
-from medbench.harness.remote.asking import Asking, Finished, Question, RequestWindow, backoff, in_order
+from medbench.harness.remote.asking import Asking, Finished, GoneError, Question, RequestWindow, backoff, in_order
 from medbench.harness.remote.serving import RequestLog, in_background, refuse_to_send, warn_of_sending
 from medbench.harness.remote.sharing import Fleet
 from medbench.harness.rundir import GenerationRecord, RecordFile, append_lines, open_whole_lines
@@ -150,6 +151,49 @@ def test_a_server_that_stays_away_ends_the_run() -> None:
         in_virtual_time(Fleet([adapter], finished.append).ask(numbered(400)))
     assert "the same command continues" in caught.value.hint
     assert len(finished) < 40
+
+
+async def seconds_until_gone(adapter: Scripted, finished: list[Finished], count: int = 400) -> float:
+    with pytest.raises(GoneError, match="has answered nothing for") as caught:
+        await Fleet([adapter], finished.append, draw=lambda: FULL_DRAW).ask(numbered(count))
+    assert "the same command continues" in caught.value.hint
+    return asyncio.get_running_loop().time()
+
+
+PATIENT: Mapping[str, Any] = {"deadline": 36_000, "timeout": 3600, "attempts": 1000}
+
+
+@pytest.mark.parametrize("patience", [PATIENT, {}])
+@pytest.mark.parametrize("count", [8, 400])
+def test_a_server_that_is_gone_ends_the_run_in_minutes_and_no_sample_pays_for_it(
+    patience: Mapping[str, Any], count: int
+) -> None:
+    adapter = Scripted(lambda *_: 1.0 if len(adapter.order) <= 5 else try_again("unreachable"), **patience)
+    finished: list[Finished] = []
+    assert 300 < in_virtual_time(seconds_until_gone(adapter, finished, count)) < 420
+    assert (len(finished), errors(finished)) == (5, {})
+
+
+@pytest.mark.parametrize("reason", ["server error", "overloaded", "cut off", "malformed"])
+def test_a_server_that_answers_nothing_but_failures_is_gone_however_often_they_are_tried(reason: RetryReason) -> None:
+    adapter = Scripted(lambda *_: 1.0 if len(adapter.order) <= 5 else try_again(reason), **PATIENT)
+    assert 300 < in_virtual_time(seconds_until_gone(adapter, [])) < 420
+
+
+def test_a_server_that_is_started_anew_within_minutes_costs_no_sample_an_answer() -> None:
+    def server(_: str, __: int) -> object:
+        return try_again("unreachable") if 10 < asyncio.get_running_loop().time() < 270 else 1.0
+
+    finished, asking = ask(Scripted(server), numbered(300))
+    assert errors(finished) == {}
+    assert asking.retries["unreachable"] > 8
+
+
+def test_one_sample_that_fails_beside_slow_answers_is_no_end() -> None:
+    adapter = Scripted(lambda name, _: try_again("server error") if name == "q000" else 1000.0, **PATIENT)
+    adapter.retry_policy = dataclasses.replace(adapter.retry_policy, max_concurrency=4)
+    finished, _ = ask(adapter, numbered(60))
+    assert list(errors(finished)) == ["q000"]
 
 
 def test_samples_that_hang_the_server_at_the_end_are_errors_and_no_end() -> None:

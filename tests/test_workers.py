@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.adapters.catalog import choose_model
+from medbench.harness.engine.faults import DeviceError
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.generate import Plan, make_plan
-from medbench.harness.models import shares_of
+from medbench.harness.models import Share, shares_of
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
@@ -27,7 +28,7 @@ from medbench.harness.workers.units import LARGEST, SMALLEST, Units, groups_of
 from medbench.harness.workers.wanted import Wanted, wanted
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.console import Silent, heard_by
-from medbench.tasks.foundation.errors import RunError, UsageError
+from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
 from medbench.tasks.suite import prepare_mini_suite
 
 Name = tuple[str, str]
@@ -378,3 +379,16 @@ def test_every_worker_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert "Give --workers 2" in str(raised.value)
     environment = Processes(2, ["3", "GPU-abc"])._environment(1)
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
+
+
+def test_a_worker_whose_device_is_lost_dies_and_is_replaced_and_another_error_ends_the_run() -> None:
+    def raising(error: MedbenchError) -> Iterator[inside.Message]:
+        yield inside.Talk(text="begun", loud=False)
+        raise error
+
+    worker = inside.Inside(inside.Job(settings={}, share=Share(checkpoint=None, tasks=()), folder="."))
+    refused = RunError("No memory.")
+    heard = list(worker._heard(raising(refused)))
+    assert heard[-1] == inside.Refused(error=refused)
+    with pytest.raises(DeviceError, match="The device cuda:0 failed"):
+        list(worker._heard(raising(DeviceError.of("The device cuda:0", RuntimeError("it is gone")))))

@@ -182,7 +182,9 @@ class Renderer:
         try:
             return self._rendered(self._form, question, self._system, images)
         except _RAISED as error:
-            raise SampleError(f"The model's chat template does not take this question: {error}") from error
+            raise SampleError(
+                f"The model's chat template does not take this question: {error}", kind="prompt"
+            ) from error
 
     def _rendered(self, form: tuple[bool, bool], question: str, system: str, images: int) -> str:
         messages: list[dict[str, Any]] = []
@@ -251,7 +253,7 @@ class Renderer:
             )  # fmt: skip
         except (ValueError, TypeError, IndexError) as error:
             # Each says in its own way what it does not take, such as a question without an image.
-            raise SampleError(f"The model's processor does not take this prompt: {error}") from error
+            raise SampleError(f"The model's processor does not take this prompt: {error}", kind="prompt") from error
         return {name: value for name, value in inputs.items() if name != "labels"}
 
     def takes_text_alone(self) -> bool:
@@ -275,7 +277,8 @@ class Renderer:
         if ids.count(self._image_token_id) != len(owners):
             raise SampleError(
                 f"The model's processor writes {ids.count(self._image_token_id)} visual tokens for images of "
-                f"{list(sizes)}, not the {len(owners)} that it writes for each alone."
+                f"{list(sizes)}, not the {len(owners)} that it writes for each alone.",
+                kind="prompt",
             )
         owner, taken = iter(owners), Counter[int]()
         segments: list[Segment] = []

@@ -273,6 +273,7 @@ class LlavaMedAdapter(TextAdapter[TextCodec]):
             raise SampleError(
                 f"The prompt of {sample.sample_id!r} has {prompt.length} tokens, but the model reads {longest}.",
                 "Nothing is cut; the sample counts as an error.",
+                kind="prompt",
             )
         return prompt
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,11 @@ _FILTERS = frozenset({400, 403, 422, 451})
 _MOST_BYTES = 16 * 2**20
 _CONNECT_SECONDS = 10.0
 _TELLING_SECONDS = 5.0
+# After a minute of silence it is asked three times, ten seconds apart.
+_KEEP_ALIVE = (
+    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1), (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 60),
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 10), (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+)  # fmt: skip
 # Seconds between the questions whether a server is there.
 _WAITS = (1.0, 2.0, 4.0)
 _LOADING = 503
@@ -287,17 +293,32 @@ class _Sdk(openai.AsyncOpenAI):
         return {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "medbench"}
 
 
+async def _notice_its_end(event: str, told: Mapping[str, Any]) -> None:
+    """Have the system ask whether the other machine is still there, where it is silent on a new connection.
+
+    One that lost its power says nothing of it, and a long answer may be waited for for an hour.
+    """
+    if event == "connection.connect_tcp.complete":
+        connection: socket.socket = told["return_value"].get_extra_info("socket")
+        for level, name, value in _KEEP_ALIVE:
+            if hasattr(socket, name):
+                connection.setsockopt(level, getattr(socket, name), value)
+
+
 class _BoundedClient(httpx2.AsyncClient):
     """Reads every answer to its end, failures too, but no more than any answer of a benchmark has."""
 
     async def send(self, request: httpx2.Request, **how: Any) -> httpx2.Response:
+        request.extensions = {**request.extensions, "trace": _notice_its_end}
         response = await super().send(request, **{**how, "stream": True})
         received = bytearray()
         try:
             async for chunk in response.aiter_bytes():
                 received += chunk
                 if len(received) > _MOST_BYTES:
-                    raise SampleError(f"The server's answer is longer than {_MOST_BYTES // 2**20} MiB.")
+                    raise SampleError(
+                        f"The server's answer is longer than {_MOST_BYTES // 2**20} MiB.", kind="malformed"
+                    )
         finally:
             await response.aclose()
         gone = {"content-encoding", "content-length", "transfer-encoding"}

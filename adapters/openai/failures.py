@@ -56,13 +56,13 @@ def failure_of(
     named = named if within is None else "with an error inside of a success"
     problem = f"{server} answers {named}{f': {said}' if said else ''}"
     if status not in {*_REASONS, 401, 402, 403} and (_cannot_see(said, request) or says("too long", said)):
-        return SampleError(problem, hint_for(said, request))
+        return SampleError(problem, hint_for(said, request), kind="refused")
     error = mapping(mapping(document).get("error"))
     if next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), "") in _OUT_OF_CREDIT:
         return RunError(problem, f"{_HOPELESS[402]} {KEPT}")
     if within == HTTPStatus.NOT_FOUND:
         # Read out of the words alone: surely of this question, most likely of all.
-        return SampleError(problem, _HOPELESS[404])
+        return SampleError(problem, _HOPELESS[404], kind="refused")
     if status == UNKNOWN:
         return RetryableError("server error", problem, most=_DOUBTFUL_ATTEMPTS)
     if status in _REASONS or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in {501, *_HOPELESS}):
@@ -76,8 +76,9 @@ def _final(status: int, problem: str, said: str, request: ChatRequest) -> Medben
     if status < HTTPStatus.BAD_REQUEST:
         return RunError(problem, "The base URL leads elsewhere: give the one that answers itself.")
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return SampleError(problem, "The images are too large for the server: --model-arg max_pixels=N.")
-    return SampleError(problem, hint_for(said, request))
+        smaller = "The images are too large for the server: --model-arg max_pixels=N."
+        return SampleError(problem, smaller, kind="refused")
+    return SampleError(problem, hint_for(said, request), kind="refused")
 
 
 def words_of(response: "httpx2.Response", reading: Reading, document: object = None) -> str:
@@ -140,7 +141,7 @@ def page_instead(page: str, server: str, reading: Reading) -> Exception:
         "that of a web site: it usually ends with /v1."
     )
     if _SIGN_IN.search(page):
-        return SampleError(problem, hint)
+        return SampleError(problem, hint, kind="refused")
     return RetryableError("malformed", f"{problem} {hint}", most=_DOUBTFUL_ATTEMPTS)
 
 

@@ -146,7 +146,7 @@ def read_reply(document: object, request: ChatRequest, reading: Reading) -> Repl
     if not isinstance(choices, list):
         raise RetryableError("malformed", "The server's answer has no list of choices.")
     if not choices:
-        return Reply(error="The server gave no answer: the list of choices is empty.", usage=usage)
+        return Reply(error="The server gave no answer: the list of choices is empty.", kind="malformed", usage=usage)
     choice = mapping(choices[0])
     reason = reading.name(choice.get("finish_reason"))
     if ending_of(reason) == "broken off":
@@ -185,7 +185,8 @@ def _reply(
     elif silent and (message.calls or ending == "tool"):
         withheld = "tool call"
     if silent and not withheld and message.reasoning and ending != "length":
-        return Reply(error=_NAMES["misfiled"].format(length=len(message.reasoning)), usage=usage)
+        problem = _NAMES["misfiled"].format(length=len(message.reasoning))
+        return Reply(error=problem, kind="malformed", usage=usage)
     text = message.refusal if silent and withheld == "refusal" else message.text
     found = [place for stop in reading.stop if (place := text.find(stop)) >= 0]
     stopped = bool(found) or ending == "stop" or (ending == "eos" and named_stop)

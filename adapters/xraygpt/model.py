@@ -182,7 +182,7 @@ class XrayGptAdapter(TextAdapter[TextCodec]):
     def put(self, question: str, sample: Sample) -> Prompt:
         """Return the template around a question about the sample's image."""
         if len(sample.images) != 1:
-            raise SampleError(f"XrayGPT reads one image; {sample.sample_id!r} has {len(sample.images)}.")
+            raise SampleError(f"XrayGPT reads one image; {sample.sample_id!r} has {len(sample.images)}.", kind="prompt")
         before, behind = (self.tokens.ids(text) for text in prompt_texts(question, self._template))
         queries = int(self.model.config.num_query_tokens)
         return Prompt.between((self.tokens.begin + before, behind), sample.images, queries)

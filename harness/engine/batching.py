@@ -1,22 +1,23 @@
-"""What all ways of batching have in common: rows, their next tokens, requests that wait, memory that runs out."""
+"""What all ways of batching have in common: rows, their next tokens, requests that wait, what goes wrong."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from medbench.adapters.base import NO_TOKEN, Generation, LocalAdapter, StopReason
 from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.faults import KEPT, Survived
 from medbench.harness.engine.images import AHEAD, Images
 from medbench.harness.engine.requests import ImageKey, Outcome, PrefixedRequest, Request, SharedPrefix, failed
 from medbench.harness.engine.timing import WAITED
 from medbench.harness.phases import Phases
 from medbench.tasks.answers.thoughts import thought_end
+from medbench.tasks.foundation.errors import RunError
 
 Detokenise = Callable[[Sequence[int]], str]
 
@@ -145,7 +146,7 @@ def outcome_of(row: Row, adapter: LocalAdapter) -> Outcome:
         weights_broken = adapter.dtype == "float32"
         hint = "The weights are broken: download them again." if weights_broken else "Give --dtype float32 or bfloat16."
         problem = f"The model's logits are not finite (NaN or infinite) in {adapter.dtype}, so it gave no answer."
-        return failed(request, f"{problem} {hint}")
+        return failed(request, f"{problem} {hint}", "numbers")
     ids = row.written[:-1] if stop == "eos" else row.written
     text = adapter.detokenise(ids)
     if stop == "stop":
@@ -195,7 +196,8 @@ class RequestQueue:
 class Batching(ABC):
     """Answers the requests of a queue within a budget, which becomes smaller when memory runs out.
 
-    Ways of batching differ in what enters when (`_next`) and in how it is answered (`_advance`).
+    Ways of batching differ in what enters when (`_next`) and in how it is answered (`_advance`). Requests that were
+    under way when a model or a library raised something are tried one by one, and who raises it alone is an error.
     """
 
     # Whether memory is taken for as many rows as may be, however few there are.
@@ -211,20 +213,35 @@ class Batching(ABC):
         self._first_budget = self.budget = budget
         # The budget that holds again after a row that is tried alone.
         self._suspended: Budget | None = None
+        # How many of the first requests of the queue are tried alone.
+        self._suspects = 0
 
     def run(self) -> Iterator[list[Outcome]]:
         """Yield outcomes as rows finish; their order is the engine's."""
         while self._queue.peek() is not None or self._under_way():
-            requests = self._next()
-            outcomes: list[Outcome] | None = None
-            # What failed is held by its error until that is let go; only then is there memory to give back.
-            with suppress(torch.OutOfMemoryError), torch.inference_mode():
+            requests = self._begun()
+            outcomes: list[Outcome] = []
+            with Survived(self._adapter.device) as fault, torch.inference_mode():
                 outcomes = self._advance(requests)
-            self._phases.settle(WAITED)
-            if outcomes is None:
-                outcomes = self._shrink(requests)
+            with Survived(self._adapter.device) as second:
+                self._phases.settle(WAITED)
+                if fault.memory:
+                    outcomes = self._shrink(requests)
+                elif fault.problem:
+                    outcomes = self._isolate(requests, fault.problem)
+            if second.memory or second.problem:
+                raise RunError(f"The engine cannot go on: {second.problem or 'memory ran out'}.", KEPT)
             if outcomes:
                 yield outcomes
+
+    def _begun(self) -> list[PrefixedRequest]:
+        """Take what is answered or begun next: one suspect alone, or as many as fit."""
+        if not self._suspects:
+            return self._next()
+        if self._under_way():
+            return []
+        self._suspects -= 1
+        return [self._queue.take()]
 
     def _under_way(self) -> list[PrefixedRequest]:
         """Return the requests that are begun and not answered."""
@@ -261,7 +278,20 @@ class Batching(ABC):
             self.budget, self._suspended = self._suspended or self._first_budget, None
             self._queue.forget(asked)
             request = asked.pop().request
-            outcomes = [failed(request, f"Memory ran out on this sample alone ({request.length} tokens).")]
+            outcomes = [failed(request, f"Memory ran out on this sample alone ({request.length} tokens).", "memory")]
+        self._queue.put_back(asked)
+        self._let_go()
+        return outcomes
+
+    def _isolate(self, requests: Sequence[PrefixedRequest], problem: str) -> list[Outcome]:
+        """Let what was under way come again, one by one; a request that was alone fails."""
+        asked = list(dict.fromkeys([*self._under_way(), *requests]))
+        self._phases.count("faults of the model")
+        outcomes: list[Outcome] = []
+        if len(asked) == 1:
+            self._queue.forget(asked)
+            outcomes = [failed(asked.pop().request, f"The model failed on this sample alone: {problem}.", "model")]
+        self._suspects = max(self._suspects, len(asked))
         self._queue.put_back(asked)
         self._let_go()
         return outcomes

@@ -116,11 +116,12 @@ class Engine(GenerationEngine):
             if 0 < limit < request.longest:
                 answer = f"the answer may have {request.decoding.max_new_tokens}"
                 problem = f"The prompt has {request.length} tokens and {answer}, but the model reads {limit}."
-                refused.append(failed(request, problem))
+                refused.append(failed(request, problem, "prompt"))
             elif request.decoding.beams == 1 and not (self._library and request.shift):
                 yield request
             elif self.why_whole or self._adapter.attention != "causal" or request.shift:
                 what, option = ("A beam search", "beams") if request.decoding.beams > 1 else ("`generate`", "engine")
-                refused.append(failed(request, f"{what} cannot place this model's images; leave --{option} out."))
+                problem = f"{what} cannot place this model's images; leave --{option} out."
+                refused.append(failed(request, problem, "prompt"))
             else:
                 searched.append(request)

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from medbench.adapters.base import ImageSlot, LocalAdapter, Pixels, TextSegment, tokens_of
 from medbench.adapters.guarding import one_sample
+from medbench.harness.engine.faults import Survived
 from medbench.harness.engine.requests import ImageKey, Outcome, PrefixedRequest, Segments, failed
 from medbench.harness.engine.timing import WAITED, timed
 from medbench.harness.phases import Phases
-from medbench.tasks.foundation.errors import RunError, SampleError
+from medbench.tasks.foundation.errors import FailureKind, PictureError, RunError, SampleError
 from medbench.tasks.images import locate, open_image
 from medbench.tasks.sample import ImageRef
 from medbench.tasks.spec import Kind
@@ -33,7 +34,7 @@ FEATURE_BYTES = 1 << 30
 
 
 def digest_of(source: Path, ref: ImageRef) -> str:
-    """Return what an image is known by: the bytes of its file; SampleError if it cannot be read."""
+    """Return what an image is known by: the bytes of its file; PictureError if it cannot be read."""
     path = locate(source, ref.path)
     if ref.member:
         # Rows of one array differ by their place; the array itself may be gigabytes.
@@ -42,7 +43,7 @@ def digest_of(source: Path, ref: ImageRef) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise SampleError(f"The image {path} cannot be read: {error.strerror or error}.") from error
+        raise PictureError(f"The image {path} cannot be read: {error.strerror or error}.") from error
 
 
 def _on_host(features: torch.Tensor) -> torch.Tensor:
@@ -122,7 +123,7 @@ class Images:
         # By digest: twins wait for the pixels of the first, of which none are left once its features are there.
         self._decoded: dict[str, Future[Pixels] | None] = {}
         self._digests: dict[ImageKey, str] = {}
-        self._broken: dict[ImageKey, str] = {}
+        self._broken: dict[ImageKey, tuple[str, FailureKind]] = {}
         self._pixels: dict[str, Pixels] = {}
         self._features = FeatureCache()
 
@@ -160,12 +161,12 @@ class Images:
         self._take(keys)
         if any(self._digests.get(key) in self._pixels for key in keys):
             self._take(self._ready())
-            waiting = list(self._pixels)
+            waiting, asked = list(self._pixels), {self._digests.get(key) for key in keys}
             for start in range(0, len(waiting), TOGETHER):
-                self._encode(waiting[start : start + TOGETHER])
-        problems = [next(filter(None, map(self._broken.get, one.request.images)), "") for one in requests]
+                self._encode(waiting[start : start + TOGETHER], asked)
+        problems = [next(filter(None, map(self._broken.get, one.request.images)), None) for one in requests]
         pairs = list(zip(requests, problems, strict=True))
-        errors = [failed(one.request, problem) for one, problem in pairs if problem]
+        errors = [failed(one.request, *problem) for one, problem in pairs if problem]
         return [one for one, problem in pairs if not problem], errors
 
     def states(self, requests: Sequence[PrefixedRequest]) -> list[object]:
@@ -219,7 +220,7 @@ class Images:
                 try:
                     self.take(key)
                 except SampleError as error:
-                    self._broken[key] = str(error)
+                    self._broken[key] = str(error), error.kind
 
     def _ready(self) -> list[ImageKey]:
         read = [(key, self._decoded[one.result()]) for key, one in self._reading.items() if _is_sound(one)]
@@ -249,20 +250,20 @@ class Images:
             self._phases.background["preprocess"] += time.perf_counter() - decoded
         return pixels
 
-    def _encode(self, digests: list[str]) -> None:
+    def _encode(self, digests: list[str], asked: Container[str | None]) -> None:
+        """Encode images together, or in halves where that fails; one that fails alone takes no other along."""
         encoded = None
-        try:
-            with timed(self._phases, self._adapter.device, {"encode": 1}):
-                encoded = self._adapter.encode_images([self._pixels[digest] for digest in digests])
-        except torch.OutOfMemoryError:
-            if len(digests) == 1:
-                raise
+        with Survived(self._adapter.device) as fault, timed(self._phases, self._adapter.device, {"encode": 1}):
+            encoded = self._adapter.encode_images([self._pixels[digest] for digest in digests])
+        if encoded is None and len(digests) == 1:
+            self._leave_out(digests[0], fault, asked=digests[0] in asked)
+            return
         if encoded is None:
             # What was tried is let go before fewer are.
             torch.cuda.empty_cache()
             half = len(digests) // 2
-            self._encode(digests[:half])
-            self._encode(digests[half:])
+            self._encode(digests[:half], asked)
+            self._encode(digests[half:], asked)
             return
         self._phases.count("images encoded", len(digests))
         for digest, features in zip(digests, encoded, strict=True):
@@ -271,3 +272,13 @@ class Images:
             self._features.put(digest, features if whole else features.clone())
             del self._pixels[digest]
             self._decoded[digest] = None
+
+    def _leave_out(self, digest: str, fault: Survived, *, asked: bool) -> None:
+        """Let an image be read anew by who asks for it, or be broken; OutOfMemoryError if it is `asked` for now."""
+        del self._pixels[digest]
+        for key in [key for key, own in self._digests.items() if own == digest]:
+            del self._digests[key]
+            if fault.problem:
+                self._broken[key] = f"The model failed on the image {key[1].path}: {fault.problem}.", "model"
+        if asked and fault.memory:
+            raise torch.OutOfMemoryError("Memory ran out on an image alone.")

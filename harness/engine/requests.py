@@ -10,6 +10,7 @@ from typing import Literal
 
 from medbench.adapters.base import Generation, ImageSlot, LocalAdapter, Prompt, TextSegment, tokens_of
 from medbench.adapters.guarding import rendered
+from medbench.tasks.foundation.errors import FailureKind
 from medbench.tasks.images import size_of_image
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
@@ -94,6 +95,7 @@ class Outcome:
     sample_id: str
     generation: Generation | None = None
     error: str = ""
+    kind: str = ""  # Of the reason, a `FailureKind`; empty where there is none.
 
 
 def make_request(
@@ -112,9 +114,9 @@ def make_request(
     )
 
 
-def failed(request: Request, error: str) -> Outcome:
+def failed(request: Request, error: str, kind: FailureKind) -> Outcome:
     """Return the outcome of a request that got no answer."""
-    return Outcome(task=request.spec.name, sample_id=request.sample.sample_id, error=error)
+    return Outcome(task=request.spec.name, sample_id=request.sample.sample_id, error=error, kind=kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,12 +42,13 @@ class WholeBatching(_BatchByBatch):
         asked, rows = [], []
         for request in (one.request for one in requests):
             if not request.decoding.greedy:
-                outcomes.append(failed(request, "This model is answered whole, greedily; leave the sampling out."))
+                problem = "This model is answered whole, greedily; leave the sampling out."
+                outcomes.append(failed(request, problem, "prompt"))
                 continue
             try:
                 images = [open_image(request.source, image) for image in request.sample.images]
             except SampleError as error:
-                outcomes.append(failed(request, str(error)))
+                outcomes.append(failed(request, str(error), error.kind))
                 continue
             asked.append((request.sample, request.spec, images))
             rows.append(Row(request=request))

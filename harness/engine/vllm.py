@@ -21,6 +21,7 @@ from medbench.adapters.base import NO_TOKEN, LocalAdapter
 from medbench.harness.engine.batching import Batching, RequestQueue, Row
 from medbench.harness.engine.budget import Budget, bytes_per_token, held_type, longest_read, text_config
 from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.faults import DeviceError
 from medbench.harness.engine.images import Images
 from medbench.harness.engine.requests import GREEDY, Decoding, Outcome, PrefixedRequest, Request, failed, in_order
 from medbench.harness.phases import Phases
@@ -140,10 +141,15 @@ class VllmBatching(Batching):
             raise RunError("Memory ran out inside vLLM.", "Give it less: --model-arg vllm.gpu_memory_utilization=0.7")
         torch.cuda.empty_cache()
         if len(requests) == 1:
-            return [failed(requests[0].request, "Memory ran out on the images of this sample alone.")]
+            return [failed(requests[0].request, "Memory ran out on the images of this sample alone.", "memory")]
         self._together = len(requests) // 2
         self._queue.put_back(requests)
         return []
+
+    def _isolate(self, requests: Sequence[PrefixedRequest], problem: str) -> list[Outcome]:
+        """Give up: what vLLM still holds when it raises something cannot be asked again in this process."""
+        del requests
+        raise DeviceError.of("vLLM", RuntimeError(problem))
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
         prepared, outcomes = self._prepared(requests)
@@ -157,7 +163,7 @@ class VllmBatching(Batching):
                     self._engine.add_request(name, prompt, choice_of(one.request.decoding, **told))
                 except ValueError as error:
                     # What is too long for the memory that there is, for instance.
-                    outcomes.append(failed(one.request, f"vLLM does not take this prompt: {error}"))
+                    outcomes.append(failed(one.request, f"vLLM does not take this prompt: {error}", "prompt"))
                     continue
                 self._asked[name] = one, Row(request=one.request)
         with self._phases.time("decode"):

@@ -179,7 +179,7 @@ def places_of(ids: Sequence[int], image_token_id: int, counts: Sequence[int]) ->
     """
     places = [place for place, one in enumerate(ids) if one == image_token_id]
     if len(places) != sum(counts):
-        raise SampleError(f"The prompt has {len(places)} visual tokens, its images have {list(counts)}.")
+        raise SampleError(f"The prompt has {len(places)} visual tokens, its images have {list(counts)}.", kind="prompt")
     found = []
     for count in counts:
         own, places = places[:count], places[count:]
@@ -227,7 +227,7 @@ class _ImagesBatching(VllmBatching):
                 try:
                     prepared.append((one, self._pictures.prompt(one.request)))
                 except SampleError as error:
-                    outcomes.append(failed(one.request, str(error)))
+                    outcomes.append(failed(one.request, str(error), error.kind))
         return prepared, outcomes
 
 

@@ -34,6 +34,10 @@ _MOST_AHEAD = 32
 # many take seconds, or two of the longest requests, not the deadline of a sample.
 _GONE_AFTER: Mapping[str, int] = {"unreachable": 4, "timeout": 2}
 _GIVEN_UP_IN_A_ROW = 5
+# A server that was there may be started anew. When for so many seconds nothing but failures comes, it is gone, however
+# patient its questions are; a lack of room (`rate limit`) is none, and what is slow (`timeout`) has a limit of its own.
+_LONGEST_SILENCE = 300.0
+_NO_SILENCE = frozenset({"rate limit", "timeout"})
 # So many refusals in the same words, and never an answer: all others would be refused as well.
 _SAME_REFUSALS = 5
 _KEPT = "What was answered is on disk; the same command continues."
@@ -93,7 +97,8 @@ class Finished:
     def outcome(self) -> Outcome:
         """What became of the sample."""
         task, name = self.question.spec.name, self.question.sample.sample_id
-        return Outcome(task=task, sample_id=name, generation=self.reply.generation, error=self.reply.error)
+        reply = self.reply
+        return Outcome(task=task, sample_id=name, generation=reply.generation, error=reply.error, kind=reply.kind)
 
 
 def backoff(first: float, draw: Callable[[], float], failures: int) -> float:
@@ -203,6 +208,8 @@ class Asking:
         self._reached = False
         self._given_up = 0
         self._last_word = 0.0
+        self._failing_since: float | None = None
+        self._sent: list[float] = []
         self._all_begun = False
         self._answered = set(answered)
         self._refused: dict[bool, tuple[str, int]] = {}
@@ -226,7 +233,7 @@ class Asking:
             question, preparing = ahead.popleft()
             prepared = await preparing
             if isinstance(prepared, SampleError):
-                self._report(Finished(question, Reply(error=str(prepared))))
+                self._report(Finished(question, Reply(error=str(prepared), kind=prepared.kind)))
                 return
             await self._begun.acquire()
             asking = self._see_through(question, prepared, complete, await self._enter())
@@ -253,21 +260,25 @@ class Asking:
 
     async def _see_through(self, question: Question, prepared: object, complete: Complete, epoch: int) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._policy.deadline
+        deadline, unread = loop.time() + self._policy.deadline, 0
         for attempt in count(1):
             sent = loop.time()
             try:
                 reply = await self._attempt(question, prepared, complete, epoch, deadline)
             except RetryableError as error:
-                seconds, again = loop.time() - sent, await self._wait(error, attempt, deadline)
+                seconds, lost = loop.time() - sent, error.reason == "unreachable"
+                # Nobody read what could not be sent: it costs the sample neither an attempt nor its time.
+                unread += lost
+                again = await self._wait(error, attempt, attempt - unread, None if lost else deadline)
+                deadline = loop.time() + self._policy.deadline if lost else deadline
                 if again is None:
                     times = f"{attempt} {'attempt' if attempt == 1 else 'attempts'}"
-                    reply = Reply(error=f"No answer after {times}. The last time: {error}")
+                    reply = Reply(error=f"No answer after {times}. The last time: {error}", kind=error.reason)
                     self._give_up(Finished(question, reply, attempt, seconds), error)
                     return
                 epoch = again
                 continue
-            self._reached, self._given_up, self._last_word = True, 0, loop.time()
+            self._reached, self._given_up, self._last_word, self._failing_since = True, 0, loop.time(), None
             self._report(Finished(question, reply, attempt, loop.time() - sent))
             if reply.generation is None:
                 self._refuse(question, *reply.error.split("\n", 1))
@@ -279,11 +290,8 @@ class Asking:
         self, question: Question, prepared: object, complete: Complete, epoch: int, deadline: float
     ) -> Reply:
         """Ask once; raises RetryableError, or RunError if no question would be answered."""
-        now = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(min(now + self._policy.timeout, deadline)):
-                with one_sample(self._adapter, "its reply", question.sample):
-                    reply = await complete(prepared)
+            reply = await self._reply(question, prepared, complete, deadline)
         except (RetryableError, TimeoutError) as raised:
             late = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
             error = raised if isinstance(raised, RetryableError) else late
@@ -294,12 +302,41 @@ class Asking:
             self._reached = self._reached or error.reason not in {"timeout", "unreachable"}
             if self._is_gone(error.reason):
                 raise GoneError(str(error), f"Is the server running, and is its address right? {_KEPT}") from raised
+            if self._stays_away(error.reason):
+                raise self._silence(str(error)) from raised
             raise error from raised.__cause__
         except SampleError as error:
             self._leave(epoch, "neutral")
-            return Reply(error=str(error))
+            return Reply(error=str(error), kind=error.kind)
         self._leave(epoch, "answered")
         return reply
+
+    async def _reply(self, question: Question, prepared: object, complete: Complete, deadline: float) -> Reply:
+        now = asyncio.get_running_loop().time()
+        self._sent.append(now)
+        try:
+            async with asyncio.timeout_at(min(now + self._policy.timeout, deadline)):
+                with one_sample(self._adapter, "its reply", question.sample):
+                    return await complete(prepared)
+        finally:
+            self._sent.remove(now)
+
+    def _stays_away(self, reason: str) -> bool:
+        """Note a failure, and say whether for too long nothing else came, from what was sent before as well."""
+        now = asyncio.get_running_loop().time()
+        if reason in _NO_SILENCE:
+            self._failing_since = None if reason == "rate limit" else self._failing_since
+            return False
+        since = self._failing_since = now if self._failing_since is None else self._failing_since
+        # Where nothing else is left to ask, failures may lie in the last questions.
+        may_be = reason == "unreachable" or not self._all_begun
+        too_long = now - since >= min(self._policy.deadline, _LONGEST_SILENCE)
+        return may_be and too_long and all(sent >= since for sent in self._sent)
+
+    def _silence(self, last: str | None) -> GoneError:
+        seconds = asyncio.get_running_loop().time() - self._last_word
+        problem = f"{self._adapter.host} has answered nothing for {seconds:.0f} s. The last: {last}"
+        return GoneError(problem, f"It seems to be down or too slow. {_KEPT}")
 
     def _is_gone(self, reason: str) -> bool:
         """Say whether nobody is there: nobody ever was, or others are, so that there is nothing to wait for."""
@@ -307,12 +344,12 @@ class Asking:
         may_be = reason in _GONE_AFTER if self._others() else reason == "unreachable" and not self._reached
         return may_be and self._silent >= most
 
-    async def _wait(self, error: RetryableError, attempt: int, deadline: float) -> int | None:
+    async def _wait(self, error: RetryableError, attempt: int, read: int, deadline: float | None) -> int | None:
         """Return the epoch of leave to ask once more, or None if attempts or time are used up."""
         loop = asyncio.get_running_loop()
         wait = max(self._backoff(attempt), error.retry_after or 0.0)
         attempts = min(self._policy.attempts, error.most or self._policy.attempts)
-        if attempt >= attempts or loop.time() + wait >= deadline:
+        if read >= attempts or (deadline is not None and loop.time() + wait >= deadline):
             return None
         await asyncio.sleep(wait)
         try:
@@ -346,10 +383,7 @@ class Asking:
             )
         silent = asyncio.get_running_loop().time() - self._last_word
         if self._given_up >= _GIVEN_UP_IN_A_ROW and silent >= deadline and not self._all_begun:
-            raise GoneError(
-                f"{self._adapter.host} has answered nothing for {silent:.0f} s. The last: {finished.outcome.error}",
-                f"It seems to be down or too slow. {_KEPT}",
-            )
+            raise self._silence(finished.outcome.error)
 
     async def _enter(self, *, again: bool = False) -> int:
         """Wait for leave to send; questions that are asked `again` go first. Return the epoch of the window."""

@@ -15,6 +15,7 @@ from medbench.adapters.guarding import plugin_faults
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.agreement import Agreement
 from medbench.harness.answering import Answering, Told, expect, told_by
+from medbench.harness.engine.faults import DeviceError
 from medbench.harness.engine.requests import Name, Outcome
 from medbench.harness.generate import Plan
 from medbench.harness.identity import code_of_all, run_identity
@@ -140,6 +141,9 @@ class Inside:
             try:
                 with heard_by(self._ear):
                     message = next(messages, None)
+            except DeviceError:
+                # Another process may answer: this one is to be replaced.
+                raise
             except MedbenchError as error:
                 message = Refused(error=error)
             yield from self._ear.emptied()

@@ -215,7 +215,7 @@ class Pool(Answerers):
             raise RunError(f"{problem}; the last: {reason}.", _WITHOUT)
         self._start(number, share)
         error = f"Its worker died three times while it was under way, at last when nothing else was: {reason}."
-        return [Outcome(task=task, sample_id=sample, error=error) for task, sample in lost.given_up]
+        return [Outcome(task=task, sample_id=sample, error=error, kind="worker") for task, sample in lost.given_up]
 
     def _leave(self, number: int) -> None:
         """Keep what a worker measured that is no more."""

