@@ -271,6 +271,10 @@ def _show_phases(phases: Phases) -> None:
             for task, rate in sorted(phases.tasks.items(), key=lambda item: -item[1].seconds)
         ]
         emit_table(["task", "output tokens", "seconds", "tokens/s"], rates, title="Where the engine's time went")
+    if kept := phases.counts.get("answers kept"):
+        written = phases.seconds["write"]
+        cost = f"{1e6 * written / kept:,.0f} µs, {100 * written / total:.1f} % of all"
+        say(f"To have an answer safe on the disk took {cost}.")
     if efficiency := phases.efficiency():
         say(
             f"Engine: {100 * efficiency['useful_row_share']:.1f} % of rows useful, "

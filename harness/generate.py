@@ -83,6 +83,7 @@ def generate(
             states.update(map(_state_of, outcomes))
             if outcomes:
                 status = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+                phases.count("answers kept", len(outcomes))
                 progress.advance(len(outcomes), label=outcomes[-1].task, status=status)
     failures: list[Failed] = []
     for task, file in files.items():

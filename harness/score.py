@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,21 +216,34 @@ def _fraction(value: float) -> float:
 
 def _score_records(
     load: TaskLoad, items: Sequence[Item], evaluations: Mapping[Protocol, Sequence[Evaluation]]
-) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = [
-        {
+) -> Iterator[dict[str, Any]]:
+    # One record at a time: together they take many times the room of the file.
+    names = [(protocol, one.metric.metric_id) for protocol, found in evaluations.items() for one in found]
+    columns = [_scores_by_row(one, len(items)) for found in evaluations.values() for one in found]
+    for sample, item, *scores in zip(load.samples, items, *columns, strict=True):
+        record: dict[str, Any] = {
             "sample_id": sample.sample_id, "group": sample.groups.get(load.spec.group_key, sample.sample_id),
             "state": item.state, "prediction": item.scorable.prediction, "box": item.scorable.predicted_box,
             "labels": labels_of(sample),
             **({"error": item.error} if item.error else {}), **{protocol: {} for protocol in evaluations},
-        }
-        for sample, item in zip(load.samples, items, strict=True)
-    ]  # fmt: skip
-    for protocol, one in ((protocol, one) for protocol, found in evaluations.items() for one in found):
-        for row, statistics, value in zip(one.indices, one.statistics, one.per_sample(), strict=True):
-            number = None if np.isnan(value) else float(value)
-            records[row][protocol][one.metric.metric_id] = {"statistics": list(map(float, statistics)), "value": number}
-    return records
+        }  # fmt: skip
+        for (protocol, metric), score in zip(names, scores, strict=True):
+            if score is not None:
+                record[protocol][metric] = score
+        yield record
+
+
+def _scores_by_row(one: Evaluation, rows: int) -> Iterator[dict[str, Any] | None]:
+    """Yield the score of each row by a metric, None where the metric does not apply."""
+    scored = zip(one.indices, one.statistics, one.per_sample(), strict=True)
+    upcoming = next(scored, None)
+    for row in range(rows):
+        if upcoming is None or upcoming[0] != row:
+            yield None
+            continue
+        _, statistics, value = upcoming
+        yield {"statistics": statistics.tolist(), "value": None if np.isnan(value) else float(value)}
+        upcoming = next(scored, None)
 
 
 def labels_of(sample: Sample) -> dict[str, str]:

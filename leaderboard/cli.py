@@ -194,12 +194,12 @@ def report_command(
 
     budget = ImageBudget(size=megabytes * MEGABYTE) if megabytes else None
     found = gather(runs)
-    page = report_of(found.paths, data_dir, budget=budget, reveal=reveal_credentialed)
+    pieces = report_of(found.paths, data_dir, budget=budget, reveal=reveal_credentialed)
     target = output or (runs[0] / REPORT_FILE if list(runs) == found.paths and len(runs) == 1 else Path(REPORT_FILE))
-    write_atomically(target, page)
+    write_atomically(target, pieces)
     if reveal_credentialed:
         warn(f"{target} holds texts and images of credentialed datasets, if the runs have any. Do not pass it on.")
-    say(f"Written to {target} ({len(page.encode()) / MEGABYTE:.1f} MB)")
+    say(f"Written to {target} ({target.stat().st_size / MEGABYTE:.1f} MB)")
 
 
 @click.command("site")
@@ -216,10 +216,10 @@ def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> 
     \b
     Example:  medbench site runs --output site
     """
-    from medbench.leaderboard.site import collect, site_files, write_site
+    from medbench.leaderboard.site import collect, reports_of, site_files, write_site
 
     found = collect(runs, all_reports=all_reports)
-    write_site(output, site_files(found, title))
+    write_site(output, site_files(found, title), reports_of(found))
     for name, reason in found.skipped:
         warn(f"Not shown: {name}: {reason}")
     for site_run in found.runs.values():

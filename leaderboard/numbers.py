@@ -5,8 +5,9 @@ CSV, JSON, the report and the site are all made of these rows, and `Number` says
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby, product
+from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Literal, NamedTuple, get_type_hints
@@ -106,14 +107,19 @@ _DTYPES = {float | None: "float64", int | None: "Int64", int: "int64", bool: "bo
 
 def as_frame(numbers: Iterable[Number]) -> pd.DataFrame:
     """Return numbers as a table whose columns are the fields of `Number`; what is None is missing."""
-    frame = pd.DataFrame([asdict(one) for one in numbers], columns=list(_HINTS), dtype=object)
+    rows = list(map(attrgetter(*_HINTS), numbers))
+    frame = pd.DataFrame(rows, columns=list(_HINTS), dtype=object)
     return frame.astype({name: _DTYPES[hint] for name, hint in _HINTS.items() if hint in _DTYPES})
+
+
+_NO_NUMBERS = as_frame(())
 
 
 def as_numbers(frame: pd.DataFrame) -> list[Number]:
     """Return the rows of such a table."""
-    there = frame.astype(object).where(frame.notna(), None)
-    return [Number(**{str(name): value for name, value in row.items()}) for row in there.to_dict("records")]
+    pairs = ((frame[name].tolist(), frame[name].notna().tolist()) for name in _HINTS)
+    columns = ([value if there else None for value, there in zip(*pair, strict=True)] for pair in pairs)
+    return [Number(**dict(zip(_HINTS, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 class Column(NamedTuple):
@@ -173,10 +179,18 @@ def make_board(runs: Sequence[Results], leaks: known.Leaks | None = None, scores
         raise UsageError("No run was given.", "Give one or more folders that `medbench run` made.")
     if problem := known.mixture(runs):
         raise problem
-    board = Board(runs=tuple(runs), names=known.distinct_names(runs), numbers=as_frame(()), leaks=leaks or {})
-    pairs = product(PROTOCOLS, known.in_catalogue_order(name for run in runs for name in run.tasks))
-    numbers = [number for pair in pairs for number in _task_numbers(board, *pair, scores or {})]
-    return board._replace(numbers=_ranked(as_frame(numbers)))
+    board = Board(runs=tuple(runs), names=known.distinct_names(runs), numbers=_NO_NUMBERS, leaks=leaks or {})
+    return board._replace(numbers=_ranked(as_frame(_numbers(board, scores or {}))))
+
+
+def numbers_of(run: Results) -> list[Number]:
+    """Return the numbers of a run that stands alone."""
+    return list(_numbers(Board(runs=(run,), names=(run.model.title,), numbers=_NO_NUMBERS, leaks={}), {}))
+
+
+def _numbers(board: Board, scores: ScoresByRun) -> Iterator[Number]:
+    for pair in product(PROTOCOLS, known.in_catalogue_order(name for run in board.runs for name in run.tasks)):
+        yield from _task_numbers(board, *pair, scores)
 
 
 def _task_numbers(board: Board, protocol: Protocol, task: str, scores: ScoresByRun) -> Iterator[Number]:
@@ -223,7 +237,7 @@ def make_table(
             f"Published numbers never stand beside the suite {board.runs[0].suite!r}.",
             "They belong to the paper's datasets: run on those, or leave --reported out.",
         )
-    columns, of_runs = tuple[Column, ...](), as_frame(())
+    columns, of_runs = tuple[Column, ...](), _NO_NUMBERS
     shown = of_runs
     if board is not None:
         shown = of_runs = board.numbers[board.numbers["protocol"] == protocol]
@@ -252,13 +266,17 @@ def _pairs(numbers: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _ranked(numbers: pd.DataFrame) -> pd.DataFrame:
     """Return numbers with the first two of each line marked; between a run and a paper nothing is decided."""
-    standings: dict[object, Standing] = {}
-    for _, line in numbers.groupby(["protocol", "task", "metric"], sort=False):
-        taking = line["compared"].notna()
-        if line.loc[taking, "kind"].eq("reported").nunique() == 1:
-            values = line["compared"].astype(object).where(taking, None)
-            standings |= zip(line.index, standings_of(list(values)), strict=True)
-    return numbers.assign(standing=[standings.get(place, "none") for place in numbers.index])
+    values = numbers["compared"].astype(object).where(numbers["compared"].notna(), None).tolist()
+    reported = numbers["kind"].eq("reported").tolist()
+    found: list[Standing] = ["none"] * len(numbers)
+    lines: dict[tuple[object, ...], list[int]] = {}
+    for place, line in enumerate(zip(numbers["protocol"], numbers["task"], numbers["metric"], strict=True)):
+        lines.setdefault(line, []).append(place)
+    for places in lines.values():
+        if len({reported[place] for place in places if values[place] is not None}) == 1:
+            for place, standing in zip(places, standings_of([values[place] for place in places]), strict=True):
+                found[place] = standing
+    return numbers.assign(standing=found)
 
 
 def _means(board: Board, numbers: pd.DataFrame) -> tuple[tuple[Column, ...], pd.DataFrame]:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -242,7 +242,12 @@ def render_markdown(template: str, **content: Any) -> str:
 
 
 def render_html(template: str, *, style: str, script: str = "", images: bool = False, **content: Any) -> str:
-    """Return an HTML page from a template in `templates/`, which names `content`.
+    """Return the HTML page that `html_pieces` makes."""
+    return "".join(html_pieces(template, style=style, script=script, images=images, **content))
+
+
+def html_pieces(template: str, *, style: str, script: str = "", images: bool = False, **content: Any) -> Iterator[str]:
+    """Return an HTML page, piece by piece, from a template in `templates/`, which names `content`.
 
     The Content-Security-Policy admits exactly the style and the script, by their hashes, images only as data URIs and
     if `images`, and no script may make markup of text.
@@ -253,7 +258,7 @@ def render_html(template: str, *, style: str, script: str = "", images: bool = F
         "require-trusted-types-for": "'script'" if script else "", "trusted-types": "'none'" if script else "",
     }  # fmt: skip
     policy = "; ".join(f"{name} {value}" for name, value in rules.items() if value)
-    return render_text(template, policy=policy, style=style, script=script, **content)
+    return _environment().get_template(template).generate(policy=policy, style=style, script=script, **content)
 
 
 def asset(name: str) -> str:

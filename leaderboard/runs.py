@@ -59,8 +59,11 @@ def in_table_order(task: str, kind: Kind, protocol: Protocol, names: Iterable[st
     return _in_order(metric_ids(task, kind, protocol), names)
 
 
-def mixture(runs: Sequence[Results]) -> UsageError | None:
-    """Return why runs may not share a table: suite, data, probe, definitions, one twice; None if they may."""
+def mixture(runs: Sequence[Results], fit: int = 0) -> UsageError | None:
+    """Return why runs may not share a table: suite, data, probe, definitions, one twice; None if they may.
+
+    Of the first `fit` it is known that they may.
+    """
     if len(suites := {run.suite for run in runs}) > 1:
         return UsageError(
             f"The runs answered different suites: {', '.join(sorted(suites))}.",
@@ -70,8 +73,9 @@ def mixture(runs: Sequence[Results]) -> UsageError | None:
         return _PROBE_AMONG_RUNS
     if len({run.run for run in runs}) < len(runs):
         return _GIVEN_TWICE
-    for name in {name for run in runs for name in run.tasks}:
-        having = [run.tasks[name] for run in runs if name in run.tasks]
+    for name in {name for run in runs[fit:] for name in run.tasks}:
+        one_of_them = next(([run] for run in runs[:fit] if name in run.tasks), [])
+        having = [run.tasks[name] for run in (*one_of_them, *runs[fit:]) if name in run.tasks]
         if len(set(map(_definitions, having))) > 1:
             way_out = "Bring them up to date: medbench score RUN"
             return UsageError(f"The runs scored {name} by different definitions.", way_out)
@@ -144,7 +148,11 @@ def gather(given: Sequence[Path]) -> Gathered:
     largest = max(grouped(read, _share_a_table), key=len, default=[])
     for folder, results in (*largest, *(one for one in read if one not in largest)):
         again = any(results.run == other.run for other in found.runs)
-        problem = UsageError(f"Run {results.run} is there already.") if again else mixture([*found.runs, results])
+        problem = (
+            UsageError(f"Run {results.run} is there already.")
+            if again
+            else mixture([*found.runs, results], len(found.runs))
+        )
         if problem is None:
             found.paths.append(folder)
             found.runs.append(results)
@@ -160,16 +168,16 @@ def gather(given: Sequence[Path]) -> Gathered:
     return found
 
 
-def _share_a_table(read: Sequence[tuple[Path, Results]]) -> bool:
-    distinct = {results.run: results for _, results in read}
-    return not any(results.probe for results in distinct.values()) and mixture(list(distinct.values())) is None
+def _share_a_table(group: Sequence[tuple[Path, Results]], one: tuple[Path, Results]) -> bool:
+    others = {results.run: results for _, results in group if results.run != one[1].run}.values()
+    return not any(results.probe for results in (*others, one[1])) and mixture([*others, one[1]], len(others)) is None
 
 
-def grouped(found: Iterable[T], fit: Callable[[Sequence[T]], bool]) -> list[list[T]]:
+def grouped(found: Iterable[T], fits: Callable[[Sequence[T], T], bool]) -> list[list[T]]:
     """Return groups of what fits together: each joins the first group that takes it."""
     groups: list[list[T]] = []
     for one in found:
-        home = next((group for group in groups if fit([*group, one])), [])
+        home = next((group for group in groups if fits(group, one)), [])
         groups += [] if home else [home]
         home.append(one)
     return groups

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
@@ -18,6 +18,7 @@ from medbench.tasks.metrics.metric import FloatArray, Metric
 from medbench.tasks.protocols import PROTOCOLS, Protocol, State, metrics_for
 from medbench.tasks.spec import Kind
 from medbench.tasks.statistics.intervals import interval
+from medbench.tasks.validation import read_once
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,6 +36,9 @@ class ItemScore:
     value: float | None
 
 
+Scores = Annotated[Mapping[str, ItemScore], read_once()]
+
+
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRecord:
@@ -45,9 +49,9 @@ class ScoreRecord:
     state: State
     prediction: str
     box: tuple[float, float, float, float] | None
-    paper: Mapping[str, ItemScore]
-    strict: Mapping[str, ItemScore]
-    labels: Mapping[str, str]
+    paper: Scores
+    strict: Scores
+    labels: Annotated[Mapping[str, str], read_once()]
     error: str = ""
 
     def scores(self, protocol: Protocol) -> Mapping[str, ItemScore]:
@@ -66,7 +70,7 @@ class MetricScores:
     @cached_property
     def places(self) -> Mapping[str, int]:
         """The row of each sample."""
-        return {name: place for place, name in enumerate(self.sample_ids)}
+        return _places(self.sample_ids)
 
     def of(self, names: Sequence[str]) -> FloatArray:
         """Return the statistics of samples [len(names), K]; each must have some."""
@@ -75,6 +79,12 @@ class MetricScores:
     def value(self, names: Sequence[str] | None = None) -> float:
         """Return the metric over some of the samples, or all; NaN where nothing counts."""
         return float(self.metric.compute((self.statistics if names is None else self.of(names)).sum(axis=0)))
+
+
+@lru_cache(maxsize=64)
+def _places(names: tuple[str, ...]) -> Mapping[str, int]:
+    # Metrics and runs that have the same samples share it.
+    return {name: place for place, name in enumerate(names)}
 
 
 @dataclass(frozen=True, kw_only=True)

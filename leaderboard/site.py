@@ -11,7 +11,7 @@ from medbench.leaderboard import render
 from medbench.leaderboard import runs as known
 from medbench.leaderboard.compare import ScoresByRun
 from medbench.leaderboard.export.public import LeftOut, PublicRun, read_public, results_text
-from medbench.leaderboard.numbers import Board, Number, as_numbers, lines_of, make_board, make_table
+from medbench.leaderboard.numbers import Board, Number, as_numbers, lines_of, make_board, make_table, numbers_of
 from medbench.leaderboard.report.document import REPORT_FILE
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
@@ -90,9 +90,16 @@ def _with_report(public: PublicRun, *, all_reports: bool) -> SiteRun:
         reason = "it is a link"
     elif there and held_back and not all_reports:
         reason = f"it may show texts of {', '.join(held_back)}: {'; '.join(dict.fromkeys(held_back.values()))}"
-    elif there and public.scrubber.leaks(file.read_text(encoding="utf-8", errors="replace")):
+    elif there and public.scrubber.leaks(_text_of(file)):
         reason = "it names a folder or a secret of this machine"
     return SiteRun(public, report=there and not reason, no_report=reason)
+
+
+def _text_of(report: Path) -> str:
+    try:
+        return report.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{report} cannot be read: {error}.", "Make it again: medbench report RUN") from error
 
 
 def group(
@@ -103,12 +110,12 @@ def group(
     A run joins the first board that takes it. The paper's suite comes first, then by the runs' models and identities.
     """
     ordered = sorted(runs, key=lambda run: (list(_SUITES).index(run.suite), run.model.title, run.run))
-    groups = known.grouped(ordered, lambda members: known.mixture(members) is None)
+    groups = known.grouped(ordered, lambda group, one: known.mixture([*group, one], len(group)) is None)
     return tuple(make_board(members, leaks, scores) for members in groups)
 
 
 def site_files(found: Collection, title: str) -> dict[str, str]:
-    """Return the content of every file of a site by its path; the same runs give the same bytes."""
+    """Return the content of every file of a site but reports by its path; the same runs give the same bytes."""
     names = {run.run: name for board in found.boards for run, name in zip(board.runs, board.names, strict=True)}
     files = {
         "index.html": _index(found, title),
@@ -117,13 +124,13 @@ def site_files(found: Collection, title: str) -> dict[str, str]:
     for identity, run in found.runs.items():
         files[f"runs/{identity}.html"] = _run_page(run, names[identity])
         files[f"data/{identity}.json"] = results_text(run.public.results)
-        if run.report:
-            file = run.public.path / REPORT_FILE
-            try:
-                files[f"runs/{identity}/{REPORT_FILE}"] = file.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{file} cannot be read: {error}.", "Make it again: medbench report RUN") from error
     return files
+
+
+def reports_of(found: Collection) -> dict[str, Path]:
+    """Return the reports that a site copies, by their path there; together they may be larger than the memory."""
+    copied = {identity: run.public.path / REPORT_FILE for identity, run in found.runs.items() if run.report}
+    return {f"runs/{identity}/{REPORT_FILE}": file for identity, file in copied.items()}
 
 
 def _page(template: str, title: str, **content: Any) -> str:
@@ -165,7 +172,7 @@ def _run_page(run: SiteRun, name: str) -> str:
     results = run.public.results
     return _page(
         "site_run.html", name, results=results, report=run.report, no_report=run.no_report,
-        suite=_SUITES[results.suite], numbers=as_numbers(make_board([results]).numbers), heads=_NUMBER_HEADS,
+        suite=_SUITES[results.suite], numbers=numbers_of(results), heads=_NUMBER_HEADS,
         states=list(STATES), written_heads=list(render.WRITTEN_HEADS), wrote=render.wrote, terms=run.public.terms,
         tasks=[results.tasks[task] for task in known.in_catalogue_order(results.tasks)],
     )  # fmt: skip
@@ -184,14 +191,20 @@ def _board_data(board: Board) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_site(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a site and take away what an earlier one left; a UsageError if the folder holds anything no site wrote."""
+def write_site(folder: Path, files: Mapping[str, str], reports: Mapping[str, Path] | None = None) -> None:
+    """Write a site with copies of reports, and take away what an earlier one left.
+
+    UsageError if the folder holds anything that no site wrote.
+    """
     before = _files_before(folder)
     for name, text in files.items():
         write_atomically(folder / name, text)
-    for name in sorted(set(before).difference(files)):
+    for name, report in (reports or {}).items():
+        write_atomically(folder / name, _text_of(report))
+    written = {*files, *(reports or {})}
+    for name in sorted(set(before).difference(written)):
         inside(folder, name).unlink(missing_ok=True)
-    write_atomically(folder / MARK, canonical_json({"files": sorted(files)}, indent=2) + "\n")
+    write_atomically(folder / MARK, canonical_json({"files": sorted(written)}, indent=2) + "\n")
 
 
 def _files_before(folder: Path) -> list[str]:

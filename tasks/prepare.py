@@ -1,7 +1,7 @@
 """From a native folder to prepared samples: read, check, write, and the manifest last."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
@@ -215,7 +215,9 @@ def _write_parts(folder: Path, checked: _Checked, images: Mapping[str, str] | No
         problem = f"Cannot write to {folder}: {error.strerror or error}."
         raise RunError(problem, "Choose another folder with --data-dir.") from error
     skipped = ({"item": encodable(item.item), "reason": encodable(item.reason)} for item in checked.skipped)
-    texts = {prepared.split_file(folder, split).name: "".join(checked.lines[split]) for split in SPLITS}
+    texts: dict[str, Iterable[str]] = {
+        prepared.split_file(folder, split).name: checked.lines[split] for split in SPLITS
+    }
     texts[prepared.SKIPPED_NAME] = files.json_lines(skipped)
     if images is not None:
         texts[prepared.IMAGES_NAME] = prepared.hash_lines(images)

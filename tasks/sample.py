@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from medbench.tasks.validation import read_once
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -45,8 +47,14 @@ class Sample:
     images: tuple[ImageRef, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)  # What fills the prompt, by field (`question`, `object`).
     reference: str  # The right answer; a key of `choices` where there are some; of REC the name of the object.
-    choices: Mapping[str, str] = field(default_factory=dict)  # The closed list of answers, key to text.
+    choices: Annotated[Mapping[str, str], read_once()] = field(
+        default_factory=dict
+    )  # The closed list of answers, key to text.
     box: Box | None = None  # REC: to find; REG: to name. Pixels of the original image.
     image_size: tuple[int, int] | None = None  # Width and height in pixels of the image that `box` refers to.
-    labels: Mapping[str, str] = field(default_factory=dict)  # The dataset's own, for breakdowns (`modality`, `organ`).
-    groups: Mapping[str, str] = field(default_factory=dict)  # What ties samples together (`image`, `patient`).
+    labels: Annotated[Mapping[str, str], read_once()] = field(
+        default_factory=dict
+    )  # The dataset's own, for breakdowns (`modality`, `organ`).
+    groups: Annotated[Mapping[str, str], read_once()] = field(
+        default_factory=dict
+    )  # What ties samples together (`image`, `patient`).

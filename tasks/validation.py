@@ -1,15 +1,25 @@
 """Bytes and foreign values become typed records, or an error that names the file, the place and the field."""
 
+import marshal
 import math
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import utf8, whole_characters
 
 T = TypeVar("T")
+_MOST_SHARED = 1 << 12
 
 
 def empty_for_missing(value: object) -> object:
@@ -25,6 +35,28 @@ class NativeRow(BaseModel):
     """A row of somebody else's file: the named fields must have their types, further fields are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+def read_once() -> WrapValidator:
+    """Return a validator that reads equal values once, and gives the same object for all of them.
+
+    Most samples of a task have one of a few scores, and the labels of many others: without it they would take several
+    times the room, and the time.
+    """
+    found: dict[bytes, Any] = {}
+
+    def read(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what it validates
+        try:
+            key = marshal.dumps(value)
+        except ValueError:
+            return validate(value)
+        if (known := found.get(key)) is None:
+            if len(found) >= _MOST_SHARED:
+                found.clear()
+            known = found[key] = validate(value)
+        return known
+
+    return WrapValidator(read)
 
 
 _adapters: dict[object, TypeAdapter[Any]] = {}

@@ -110,8 +110,8 @@ def write_run(folder: Path, results: Results, planted: Planted | None = None) ->
     (path / "leaderboard.md").write_text("as it was", encoding="utf-8")
     (path / "done").write_text(f"{identity}\n", encoding="utf-8")
     for task, found in results.tasks.items():
-        (path / "scores" / f"{task}.jsonl").write_text(json_lines(_scores(found, planted)), encoding="utf-8")
-        lines = json_lines(_generations(identity, planted))
+        (path / "scores" / f"{task}.jsonl").write_text("".join(json_lines(_scores(found, planted))), encoding="utf-8")
+        lines = "".join(json_lines(_generations(identity, planted)))
         (path / "generations" / f"{task}.jsonl").write_text(lines, encoding="utf-8")
     return path
 

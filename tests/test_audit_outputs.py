@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from audit_cells import answered, cell, report, reports, verdict_of
 
+from medbench.leaderboard.audit.outputs import verdict
 from medbench.leaderboard.audit.outputs.answers import refuse_unequal
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Answered, Cell, make_cell
 from medbench.leaderboard.audit.outputs.evidence import find_evidence
@@ -88,6 +89,17 @@ def test_closed_questions_are_never_testable(accuracy: float, labels: tuple[str,
     assert found.exact >= 600
     assert set(found.exact_by_reason) == {"short"}
     assert found.detectable_rate is None
+
+
+@pytest.mark.parametrize("words", [3, 8])
+def test_controls_of_what_cannot_prove_anything_are_what_the_long_way_finds(
+    words: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = [" ".join(one.split()[:words]) for one in reports(60)]
+    found = cell(references, [*references[:30], *[None] * 30])
+    short = run_controls(found).brief()
+    monkeypatch.setattr(verdict, "OF_THE_REFERENCE", frozenset())
+    assert run_controls(found).brief() == short
 
 
 def test_a_long_answer_from_a_list_proves_nothing() -> None:

@@ -121,13 +121,13 @@ def test_the_report_stars_a_number_with_evidence_of_a_leak(tmp_path: Path) -> No
     path = on_disk(tmp_path)
     verdicts = {"run": path.name.rpartition("-")[2], "verdicts": {"dermamnist": "strong"}}
     write_atomically(path / "audit" / "audit.json", json.dumps(verdicts))
-    [shown] = document_of(report_of([path], budget=None))["tasks"]
+    [shown] = document_of("".join(report_of([path], budget=None)))["tasks"]
     assert shown["leaked"] == [True]
 
 
 def test_the_report_holds_them(tmp_path: Path) -> None:
     written = Written(answers=90, at_limit=30, thinking=80, cut_thoughts=7, thought_share=0.875)
-    document = document_of(report_of([on_disk(tmp_path, written)], budget=None))
+    document = document_of("".join(report_of([on_disk(tmp_path, written)], budget=None)))
     [shown] = document["tasks"]
     cell = shown["scores"]["strict"][0]["cells"][0]
     assert cell["beside"] == ["33.3 % answered", "failures wrong 27.00, right 37.00"]

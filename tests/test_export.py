@@ -17,6 +17,7 @@ from huggingface_hub import parse_eval_result_entries
 from pydantic import ValidationError
 
 from medbench.harness.results import Results, read_results, write_results
+from medbench.leaderboard.export import public
 from medbench.leaderboard.export.formats import (
     EvalResultsOptions,
     EveryEvalOptions,
@@ -212,6 +213,19 @@ def test_parquet_is_the_golden_rows_and_carries_the_numbers(run: PublicRun, tmp_
     again = tmp_path / "again.parquet"
     write_parquet(again, run)
     assert again.read_bytes() == file.read_bytes()
+
+
+def test_parquet_is_the_same_in_small_row_groups(
+    run: PublicRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyarrow import parquet
+
+    rows = write_parquet(tmp_path / "whole.parquet", run)
+    monkeypatch.setattr(public, "_ROW_GROUP", 1)
+    assert write_parquet(tmp_path / "pieces.parquet", run) == rows
+    whole, pieces = (parquet.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "pieces"))
+    assert pieces.to_pylist() == whole.to_pylist()
+    assert parquet.ParquetFile(tmp_path / "pieces.parquet").num_row_groups > len(run.results.tasks)
 
 
 def test_parquet_agrees_with_the_results_of_a_run(run: PublicRun, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def embedded(page: str) -> dict[str, Any]:
 
 def test_embedded_json_is_inert_and_whole() -> None:
     value = {HOSTILE: [HOSTILE, 1.5, None], "half a character": "\ud800"}
-    text = inert_json(value)
+    text = "".join(inert_json(value))
     assert json.loads(text) == value
     assert not re.search("[<>&\u2028\u2029]", text)
     assert text.encode("utf-8")
@@ -90,17 +90,17 @@ def test_embedded_json_is_inert_and_whole() -> None:
 
 def test_numbers_that_json_lacks_are_refused() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        inert_json([math.nan])
+        "".join(inert_json([math.nan]))
 
 
 def test_hostile_texts_add_no_element() -> None:
-    hostile = Elements(render_page({"texts": [HOSTILE]}, [HOSTILE]))
-    assert hostile.tags == Elements(render_page({"texts": []}, [])).tags
+    hostile = Elements("".join(render_page({"texts": [HOSTILE]}, [HOSTILE])))
+    assert hostile.tags == Elements("".join(render_page({"texts": []}, []))).tags
     assert [attributes.get("id") for attributes in hostile.named("script")] == ["document", "images", None]
 
 
 def test_the_policy_admits_this_script_and_this_style_alone() -> None:
-    page = render_page({}, [])
+    page = "".join(render_page({}, []))
     [policy] = [
         one["content"] for one in Elements(page).named("meta") if one.get("http-equiv") == "Content-Security-Policy"
     ]
@@ -114,7 +114,7 @@ def test_the_policy_admits_this_script_and_this_style_alone() -> None:
 
 
 def test_the_page_names_no_address_and_no_event_in_its_markup() -> None:
-    page = render_page({}, [])
+    page = "".join(render_page({}, []))
     assert set(re.findall(r"[a-z]+://[^\"'\s]+", page)) == {"http://www.w3.org/2000/svg"}
     assert [name for _, attributes in Elements(page).tags for name in attributes if name.startswith("on")] == []
     assert [attributes for _, attributes in Elements(page).tags if "style" in attributes] == []
@@ -135,7 +135,7 @@ def test_every_script_is_part_of_the_page() -> None:
 
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", {"slake-vqa": ANSWERS}, environment={"code": "c"})
-    assert report_of([folder]) == report_of([folder])
+    assert "".join(report_of([folder])) == "".join(report_of([folder]))
 
 
 def test_samples_become_columns_of_numbers_into_texts(run: RunSource) -> None:
@@ -190,13 +190,13 @@ def test_texts_of_credentialed_data_are_left_out_unless_asked_for(tmp_path: Path
     folder = write_run(tmp_path / "run", {"mimic-cxr": [secret]})
     (folder / "audit").mkdir()
     (folder / "audit" / "audit.json").write_text(json.dumps(audit))
-    page = report_of([folder])
+    page = "".join(report_of([folder]))
     assert "SECRET" not in page
     assert '"withheld":true' in page
     assert "a leak" in page
     document = embedded(page)
     assert document["tasks"][0]["answers"][0]["paper"]["bleu1"] == [1]
-    revealed = report_of([folder], reveal=True)
+    revealed = "".join(report_of([folder], reveal=True))
     assert all(text in revealed for text in ("SECRET FINDING", "SECRET VIEW", "SECRET COPY"))
     assert embedded(revealed)["revealed"]
 
@@ -222,7 +222,7 @@ def test_what_is_missing_is_said_and_the_rest_is_there(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", {"slake-vqa": ANSWERS, "dermamnist": ANSWERS})
     (folder / "scores" / "dermamnist.jsonl").unlink()
     (folder / "generations" / "slake-vqa.jsonl").unlink()
-    document = embedded(report_of([folder]))
+    document = embedded("".join(report_of([folder])))
     said = " ".join(document["runs"][0]["missing"])
     assert all(name in said for name in ("run.yaml", "env.json", "scores/dermamnist.jsonl", "slake-vqa.jsonl"))
     assert str(tmp_path) not in said
@@ -299,7 +299,7 @@ def test_no_images_are_embedded_where_none_are_asked_for(run: RunSource, picture
 
 def facts_of(tmp_path: Path, environment: object) -> dict[str, Any]:
     folder = write_run(tmp_path / "run", {"slake-vqa": ANSWERS}, environment=environment)
-    found: dict[str, Any] = embedded(report_of([folder]))["runs"][0]
+    found: dict[str, Any] = embedded("".join(report_of([folder])))["runs"][0]
     return found
 
 
@@ -335,7 +335,7 @@ def test_findings_of_an_audit_are_listed(tmp_path: Path, audit: object) -> None:
     folder = write_run(tmp_path / "run", {"slake-vqa": ANSWERS})
     (folder / "audit").mkdir()
     (folder / "audit" / "audit.json").write_text(json.dumps(audit))
-    [run] = embedded(report_of([folder]))["runs"]
+    [run] = embedded("".join(report_of([folder])))["runs"]
     assert run["audited"]
     assert run["audit"] == [
         {"task": "slake-vqa", "verdict": "clean", "text": "Nothing.", "rows": [["matches", "0"]], "withheld": False}

@@ -39,7 +39,7 @@ ENVIRONMENT = {
 
 def write_page(path: Path, folders: list[Path], data: dict[str, TaskSource]) -> Path:
     document, images = make_document([read_run_source(folder) for folder in folders], data, budget=BY_COMMAND)
-    path.write_text(render_page(document, images), encoding="utf-8")
+    path.write_text("".join(render_page(document, images)), encoding="utf-8")
     return path
 
 

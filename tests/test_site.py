@@ -13,7 +13,7 @@ import pytest
 from command_line import medbench
 from export_runs import Planted, invented, metric, write_run
 
-from medbench.leaderboard.site import MARK, Collection, collect, group, site_files, write_site
+from medbench.leaderboard.site import MARK, Collection, collect, group, reports_of, site_files, write_site
 from medbench.tasks.foundation.errors import DataError, UsageError
 
 GOLDEN = Path(__file__).with_name("golden") / "export" / "site_index.html"
@@ -165,11 +165,11 @@ def test_a_report_is_copied_unless_it_may_show_what_may_not_be_passed_on(tmp_pat
     (linked / "report.html").symlink_to(paths["open"] / "run.yaml")
     ids = {title: path.name[-12:] for title, path in {**paths, "linked": linked}.items()}
     files = site_files(found(folder), "A board")
-    assert [name for name in files if name.endswith("report.html")] == [f"runs/{ids['open']}/report.html"]
+    assert list(reports_of(found(folder))) == [f"runs/{ids['open']}/report.html"]
     assert f"./{ids['open']}/report.html" in files[f"runs/{ids['open']}.html"]
     assert "it may show texts of mimic-cxr" in files[f"runs/{ids['closed']}.html"]
     assert "names a folder" in files[f"runs/{ids['telling']}.html"]
-    everything = site_files(collect(folder, all_reports=True), "A board")
+    everything = reports_of(collect(folder, all_reports=True))
     assert f"runs/{ids['closed']}/report.html" in everything
     assert f"runs/{ids['telling']}/report.html" not in everything
 

@@ -349,19 +349,22 @@ def test_without_ray_it_is_said_how_to_get_it(small_data: Path, monkeypatch: pyt
     assert "medbench[ray]" in str(raised.value)
 
 
-def test_a_wait_for_a_place_is_told(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_for_a_place_is_told_ever_more_rarely(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = iter(range(0, 10**6, 20))
     monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
     class Slow(Stage):
-        silence = 8
+        silence = 30_000  # a week
 
         def hear(self, seconds: float) -> list[tuple[int, inside.Message]]:
             self.silence -= 1
             return [] if self.silence >= 0 else super().hear(seconds)
 
     _, _, heard = staged(Slow(2, lambda *_: ""), small_data, tmp_path)
-    assert sum(line == "2 of 2 workers load the model, or wait for a place to run." for line in heard.lines) == 2
+    told = heard.lines.count("2 of 2 workers load the model, or wait for a place to run.")
+    assert 8 <= told <= 16
 
 
 def test_every_worker_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

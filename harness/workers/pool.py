@@ -81,6 +81,7 @@ class Pool(Answerers):
         self._agreed: agreement.Agreement | None = None
         self._said: set[str] = set()
         self._heard_at = time.monotonic()
+        self._patience = _SILENT_SECONDS  # Before it is said that nothing happens.
         self._failed_starts = self._deaths = self._barren_deaths = 0
 
     def __exit__(self, *_: object) -> None:
@@ -154,10 +155,14 @@ class Pool(Answerers):
     def _wonder(self, heard: bool) -> None:
         """Say why nothing happens, where a worker may wait for a place for ever."""
         now = time.monotonic()
-        if not heard and now - self._heard_at > _SILENT_SECONDS and self._starting and not self._busy:
+        if not heard and now - self._heard_at > self._patience and self._starting and not self._busy:
+            # A place may come free in days: it is said ever more rarely.
+            self._patience *= 2
             say(f"{len(self._starting)} of {self._crew.count} workers load the model, or wait for a place to run.")
         elif not heard:
             return
+        else:
+            self._patience = _SILENT_SECONDS
         self._heard_at = now
 
     def _talk(self, talk: inside.Talk) -> None:

@@ -137,6 +137,7 @@ def machine_scrubber(paths: Iterable[Path], environment: Mapping[str, str] | Non
 
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ROW_GROUP = 10_000
 _RESULTS = TypeAdapter(Results)
 _PLACES = ("data_dir", "output_dir", "checkpoint", "checkpoint_for")
 _REPEATED = ("run", "model", "suite", "task", "kind", "protocol", "metric", "state")
@@ -237,7 +238,9 @@ def write_files(folder: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def write_parquet(path: Path, run: PublicRun) -> int:
-    """Write the scores of a run by sample as a Parquet file, a row group for each task; return the number of rows.
+    """Write the scores of a run by sample as a Parquet file; return the number of rows.
+
+    Row groups end with a task, and after so many samples: more at once would take gigabytes.
 
     Its rows are those of `medbench.leaderboard.samples.read`, without texts that stay here. Raises UsageError if
     pyarrow is not installed; RunError if the file cannot be written; and like `read_score_table`.
@@ -256,12 +259,14 @@ def write_parquet(path: Path, run: PublicRun) -> int:
     rows = 0
     with replaced_when_whole(path) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
         for task in run.results.tasks:
-            frame = as_frame(run.results, task, public_records(run, task))[schema.names]
-            frame["labels"] = [sorted(labels.items()) for labels in frame["labels"]]
-            if not run.shows_texts(task):
-                frame["prediction"] = frame["labels"] = None
-            writer.write_table(arrow.Table.from_pandas(frame, schema=schema, preserve_index=False))
-            rows += len(frame)
+            records = public_records(run, task)
+            for start in range(0, len(records), _ROW_GROUP):
+                frame = as_frame(run.results, task, records[start : start + _ROW_GROUP])[schema.names]
+                frame["labels"] = [sorted(labels.items()) for labels in frame["labels"]]
+                if not run.shows_texts(task):
+                    frame["prediction"] = frame["labels"] = None
+                writer.write_table(arrow.Table.from_pandas(frame, schema=schema, preserve_index=False))
+                rows += len(frame)
     return rows
 
 
@@ -373,7 +378,7 @@ def _scores(run: PublicRun, task: str) -> str:
             scores = record.scores(protocol).items()
             line[protocol] = {name: picked(item, ("value", "statistics")) for name, item in scores}
         lines.append(line)
-    return json_lines(lines)
+    return "".join(json_lines(lines))
 
 
 def upload(copy: PublicCopy, repo: str, hub: Hub, *, private: bool) -> None:

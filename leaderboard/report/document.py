@@ -7,7 +7,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +19,7 @@ from medbench.leaderboard import render
 from medbench.leaderboard.compare import ROWS, compare
 from medbench.leaderboard.numbers import Board, Number, lines_of, make_board, make_table
 from medbench.leaderboard.report import sources
-from medbench.leaderboard.report.sources import RunSource, TaskSource, tasks_of
+from medbench.leaderboard.report.sources import NO_ANSWER, RawAnswer, RunSource, TaskSource, tasks_of
 from medbench.leaderboard.runs import leaked_in, notices_of, picked, primary_metric, terms_of
 from medbench.leaderboard.samples import ScoreRecord
 from medbench.tasks.foundation.errors import DataError, SampleError
@@ -46,6 +46,7 @@ _BOX_DIGITS = 1
 _LONGEST_SIDE = 320
 _TINY = 72
 _QUALITY = 72
+_PIECE = 4096
 Columns = dict[str, Any]
 
 
@@ -127,8 +128,10 @@ def thumbnail(image: Image.Image) -> str:
 def report_of(
     paths: Sequence[Path], data_dir: Path | None = None, *, budget: ImageBudget | None = BY_COMMAND,
     reveal: bool = False,
-) -> str:  # fmt: skip
-    """Return the report of runs of the same data as HTML; raises like `read_results`, or as runs may not be mixed.
+) -> Iterator[str]:  # fmt: skip
+    """Return the report of runs of the same data as HTML, piece by piece.
+
+    Raises like `read_results`, or as runs may not be mixed, before the first piece.
 
     `data_dir` is where the prepared tasks are now; without a budget no image is embedded; `reveal` shows texts and
     images of credentialed data.
@@ -138,17 +141,42 @@ def report_of(
     return render_page(*make_document(runs, data, budget=budget, reveal=reveal))
 
 
-def render_page(document: Mapping[str, object], images: Sequence[str]) -> str:
-    """Return a report; nothing of the document and its images becomes markup, the script shows inert JSON as text."""
+def render_page(document: Mapping[str, object], images: Sequence[str]) -> Iterator[str]:
+    """Return a report, piece by piece.
+
+    Nothing of the document and its images becomes markup: the script shows inert JSON as text.
+    """
     script = "\n".join(render.asset(f"report/{name}") for name in SCRIPTS)
-    return render.render_html(
+    return render.html_pieces(
         "report.html", style=render.asset("report/report.css"), script=f'"use strict";\n(() => {{\n{script}\n}})();\n',
         images=True, document=inert_json(document), embedded=inert_json(list(images)),
     )  # fmt: skip
 
 
-def inert_json(value: object) -> str:
-    """Return JSON that no HTML parser reads as anything but text; a ValueError if a number is not finite."""
+def inert_json(value: object) -> Iterator[str]:
+    """Yield JSON, long lists in pieces, that no HTML parser reads as anything but text.
+
+    ValueError if a number is not finite.
+    """
+    if isinstance(value, dict):
+        for place, (name, one) in enumerate(value.items()):
+            yield f"{',' if place else '{'}{_inert(name)}:"
+            yield from inert_json(one)
+        yield "}" if value else "{}"
+    elif isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        for place, one in enumerate(value):
+            yield "," if place else "["
+            yield from inert_json(one)
+        yield "]"
+    elif isinstance(value, list) and len(value) > _PIECE:
+        for start in range(0, len(value), _PIECE):
+            yield f"{',' if start else '['}{_inert(value[start : start + _PIECE])[1:-1]}"
+        yield "]"
+    else:
+        yield _inert(value)
+
+
+def _inert(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -259,7 +287,7 @@ def sample_columns(task: str, runs: Sequence[RunSource], source: TaskSource, she
 
 
 def _answers(
-    ids: Sequence[str], records: Mapping[str, ScoreRecord], generations: Mapping[str, JsonObject], source: TaskSource,
+    ids: Sequence[str], records: Mapping[str, ScoreRecord], generations: Mapping[str, RawAnswer], source: TaskSource,
     shelves: Shelves,
 ) -> Columns:  # fmt: skip
     found = [records.get(sample_id) for sample_id in ids]
@@ -267,17 +295,19 @@ def _answers(
     columns |= {protocol: _sample_scores(found, protocol) for protocol in PROTOCOLS}
     if source.withheld:
         return columns
-    both = [(record, generations.get(sample_id, {})) for record, sample_id in zip(found, ids, strict=True)]
-    raw = [(record, str(line.get("text", ""))) for record, line in both]
-    failed = [str(line.get("error", "")) or (record.error if record else "") for record, line in both]
+    both = [(record, generations.get(sample_id, NO_ANSWER)) for record, sample_id in zip(found, ids, strict=True)]
+    failed = [said.error or (record.error if record else "") for record, said in both]
     # Why a sample failed is told without the way to the data on the machine that ran it.
     folder = None if source.folder is None else f"{source.folder}/"
     return columns | {
         "text": [shelves.text(record.prediction if record else None) for record in found],
-        "raw": [shelves.text(text if one and text.strip() != one.prediction.strip() else None) for one, text in raw],
+        "raw": [
+            shelves.text(said.text if one and said.text.strip() != one.prediction.strip() else None)
+            for one, said in both
+        ],
         "error": [shelves.text(error if folder is None else error.replace(folder, "")) for error in failed],
-        "stop": [shelves.text(str(line.get("stop", ""))) for _, line in both],
-        "tokens": [tokens if isinstance(tokens := line.get("output_tokens"), int) else 0 for _, line in both],
+        "stop": [shelves.text(said.stop) for _, said in both],
+        "tokens": [said.tokens for _, said in both],
         "box": _boxes(record.box if record else None for record in found),
     }
 

@@ -1,11 +1,12 @@
 """What a report is made of: the folders of its runs, and the prepared data where they are still to be found."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medbench.harness.results import read_results
 from medbench.harness.rundir import RunDirectory, read_run
@@ -25,11 +26,23 @@ _PHASES = ("seconds", "background_seconds", "efficiency", "counts", "tasks")
 _LONGEST = 2000
 
 
+class RawAnswer(NamedTuple):
+    """What is shown of a line of generations."""
+
+    text: str
+    stop: str
+    tokens: int  # that were written
+    error: str
+
+
+NO_ANSWER = RawAnswer(text="", stop="", tokens=0, error="")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSource(Side):
     """One run; only its results must be there, `missing` tells people what else is not."""
 
-    generations: Mapping[str, Mapping[str, JsonObject]] = field(default_factory=dict)  # lines by task and sample
+    generations: Mapping[str, Mapping[str, RawAnswer]] = field(default_factory=dict)  # by task and sample
     document: Mapping[str, Any] = field(default_factory=dict)  # run.yaml
     environment: Mapping[str, Any] | None = None  # env.json
     audit: Any = None  # audit/audit.json
@@ -63,7 +76,7 @@ def read_run_source(path: Path) -> RunSource:
     directory = RunDirectory(path=path, identity=results.run)
     missing: list[str] = []
     tables: dict[str, ScoreTable] = {}
-    generations: dict[str, dict[str, JsonObject]] = {}
+    generations: dict[str, dict[str, RawAnswer]] = {}
     for task in results.tasks:
         what = f"Samples of {task}"
         try:
@@ -73,7 +86,7 @@ def read_run_source(path: Path) -> RunSource:
                 missing.append(f"{what}: {file.relative_to(path)} is missing.")
                 continue
             lines = read_numbered_json_lines(file, torn_tail="drop")
-            generations[task] = {str(line.get("sample_id")): line for _, line in lines}
+            generations[task] = {str(line.get("sample_id")): _raw_answer(line) for _, line in lines}
         except MedbenchError as error:
             missing.append(f"{what}: {_without(path, error)}")
     document, environment = _optional(path, "run.yaml", missing), _optional(path, "env.json", missing)
@@ -82,6 +95,12 @@ def read_run_source(path: Path) -> RunSource:
         results=results, tables=tables, generations=generations, audit=audit, missing=missing,
         document=_mapping(document), environment=environment if isinstance(environment, dict) else None,
     )  # fmt: skip
+
+
+def _raw_answer(line: JsonObject) -> RawAnswer:
+    text, stop, error = (str(line.get(name, "")) for name in ("text", "stop", "error"))
+    tokens = line.get("output_tokens")
+    return RawAnswer(text=text, stop=sys.intern(stop), tokens=tokens if isinstance(tokens, int) else 0, error=error)
 
 
 def _optional(path: Path, name: str, missing: list[str]) -> Any:  # noqa: ANN401 - a document may hold anything

@@ -6,6 +6,7 @@ Talk (`say`, `warn`, `meter`) goes to a listener: the terminal, unless `heard_by
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -19,7 +20,8 @@ from rich.text import Text
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.foundation.printable import printable
 
-_PLAIN_INTERVAL_SECONDS = 10.0
+# Between two lines of progress in a log, in seconds, and as a share of the time that passed.
+_SHORTEST_WAIT, _LONGEST_WAIT, _SHARE_WAITED = 10.0, 600.0, 0.02
 
 
 def _talk() -> Console:
@@ -128,14 +130,18 @@ class Terminal(Listener):
 
     @contextmanager
     def meter(self, label: str, total: int, done: int) -> Iterator[Meter]:
-        """Show one live line with rate, remaining time and status, or a plain one every ten seconds and at the end."""
+        """Show one live line with rate, remaining time and status; where nobody watches, lines that tell the time."""
         console = _talk()
+        # Some systems ask for colours in a log: it would hold thousands of copies of a line that is alive.
+        if not (console.is_interactive and sys.stderr.isatty()):
+            yield _LoggedMeter(label, total, done)
+            return
         columns = (
             progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(),
             _RateColumn(), progress.TimeElapsedColumn(), progress.TimeRemainingColumn(),
             progress.TextColumn("{task.fields[status]}"),
         )  # fmt: skip
-        with progress.Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+        with progress.Progress(*columns, console=console) as shown:
             shown.add_task(_plain(label), total=total, completed=done, status="", done_before=done)
             yield _TerminalMeter(shown)
 
@@ -176,39 +182,53 @@ def show_error(error: MedbenchError) -> None:
         console.print(_plain(error.hint))
 
 
-def _rate(task: progress.Task) -> float:
-    """Return items per second of this process, without what an earlier one did."""
-    return (task.completed - task.fields["done_before"]) / task.elapsed if task.elapsed else 0.0
-
-
 class _RateColumn(progress.ProgressColumn):
     def render(self, task: progress.Task) -> Text:
-        return Text(f"{_rate(task):.1f}/s")
+        """Return items per second of this process, without what an earlier one did."""
+        done = task.completed - task.fields["done_before"]
+        return Text(f"{done / task.elapsed if task.elapsed else 0.0:.1f}/s")
 
 
 class _TerminalMeter(Meter):
     def __init__(self, shown: progress.Progress) -> None:
         self._shown = shown
-        self._last_line_at = 0.0
 
     def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
         task = self._shown.tasks[0]
         if status is not None:
             task.fields["status"] = _plain(status)
         self._shown.update(task.id, advance=count, description=None if label is None else _plain(label))
-        if not self._shown.console.is_terminal:
-            self._plain_line(task)
 
-    def _plain_line(self, task: progress.Task) -> None:
-        elapsed = task.elapsed or 0.0
-        finished = task.total is not None and task.completed >= task.total
-        if not finished and elapsed - self._last_line_at < _PLAIN_INTERVAL_SECONDS:
+
+class _LoggedMeter(Meter):
+    """Says a line every ten seconds at first, then ever more rarely: a week has about a thousand of them."""
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        self._label, self._total, self._done, self._before = label, total, done, done
+        self._status = ""
+        self._began = self._told = time.monotonic()
+
+    def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
+        self._done += count
+        self._label = self._label if label is None else label
+        self._status = self._status if status is None else status
+        now = time.monotonic()
+        elapsed = now - self._began
+        wait = min(_LONGEST_WAIT, max(_SHORTEST_WAIT, elapsed * _SHARE_WAITED))
+        if self._done < self._total and now - self._told < wait:
             return
-        self._last_line_at = elapsed
-        rate = _rate(task)
-        remaining = (task.total - task.completed) / rate if rate and task.total is not None else 0.0
-        total = "?" if task.total is None else f"{task.total:.0f}"
-        say(
-            f"{task.description}: {task.completed:.0f}/{total} | {rate:.1f}/s | {remaining:.0f} s left | "
-            f"{task.fields['status']}"
-        )
+        self._told = now
+        rate = (self._done - self._before) / elapsed if elapsed else 0.0
+        left = _spelled((self._total - self._done) / rate) if rate else "?"
+        clock = time.strftime("%Y-%m-%d %H:%M:%S")
+        say(f"{clock} {self._label}: {self._done}/{self._total} | {rate:.1f}/s | {left} left | {self._status}")
+
+
+def _spelled(seconds: float) -> str:
+    """Return a time in its two largest units."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if days >= 1:
+        return f"{int(days)} d {int(hours % 24)} h"
+    if hours >= 1:
+        return f"{int(hours)} h {int(minutes % 60)} min"
+    return f"{int(minutes)} min {int(seconds % 60)} s" if minutes >= 1 else f"{seconds:.0f} s"

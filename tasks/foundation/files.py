@@ -39,10 +39,13 @@ _SAID_DELIMITER = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 csv.field_size_limit(2**31 - 1)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees the old file or the new one, never a part; RunError if that cannot be done."""
+def write_atomically(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text, or its pieces as they come, so that a reader sees the old file or the new one, never a part.
+
+    RunError if that cannot be done.
+    """
     with replaced_when_whole(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
+        stream.writelines([text] if isinstance(text, str) else text)
 
 
 @contextmanager
@@ -125,9 +128,9 @@ def finite(value: Any) -> Any:  # noqa: ANN401 - any JSON
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return the records as JSON lines, one per record, each ended by a newline."""
-    return "".join(f"{canonical_json(record)}\n" for record in records)
+def json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the records as JSON lines, one per record, each ended by a newline."""
+    return (f"{canonical_json(record)}\n" for record in records)
 
 
 def json_value(text: str | bytes) -> Any:  # noqa: ANN401 - a document may hold anything; callers validate it

@@ -20,6 +20,10 @@ Reason = Literal[
     "eligible", "no_reference", "closed", "short", "in_the_question", "in_train_refs", "shared_across_clusters",
     "model_repeats_itself", "truncated", "missing",
 ]  # fmt: skip
+OF_THE_REFERENCE: frozenset[Reason] = frozenset(
+    {"no_reference", "closed", "short", "in_the_question", "in_train_refs", "shared_across_clusters"}
+)
+"""Why no answer to an item could prove anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,38 +69,42 @@ def find_evidence(
     `train_texts` stand as in the data, None if none are known; texts are `withheld` that nobody may see without a
     signed agreement.
     """
-    words = [((item.right or "").split(), (item.said or "").split()) for item in cell.items]
-    near = [row for row in counts.eligible if not counts.exact[row] and is_near(*words[row])]
-    alike = (1.0 if counts.exact[row] else similarity(*words[row]) for row in counts.eligible)
+
+    def words(row: int) -> tuple[list[str], list[str]]:
+        return (cell.items[row].right or "").split(), (cell.items[row].said or "").split()
+
+    near = [row for row in counts.eligible if not counts.exact[row] and is_near(*words(row))]
+    alike = (1.0 if counts.exact[row] else similarity(*words(row)) for row in counts.eligible)
     bins = Counter(int(one * _BINS + 1e-9) for one in alike)
     chosen = _chosen(cell, counts, near)
     nearest = _nearest({cell.items[row].right or "" for row in chosen}, train_texts or ())
     examples = []
     for row, why in chosen.items():
-        item, run = cell.items[row], longest_run(*words[row])
+        item, (right, said) = cell.items[row], words(row)
+        run = longest_run(right, said)
         facts = {
-            "sample_id": item.sample_id, "group": item.group, "why": why, "words": len(words[row][0]),
-            "similarity": similarity(*words[row]), "run": run,
+            "sample_id": item.sample_id, "group": item.group, "why": why, "words": len(right),
+            "similarity": similarity(right, said), "run": run,
         }  # fmt: skip
         texts = {
             "reference": item.reference, "prediction": item.prediction,
-            "reference, normalised": _marked(words[row][0], run["first"], run["words"]),
-            "prediction, normalised": _marked(words[row][1], run["second"], run["words"]),
+            "reference, normalised": _marked(right, run["first"], run["words"]),
+            "prediction, normalised": _marked(said, run["second"], run["words"]),
             **{f"peer {name}": peer.items[row].prediction for name, peer in (peers or {}).items()},
         }  # fmt: skip
         if (found := nearest.get(cell.items[row].right or "")) is not None:
             texts["nearest training reference"], facts["nearest"] = found
-        shown = {} if withheld else {name: _cut(said or "") for name, said in texts.items()}
+        shown = {} if withheld else {name: _cut(text or "") for name, text in texts.items()}
         examples.append(Example(task=task, facts=facts, texts=shown))
     # A cut answer agrees if, but for its last word, it is how the reference begins.
-    cuts = [(words[row][0], words[row][1][:-1]) for row, why in enumerate(counts.reasons) if why == "truncated"]
+    cuts = [words(row) for row, why in enumerate(counts.reasons) if why == "truncated"]
     composed = None if train_texts is None else 0
     if train_texts and counts.counted:
         known = {sentence for text in train_texts for sentence in sentences_of(text)}
         composed = sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in counts.counted)
     return Evidence(
         examples=examples, near_matches=len(near), of_train_sentences=composed,
-        cut_alike=sum(len(cut) >= _GRAM and whole[: len(cut)] == cut for whole, cut in cuts),
+        cut_alike=sum(len(cut) > _GRAM and whole[: len(cut) - 1] == cut[:-1] for whole, cut in cuts),
         similarities=[bins[place] for place in range(_BINS + 1)],
     )  # fmt: skip
 

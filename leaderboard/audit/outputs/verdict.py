@@ -18,7 +18,14 @@ from scipy import stats
 
 from medbench.leaderboard.audit.document import FOUND, Verdict, percent
 from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, norm_v1
-from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts, Reason, count_matches
+from medbench.leaderboard.audit.outputs.cells import (
+    OF_THE_REFERENCE,
+    THRESHOLDS,
+    Cell,
+    MatchCounts,
+    Reason,
+    count_matches,
+)
 from medbench.tasks.metrics.metric import FloatArray
 from medbench.tasks.statistics.paired import holm
 
@@ -292,7 +299,12 @@ def run_controls(cell: Cell, seed: int = 0) -> Controls:
 
     Cases are drawn among those with an eligible reference, by a hash, so that neither order nor generator matters.
     """
-    eligible = count_matches(cell, THRESHOLDS.min_words).eligible
+    counts = count_matches(cell, THRESHOLDS.min_words)
+    if OF_THE_REFERENCE.issuperset(counts.reasons):
+        # No answer, whoever's it is, could prove anything: there is nothing to plant.
+        same = audit_outputs({"as they are": cell})["as they are"]
+        return Controls(planted_cases=0, testable=False, planted=same, shuffled=same)
+    eligible = counts.eligible
     groups = sorted({cell.items[place].group for place in eligible}, key=lambda group: (drawn(seed, group), group))
     chosen = set(groups[: math.ceil(THRESHOLDS.planted * len(groups))])
     answers = [item.prediction for item in cell.items]
