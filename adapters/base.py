@@ -6,7 +6,7 @@ A plugin imports these names from `medbench.adapters`: an `AdapterEntry` describ
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from pydantic import StringConstraints
 
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.errors import UsageError, unknown_name
+from medbench.tasks.foundation.files import Stamp
 from medbench.tasks.sample import Box, ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
 
@@ -155,6 +156,14 @@ class LoadOptions:
         raise UsageError(problem, f"Give {card.weights}.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedFrom:
+    """What a model was made of that its fingerprint may not tell, noted by whoever loaded it."""
+
+    sampled: Mapping[Path, Stamp] = field(default_factory=dict)  # Files of which the fingerprint knows samples.
+    tasks: Collection[str] = ()  # Tasks whose train samples or folder its loader asks for; it may ask later, too.
+
+
 class Adapter(ABC):
     """A loaded model."""
 
@@ -166,6 +175,7 @@ class Adapter(ABC):
     notices: tuple[str, ...] = ()  # Lines that the run must show loudly (mini weights, stand-ins).
     # What else an answer depends on beside the weights' files, by name; part of the run's identity.
     made_of: Mapping[str, str] = MappingProxyType({})
+    loaded_from: LoadedFrom = LoadedFrom()
 
     @property
     def title(self) -> str:

@@ -110,6 +110,9 @@ class RemoteAdapter(Adapter):
     on_this_machine: bool = False  # Whether what is sent stays on this machine.
     may_send_credentialed: bool = False  # Whether data under a signed agreement may go to this server.
     retry_policy: RetryPolicy = RetryPolicy()  # How hard it is asked.
+    # Whether it asks for the likeliest tokens, and `prepare` returns all that a question is made of, as plain values
+    # and records. The cache of answers then keeps answers by it.
+    greedy: bool = False
     uncached_hint: str = ""  # What may be done where the server had no token of a prompt in its cache.
 
     @property

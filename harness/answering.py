@@ -10,9 +10,10 @@ from medbench.adapters.catalog import ChosenModel
 from medbench.adapters.guarding import plugin_faults
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.agreement import Agreement, Said, measured, note, said_of
+from medbench.harness.cache.memory import Memory, memory_of
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.generate import Plan, answer_directly, requests_of
-from medbench.harness.identity import made_of
+from medbench.harness.identity import made_of, run_identity
 from medbench.harness.learned import FILE, Learned
 from medbench.harness.models import LoadedModel, ModelFacts, Share, load_share
 from medbench.harness.phases import Phases
@@ -29,6 +30,13 @@ class Told:
     facts: ModelFacts
     made_of: Mapping[str, object]  # Code, libraries and parts, see `medbench.harness.identity`.
     engine: Mapping[str, object] = field(default_factory=dict)  # What of the engine makes another run.
+
+    def identity(self, settings: Settings, workload: Workload, model: ChosenModel) -> dict[str, object]:
+        """Return what makes another run of this very model, which is one checkpoint and not a user's own object."""
+        info = self.facts.info
+        return run_identity(
+            settings, workload, info, model, weights=info.weights, made_of=self.made_of, engine=self.engine
+        )
 
 
 class Answerers(AbstractContextManager["Answerers"], Protocol):
@@ -47,8 +55,11 @@ class Answerers(AbstractContextManager["Answerers"], Protocol):
 class InThisProcess(Answerers):
     """The model is loaded here."""
 
-    def __init__(self, settings: Settings, workload: Workload, model: ChosenModel, phases: Phases) -> None:
+    def __init__(
+        self, settings: Settings, workload: Workload, model: ChosenModel, phases: Phases, *, own: bool
+    ) -> None:
         self._settings, self._workload, self._phases = settings, workload, phases
+        self._model, self._own = model, own
         self._loaded = LoadedModel(lambda share: load_share(settings, model, workload, share))
         # Whose engine is made once, and leaves before another checkpoint comes.
         self._answering: tuple[Share, Answering] | None = None
@@ -84,15 +95,25 @@ class InThisProcess(Answerers):
             if isinstance(adapter, RemoteAdapter):
                 from medbench.harness.remote.serving import answer_remotely
 
-                yield from answer_remotely(adapter, plan.loads, plan.missing, directory.path, self._phases)
+                memory = self._memory(adapter, plan)
+                yield from answer_remotely(adapter, plan.loads, plan.missing, directory.path, self._phases, memory)
                 return
             if self._answering is None:
                 learned = Learned(directory.path / FILE)
-                self._answering = share, Answering(adapter, self._settings, self._phases, learned)
+                memory = self._memory(adapter, plan)
+                self._answering = share, Answering(adapter, self._settings, self._phases, learned, memory)
             answering = self._answering[1]
             yield from answering.outcomes(plan)
             if (found := answering.compare(lambda: said_of(plan.loads, directory))) is not None:
                 note(found, adapter.dtype, self._phases)
+
+    def _memory(self, adapter: Adapter, plan: Plan) -> Memory | None:
+        if self._settings.cache is None:
+            return None
+        told = told_by(adapter, ModelFacts.of(adapter), self._settings, self._workload)
+        specs = [load.spec for load in plan.loads]
+        identity = told.identity(self._settings, self._workload, self._model)
+        return memory_of(adapter, identity, self._settings, self._workload, self._phases, specs=specs, own=self._own)
 
     def facts(self, share: Share) -> ModelFacts:
         """Return what is kept of the model."""
@@ -120,9 +141,10 @@ class Answering:
     """A model that runs here and answers plan after plan; its engine is made once, of `sharers` on this machine."""
 
     def __init__(
-        self, adapter: Adapter, settings: Settings, phases: Phases, learned: Learned, *, sharers: int = 1
+        self, adapter: Adapter, settings: Settings, phases: Phases, learned: Learned, memory: Memory | None = None,
+        *, sharers: int = 1,
     ) -> None:  # fmt: skip
-        self._adapter, self._phases = adapter, phases
+        self._adapter, self._phases, self._memory = adapter, phases, memory
         if isinstance(adapter, LocalAdapter):
             from medbench.harness.local import Driver, sampling_of
 
@@ -135,7 +157,11 @@ class Answering:
             yield from answer_directly(plan, self._adapter, self._phases)
         elif isinstance(self._adapter, LocalAdapter):
             refused: list[Outcome] = []
-            yield from self._driver.answer(requests_of(plan, self._adapter, self._phases, refused, self._sampling))
+            requests = requests_of(plan, self._adapter, self._phases, refused, self._sampling)
+            if self._memory is None:
+                yield from self._driver.answer(requests)
+            else:
+                yield from self._memory.outcomes(requests, self._driver.answer, lambda: self._driver.as_alone)
             yield refused
         else:
             problem = f"The model {self._adapter.card.name!r} is neither direct, local nor remote."

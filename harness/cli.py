@@ -30,6 +30,7 @@ COMMANDS = {
     "tasks": ("tasks.cli:tasks_command", "List the tasks."),
     "data": ("tasks.cli:data_group", "List, prepare and verify datasets."),
     "models": ("adapters.cli:models_command", "List the models, or show all that is known of one."),
+    "cache": ("harness.cache.commands:cache_group", "See, check and prune the answers that runs keep for one another."),
     "doctor": ("harness.doctor:doctor_group", "Test this installation: what do the scorers say of known models?"),
     "train": ("harness.commands:train_command", "Train Uni-Med, or show what a training would take."),
     "convert": ("adapters.cli:convert_group", "Convert published weights of a model, and back."),

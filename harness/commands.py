@@ -10,6 +10,7 @@ import click
 
 from medbench.adapters.base import DEVICE, DeviceMap, Quantization
 from medbench.harness import dry_run, models
+from medbench.harness.cache.memory import cached
 from medbench.harness.finish import PAGE, REPORT, RunOutcome
 from medbench.harness.merging import merge_runs
 from medbench.harness.phases import Phases
@@ -129,6 +130,10 @@ def weight_options(command: Command) -> Command:
 @click.option(
     "--workers", metavar="N|[N@]ray[://ADDRESS]",
     help="Answer in N processes, one for each GPU, or on a Ray cluster: docs/scaling.md.  [default: in this one]",
+)  # fmt: skip
+@click.option(
+    "--cache", metavar="DIR|auto",
+    help="Folder of answers that runs keep for one another, `auto` for the usual one: docs/cache.md.  [default: none]",
 )  # fmt: skip
 @click.option("--compile", is_flag=True, default=None, help="Let torch.compile fuse the decoder's layers.")
 @click.option(
@@ -275,6 +280,8 @@ def _show_phases(phases: Phases) -> None:
         written = phases.seconds["write"]
         cost = f"{1e6 * written / kept:,.0f} µs, {100 * written / total:.1f} % of all"
         say(f"To have an answer safe on the disk took {cost}.")
+    if said := cached(phases):
+        say(said)
     if efficiency := phases.efficiency():
         say(
             f"Engine: {100 * efficiency['useful_row_share']:.1f} % of rows useful, "

@@ -65,7 +65,8 @@ class Watch:
 
         Those that failed `before` stand in a row when they are tried again, which says nothing of the model.
         """
-        self._at_once = max(self._at_once, len(outcomes))
+        # Answers from the cache come in larger lists, and say nothing of the model's.
+        self._at_once = max(self._at_once, sum(one.generation is None for one in outcomes))
         for one in outcomes:
             if one.generation is not None:
                 self._row = []

@@ -80,7 +80,7 @@ def generate(
                     own = (GenerationRecord.of(directory.identity, one) for one in outcomes if one.task == task)
                     append_lines(streams[task], (record.as_json() for record in own))
             watch.see(outcomes, plan.failed)
-            states.update(map(_state_of, outcomes))
+            states.update(map(state_of, outcomes))
             if outcomes:
                 status = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
                 phases.count("answers kept", len(outcomes))
@@ -94,7 +94,8 @@ def generate(
     return failures
 
 
-def _state_of(outcome: Outcome) -> str:
+def state_of(outcome: Outcome) -> str:
+    """Return what became of a sample: `answered`, `empty`, `truncated` (by the limit of tokens) or `error`."""
     if outcome.generation is None:
         return "error"
     said = split_thought(outcome.generation.text)

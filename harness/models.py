@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from medbench.adapters.base import Adapter, LoadOptions, LocalAdapter, ModelCard
+from medbench.adapters.base import Adapter, LoadedFrom, LoadOptions, LocalAdapter, ModelCard
 from medbench.adapters.catalog import OF_VLLM, ChosenModel, choose_model, find_adapter
 from medbench.adapters.function import card_of
 from medbench.adapters.guarding import named, plugin_faults
@@ -17,7 +17,7 @@ from medbench.harness.settings import SAYS_NOTHING, Settings, load_settings
 from medbench.harness.workload import Workload, tasks_named
 from medbench.tasks.foundation.console import say, show_error, warn
 from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
-from medbench.tasks.foundation.files import canonical_json, fingerprint, read_json, write_atomically
+from medbench.tasks.foundation.files import canonical_json, fingerprint, noting_sampled, read_json, write_atomically
 from medbench.tasks.foundation.last_resort import explained
 from medbench.tasks.foundation.model_files import identity_of, room_for
 from medbench.tasks.spec import Kind
@@ -270,15 +270,25 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
     given = ["checkpoint", *given] if settings.checkpoint_for and settings.checkpoint is None else given
     if ignored := [f"--{option.replace('_', '-')}" for option in given if option not in model.entry.takes]:
         raise UsageError(f"The model {name!r} does not take {', '.join(ignored)}.", _LEAVE_OUT)
+    asked: set[str] = set()
+
+    def noted(of: Callable[[str], Any]) -> Callable[[str], Any]:
+        def noting(task: str) -> Any:  # noqa: ANN401 - whatever it asks for
+            asked.add(task)
+            return of(task)
+
+        return noting
+
     options = LoadOptions(
         variant=model.variant, arguments=model.arguments, checkpoint=share.checkpoint, device=settings.device,
         dtype=settings.dtype, device_map=settings.device_map, quantize=settings.quantize, lora=settings.lora,
-        seed=settings.seed, train_samples=workload.train_samples, source_of=workload.source_of,
+        seed=settings.seed, train_samples=noted(workload.train_samples), source_of=noted(workload.source_of),
     )  # fmt: skip
-    with plugin_faults(name, "load()"), room_for(f"The model {name!r}"):
+    with plugin_faults(name, "load()"), room_for(f"The model {name!r}"), noting_sampled() as sampled:
         adapter = model.entry.load(options)
     if not isinstance(adapter, Adapter):
         raise RunError(f"{named(name)} returned from load() a {type(adapter).__name__}, which is no Adapter.", "")
+    adapter.loaded_from = LoadedFrom(sampled=sampled, tasks=asked)
     of_the_engine = [f"--{option.replace('_', '-')}" for option in settings.decoding()]
     of_the_engine += ["--compile"] * settings.compile + ["--engine"] * (settings.engine != "auto")
     of_the_engine += [f"--model-arg {name}" for name in settings.model_args if name.startswith(OF_VLLM)]

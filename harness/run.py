@@ -104,7 +104,7 @@ def _begun(
 def answerers(settings: Settings, workload: Workload, model: ChosenModel, phases: Phases, *, own: bool) -> Answerers:
     """Return who answers: this process, or workers, to whom a user's `own` object cannot be sent."""
     if settings.workers is None:
-        return InThisProcess(settings, workload, model, phases)
+        return InThisProcess(settings, workload, model, phases, own=own)
     if own:
         problem = "A model that is given as an object cannot be sent to workers."
         raise UsageError(problem, "Leave `workers` out, or make the model a plugin, which has a name.")

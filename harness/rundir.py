@@ -44,9 +44,10 @@ _SLUG_CHARACTERS = 80
 _DIGITS = 12
 _PATIENCE = 600.0  # Seconds in which all shards of a large run begin or end one after the other, and one merges.
 # What changes no answer (batch size: in float32; the type is not known yet), or is told better by data and model.
-_NOT_IN_THE_KEY = frozenset(
-    {"output_dir", "batch_size", "data_dir", "tasks", "model_args", "workers", "lock", "fail_on_error", "retry_errors"}
-)
+_NOT_IN_THE_KEY = frozenset({
+    "output_dir", "batch_size", "data_dir", "tasks", "model_args", "workers", "lock", "fail_on_error", "retry_errors",
+    "cache",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +245,9 @@ def open_run(
             for item in path.iterdir():
                 (shutil.rmtree if item.is_dir() and not item.is_symlink() else Path.unlink)(item)
         if not (path / "run.yaml").exists():
-            document = {"identity": identity, "settings": settings.as_yaml(), "identity_of": dict(parts)}
+            # A cache is the machine's: a run is the same bytes with and without one.
+            said = {name: value for name, value in settings.as_yaml().items() if name != "cache"}
+            document = {"identity": identity, "settings": said, "identity_of": dict(parts)}
             write_atomically(path / "run.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
         elif read_run(path)["identity"] != identity:
             hint = "Give another --output-dir, or --overwrite always."

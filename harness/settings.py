@@ -16,9 +16,12 @@ from medbench.harness.workers.wanted import wanted
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.probes import refuse_unknown
+from medbench.tasks.suite import medbench_home
 
 MAX_SEED = 2**63 - 1
 EVERY_TASK = "all"
+AUTO = "auto"
+"""Says of `cache` that answers are kept in the usual folder."""
 CHOOSING = ("temperature", "top_k", "top_p", "repetition_penalty", "beams")
 _SAMPLING = ("temperature", "top_k", "top_p")
 SAYS_NOTHING: Mapping[str, tuple[str | None, ...]] = {
@@ -30,8 +33,15 @@ SAYS_NOTHING: Mapping[str, tuple[str | None, ...]] = {
 Workers = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given)]
 Tolerated = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) in {int, float} else given)]
 Folder = Annotated[Path, PlainSerializer(lambda path: str(path.absolute()))]
+# Where answers are kept for other runs; a word that is no folder's means that of everything that can be made again.
+Cache = Annotated[Folder, BeforeValidator(lambda given: answers_home() if str(given) == AUTO else given)]
 # Words that name tasks; a text alone is one of them, and may hold several with commas between.
 Selection = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+
+
+def answers_home() -> Path:
+    """Return the usual folder of the cache of answers."""
+    return medbench_home() / "answers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))
@@ -63,6 +73,7 @@ class Settings:
     engine: EngineName = "auto"  # What writes the answers of a local model.
     compile: bool = False  # Whether the decoder's layers go through `torch.compile`.
     workers: Workers | None = None  # Who answers, see `medbench.harness.workers.wanted`; None for this process alone.
+    cache: Cache | None = None  # Folder of answers that other runs gave, `auto` for the usual one; None for no cache.
     fail_on_error: Tolerated | None = None  # How many samples may fail, see `medbench.harness.failing`; None: not said.
     retry_errors: Annotated[int, Field(ge=0)] = 0  # Rounds at the end in which failed samples are tried again.
     lock: bool = True  # Whether the run's folder is held against other processes.

@@ -3,6 +3,7 @@
 Images are read by cross-attention. `model.pt` holds what was trained under OpenFlamingo's names, some of it twice.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -191,6 +192,7 @@ class ShownPrompt(Prompt):
     """A prompt that begins with the examples of a task. Their images, encoded once for all prompts, have no slots."""
 
     task: str
+    shown: str = ""  # Hash of the examples' images.
 
 
 class MedFlamingoAdapter(TextAdapter[SegmentTokenizer]):
@@ -214,6 +216,7 @@ class MedFlamingoAdapter(TextAdapter[SegmentTokenizer]):
         self._options = options
         self._authors = authors
         self._examples: dict[str, tuple[Example, ...]] = {}
+        self._looks: dict[str, str] = {}
         self._shown: dict[str, tuple[torch.Tensor, ...]] = {}
 
     def expect(self, specs: Sequence[TaskSpec]) -> None:
@@ -230,6 +233,9 @@ class MedFlamingoAdapter(TextAdapter[SegmentTokenizer]):
 
         if spec.name not in self._examples:
             self._examples[spec.name], notice = examples_of(spec, self._options, self._authors, fits)
+            images = [image for example in self._examples[spec.name] for image in example.images]
+            looks = b"".join(f"{image.size}".encode() + image.tobytes() for image in images)
+            self._looks[spec.name] = hashlib.sha256(looks).hexdigest()
             self.notices = (*self.notices, notice)
             say(notice)
         return self._examples[spec.name]
@@ -247,7 +253,8 @@ class MedFlamingoAdapter(TextAdapter[SegmentTokenizer]):
             without_slots -= part is Special.IMAGE
             if part is Special.IMAGE and without_slots < 0:
                 texts.append([])
-        return ShownPrompt(segments=Prompt.between(texts, sample.images, 0).segments, task=spec.name)
+        segments = Prompt.between(texts, sample.images, 0).segments
+        return ShownPrompt(segments=segments, task=spec.name, shown=self._looks[spec.name])
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Return normalised pixels [3, S, S], as the evaluation transform of open_clip makes them."""

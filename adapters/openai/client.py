@@ -62,6 +62,7 @@ class ServedModel(RemoteAdapter):
         self.on_this_machine = address.on_this_machine
         self.may_send_credentialed = options.credentialed == "send"
         self.retry_policy = options.retry_policy
+        self.greedy = options.temperature == 0
         if not address.on_this_machine:
             end = "." if address.encrypted else ", and they and the key travel unencrypted."
             self.notices = (f"SENT ELSEWHERE: the questions and images of this run go to {address.server}{end}",)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from medbench.adapters.guarding import one_sample
 from medbench.adapters.remote import Complete, RemoteAdapter, Reply, RetryableError
@@ -92,6 +92,7 @@ class Finished:
     reply: Reply
     attempts: int = 0  # Requests that it took; 0 if it was never sent.
     seconds: float = 0.0  # The last request, from its sending to its answer.
+    key: str = ""  # In the cache of answers; empty where it has none.
 
     @property
     def outcome(self) -> Outcome:
@@ -99,6 +100,15 @@ class Finished:
         task, name = self.question.spec.name, self.question.sample.sample_id
         reply = self.reply
         return Outcome(task=task, sample_id=name, generation=reply.generation, error=reply.error, kind=reply.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A question that is ready to be sent, and its key in the cache of answers."""
+
+    question: Question
+    request: object
+    key: str
 
 
 def backoff(first: float, draw: Callable[[], float], failures: int) -> float:
@@ -186,14 +196,17 @@ class Asking:
 
     `report` is told of every question as soon as it is done. `draw` draws from 0 to 1, for waits that do not all end at
     once. `answered` says whether questions with images (True), or without (False), were answered in an earlier part.
-    A server that goes away is waited for, unless `others` says that others would answer in its place.
+    A server that goes away is waited for, unless `others` says that others would answer in its place. `recall` returns
+    the key of what would be sent, and the reply to it if it is known: then nothing is.
     """
 
     def __init__(
         self, adapter: RemoteAdapter, report: Callable[[Finished], None], draw: Callable[[], float] = random.random,
         *, answered: Iterable[bool] = (), others: Callable[[], bool] = lambda: False,
+        recall: Callable[[object], tuple[str, Reply | None]] = lambda _: ("", None),
     ) -> None:  # fmt: skip
         policy = adapter.retry_policy
+        self._recall = recall
         self._adapter = adapter
         self._report = report
         self._policy = policy
@@ -227,22 +240,21 @@ class Asking:
 
     async def _begin_all(self, questions: Source, complete: Complete, group: asyncio.TaskGroup) -> None:
         """Prepare questions some way ahead, and send them in their order."""
-        ahead: deque[tuple[Question, asyncio.Task[Any]]] = deque()
+        ahead: deque[asyncio.Task[Finished | _Prepared]] = deque()
 
         async def begin_next() -> None:
-            question, preparing = ahead.popleft()
-            prepared = await preparing
-            if isinstance(prepared, SampleError):
-                self._report(Finished(question, Reply(error=str(prepared), kind=prepared.kind)))
+            ready = await ahead.popleft()
+            if isinstance(ready, Finished):
+                self._report(ready)
                 return
             await self._begun.acquire()
-            asking = self._see_through(question, prepared, complete, await self._enter())
+            asking = self._see_through(ready, complete, await self._enter())
             group.create_task(asking).add_done_callback(lambda _: self._begun.release())
 
         while True:
             question = questions.take()
             if question is not None:
-                ahead.append((question, group.create_task(self._prepare(question))))
+                ahead.append(group.create_task(asyncio.to_thread(self._prepare, question)))
             if ahead and (question is None or len(ahead) > min(_MOST_AHEAD, self.window.limit)):
                 await begin_next()
             elif question is None:
@@ -251,20 +263,23 @@ class Asking:
                     return
                 self._all_begun = False
 
-    async def _prepare(self, question: Question) -> object:
+    def _prepare(self, question: Question) -> "Finished | _Prepared":
         try:
             with one_sample(self._adapter, "prepare()", question.sample):
-                return await asyncio.to_thread(self._adapter.prepare, question.sample, question.spec, question.source)
+                request = self._adapter.prepare(question.sample, question.spec, question.source)
         except SampleError as error:
-            return error
+            return Finished(question, Reply(error=str(error), kind=error.kind))
+        key, known = self._recall(request)
+        return _Prepared(question, request, key) if known is None else Finished(question, known, key=key)
 
-    async def _see_through(self, question: Question, prepared: object, complete: Complete, epoch: int) -> None:
+    async def _see_through(self, prepared: "_Prepared", complete: Complete, epoch: int) -> None:
+        question = prepared.question
         loop = asyncio.get_running_loop()
         deadline, unread = loop.time() + self._policy.deadline, 0
         for attempt in count(1):
             sent = loop.time()
             try:
-                reply = await self._attempt(question, prepared, complete, epoch, deadline)
+                reply = await self._attempt(question, prepared.request, complete, epoch, deadline)
             except RetryableError as error:
                 seconds, lost = loop.time() - sent, error.reason == "unreachable"
                 # Nobody read what could not be sent: it costs the sample neither an attempt nor its time.
@@ -279,7 +294,7 @@ class Asking:
                 epoch = again
                 continue
             self._reached, self._given_up, self._last_word, self._failing_since = True, 0, loop.time(), None
-            self._report(Finished(question, reply, attempt, loop.time() - sent))
+            self._report(Finished(question, reply, attempt, loop.time() - sent, prepared.key))
             if reply.generation is None:
                 self._refuse(question, *reply.error.split("\n", 1))
             elif not reply.generation.served.withheld:

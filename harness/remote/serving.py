@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from medbench.adapters.remote import RemoteAdapter
+from medbench.harness.cache.memory import Memory
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.phases import Phases
 from medbench.harness.remote.asking import Finished, in_order
@@ -85,7 +86,8 @@ class RequestLog:
         last = {(one.task, one.sample_id): one for one in self._logged}
         costs = [one.cost for one in self._logged if one.cost is not None]
         answered = [one for one in last.values() if one.state == "answered"]
-        latency, most = sorted(one.seconds for one in answered), len(answered)
+        asked = [one for one in answered if one.attempts]
+        latency, most = sorted(one.seconds for one in asked), len(asked)
         places = {"median": most // 2, "p95": math.ceil(0.95 * most) - 1, "longest": most - 1}
         counted = ("prompt_tokens", "output_tokens", "thought_tokens", "cached_tokens")
         marks = {
@@ -97,16 +99,18 @@ class RequestLog:
             "requests": sum(one.attempts for one in self._logged),
             **{name: sum(getattr(one, name) for one in self._logged) for name in counted},
             **({"cost": round(math.fsum(costs), 6)} if costs else {}),
-            "latency_seconds": {name: latency[place] for name, place in places.items()} if answered else {},
+            "latency_seconds": {name: latency[place] for name, place in places.items()} if asked else {},
             **{f"{name}s": dict(sorted(counted.items())) for name, counted in marks.items()},
         }
 
 
 def answer_remotely(
     adapter: RemoteAdapter, loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]], folder: Path,
-    phases: Phases,
+    phases: Phases, memory: Memory | None = None,
 ) -> Iterator[list[Outcome]]:  # fmt: skip
     """Answer the missing samples of each task; yield outcomes as they come; what they took goes to `LOG_FILE`.
+
+    What is in `memory` is not asked, and what is not is kept there.
 
     Raises UsageError if a task's data must not be sent to the server; RunError if the server refuses everything, cannot
     be reached, or answers no more.
@@ -119,10 +123,11 @@ def answer_remotely(
     begun: list[Fleet] = []
 
     async def work(put: Callable[[Finished], None]) -> None:
-        begun.append(Fleet(adapter.servers, put, answered={bool(sample.images) for sample in before}))
+        known = {} if memory is None else {"recall": memory.recall}
+        begun.append(Fleet(adapter.servers, put, answered={bool(sample.images) for sample in before}, **known))
         await begun[0].ask(in_order(loads, missing))
 
-    with closing(RequestLog(folder / LOG_FILE)) as log:
+    with closing(RequestLog(folder / LOG_FILE)) as log, memory or nullcontext():
         with closing(in_background(work)) as batches:
             while True:
                 with phases.time("answer"):
@@ -130,6 +135,8 @@ def answer_remotely(
                 if finished is None:
                     break
                 log.append(finished)
+                if memory is not None:
+                    _remember(memory, finished)
                 yield [one.outcome for one in finished]
         notes = {**begun[0].notes, **log.summary()}
     changes = changes_in(notes)
@@ -139,6 +146,13 @@ def answer_remotely(
     say_what_it_took(notes, adapter.uncached_hint)
     for change in changes:
         warn(change)
+
+
+def _remember(memory: Memory, finished: Sequence[Finished]) -> None:
+    """Keep what a server was asked, and count what it was not."""
+    asked = [one for one in finished if one.attempts]
+    memory.count(sum(bool(one.key) for one in finished if not one.attempts), len(asked))
+    memory.keep((one.key, one.outcome, one.reply.usage.fingerprint) for one in asked)
 
 
 def say_what_it_took(notes: Mapping[str, Any], uncached_hint: str = "") -> None:

@@ -15,10 +15,11 @@ from medbench.adapters.guarding import plugin_faults
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.agreement import Agreement
 from medbench.harness.answering import Answering, Told, expect, told_by
+from medbench.harness.cache.memory import memory_of
 from medbench.harness.engine.faults import DeviceError
 from medbench.harness.engine.requests import Name, Outcome
 from medbench.harness.generate import Plan
-from medbench.harness.identity import code_of_all, run_identity
+from medbench.harness.identity import code_of_all
 from medbench.harness.learned import Learned
 from medbench.harness.models import ModelFacts, Share, load_share
 from medbench.harness.phases import Phases
@@ -111,11 +112,7 @@ Message = Ready | Talk | Answered | Finished | Refused | Died
 
 def identity_of(settings: Settings, workload: Workload, model: ChosenModel, told: Told) -> dict[str, object]:
     """Return what must be alike wherever a part of a run is answered, medbench's own code and the data included."""
-    info = told.facts.info
-    parts = run_identity(
-        settings, workload, info, model, weights=info.weights, made_of=told.made_of, engine=told.engine
-    )
-    return {**parts, "medbench": code_of_all()}
+    return {**told.identity(settings, workload, model), "medbench": code_of_all()}
 
 
 class Inside:
@@ -172,7 +169,10 @@ class Inside:
         expect(adapter, Plan(loads=own, missing={}, recorded=0))
         self._whose = adapter.card.name, "answering", type(adapter).__module__
         self._learned = Learned()
-        self._answering = Answering(adapter, settings, self._phases, self._learned, sharers=self._job.sharers)
+        specs = [load.spec for load in own]
+        identity = told.identity(settings, workload, model)
+        memory = memory_of(adapter, identity, settings, workload, self._phases, specs=specs)
+        self._answering = Answering(adapter, settings, self._phases, self._learned, memory, sharers=self._job.sharers)
         yield Ready(
             told=told, facts=ModelFacts.of(adapter), identity=identity_of(settings, workload, model, told),
             place=f"{socket.gethostname()}, process {os.getpid()}",

@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -218,9 +219,40 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+Stamp = tuple[int, ...]
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return numbers that change when a file is written to, or another takes its place; OSError if there is none."""
+    said = path.stat()
+    return said.st_size, said.st_mtime_ns, said.st_ctime_ns, said.st_dev, said.st_ino
+
+
+_sampled: ContextVar[dict[Path, Stamp] | None] = ContextVar("sampled", default=None)
+
+
+@contextmanager
+def noting_sampled() -> Iterator[dict[Path, Stamp]]:
+    """Yield the files, with their stamps, of which a hash is made meanwhile that does not know all of their bytes."""
+    found: dict[Path, Stamp] = {}
+    before = _sampled.set(found)
+    try:
+        yield found
+    finally:
+        _sampled.reset(before)
+
+
+def note_sampled(path: Path) -> None:
+    """Note a file whose hash is about to be made of samples."""
+    if (noted := _sampled.get()) is not None:
+        noted[path.absolute()] = stamp_of(path)
+
+
 def sampled_sha256(path: Path) -> str:
     """Return a SHA-256 of a file's size and of its beginning, middle and end, a MiB each; of a small one, all."""
     size = path.stat().st_size
+    if size > _SAMPLED_BYTES:
+        note_sampled(path)
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as stream:
         for start in sorted({0, max(0, size // 2 - _SAMPLED_BYTES // 2), max(0, size - _SAMPLED_BYTES)}):

@@ -20,6 +20,7 @@ from medbench.tasks.foundation.files import (
     file_sha256,
     fingerprint,
     json_value,
+    note_sampled,
     read_yaml_table,
     sampled_sha256,
 )
@@ -102,6 +103,7 @@ def digest_of(file: Path) -> str:
 
 def _digest_of_tensors(file: Path) -> str:
     """Return a hash over the header of safetensors and the beginning, middle and end of each tensor."""
+    note_sampled(file)
     digest = hashlib.sha256(str(file.stat().st_size).encode())
     with file.open("rb") as stream:
         length = struct.unpack("<Q", stream.read(8))[0]
