@@ -8,7 +8,7 @@ RUNS ?= runs
 VLLM := .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics soak docs figures mini-suite mini-weights clean
+.PHONY: help demo test test-slow test-vllm check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak docs figures mini-suite mini-weights clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -74,6 +74,9 @@ bench-reading: $(STAMP)  ## Read thousands of outputs with known answers; writes
 
 bench-statistics: $(STAMP)  ## Simulate intervals and paired tests on clustered data; writes build/bench-statistics.json
 	$(BIN)/python -m benchmarks.statistics
+
+chaos: $(STAMP)  ## Kill ten commands at every system call and fail each call (strace, hours); writes docs/reliability.md
+	$(BIN)/python -m benchmarks.chaos --write
 
 soak: $(STAMP)  ## Run 100,000 samples from end to end, put 200 runs side by side; memory, sizes, a week's log
 	$(BIN)/python -m benchmarks.soak

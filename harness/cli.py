@@ -5,6 +5,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -121,8 +122,18 @@ def main() -> NoReturn:
     # Two of transformers' bars would tear through the progress line; neither touches a result.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        # What runs under nohup, or in the background of a script, is to go on.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     sys.exit(answer(sys.argv[1:]))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Stop as Ctrl-C does; at the second signal at once, which costs nothing: what is held is the system's."""
+    for other in (signal.SIGINT, signal.SIGTERM, number):
+        signal.signal(other, lambda *_: os._exit(errors.EXIT_INTERRUPTED))
+    signal.default_int_handler(number, frame)
 
 
 def answer(words: Sequence[str]) -> int:

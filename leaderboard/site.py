@@ -1,6 +1,6 @@
 """`medbench site`: a folder of runs as static pages to sort and filter, a page for each run, the data beside."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -194,21 +194,27 @@ def _board_data(board: Board) -> dict[str, Any]:
 def write_site(folder: Path, files: Mapping[str, str], reports: Mapping[str, Path] | None = None) -> None:
     """Write a site with copies of reports, and take away what an earlier one left.
 
+    Cut short at any point, it can be done again: what is to be there stands in the folder's list before it is written.
     UsageError if the folder holds anything that no site wrote.
     """
-    before = _files_before(folder)
-    for name, text in files.items():
-        write_atomically(folder / name, text)
+    before, written = set(_files_before(folder)), {*files, *(reports or {})}
+    _list(folder, before | written)
     for name, report in (reports or {}).items():
         write_atomically(folder / name, _text_of(report))
-    written = {*files, *(reports or {})}
-    for name in sorted(set(before).difference(written)):
+    # The first page, which leads to the others, comes last.
+    for name, text in reversed(list(files.items())):
+        write_atomically(folder / name, text)
+    for name in sorted(before - written):
         inside(folder, name).unlink(missing_ok=True)
-    write_atomically(folder / MARK, canonical_json({"files": sorted(written)}, indent=2) + "\n")
+    _list(folder, written)
+
+
+def _list(folder: Path, files: Iterable[str]) -> None:
+    write_atomically(folder / MARK, canonical_json({"files": sorted(files)}, indent=2) + "\n")
 
 
 def _files_before(folder: Path) -> list[str]:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and all(path.name.startswith(f".{MARK}.") for path in folder.iterdir())):
         return []
     if not (folder / MARK).is_file():
         raise UsageError(f"{folder} holds other things than a site.", "Give an empty or a new folder with --output.")

@@ -21,6 +21,7 @@ BROAD_HANDLERS = {
     Path("tasks/foundation/registry.py"): 1,
     Path("tasks/metrics/meteor.py"): 1,
     Path("tasks/prepare.py"): 1,  # what a plugin's reader raises
+    Path("unimed/training/folder.py"): 1,  # tokenizers raises nothing narrower where it cannot write
     Path("unimed/tokens.py"): 2,
 }
 

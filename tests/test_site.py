@@ -13,8 +13,10 @@ import pytest
 from command_line import medbench
 from export_runs import Planted, invented, metric, write_run
 
+from medbench.leaderboard import site
 from medbench.leaderboard.site import MARK, Collection, collect, group, reports_of, site_files, write_site
-from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.foundation.files import write_atomically
 
 GOLDEN = Path(__file__).with_name("golden") / "export" / "site_index.html"
 HOSTILE = "</style><script>alert('x')</script><img src=x onerror=alert(1)>"
@@ -287,3 +289,31 @@ def test_a_number_with_evidence_of_a_leak_is_starred_and_leads_nobody(tmp_path: 
 def test_a_task_that_a_run_did_not_answer_is_an_empty_cell(runs: Path) -> None:
     files = site_files(found(runs), "A board")
     assert '<td data-task="dermamnist"></td>' in files["index.html"]
+
+
+def test_a_site_that_was_cut_short_is_made_whole_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = {"index.html": "old", "runs/a/report.html": "old"}
+    newer = {"index.html": "new", "data/b.json": "new", "runs/b.html": "new"}
+    expected = {**newer, MARK: json.dumps({"files": sorted(newer)}, indent=2) + "\n"}
+    for before in ({}, older):
+        for calls in range(5):
+            folder = tmp_path / f"{len(before)}-{calls}"
+            if before:
+                write_site(folder, before)
+            left = [*range(calls)]
+
+            def cut_short(path: Path, text: str, left: list[int] = left) -> None:
+                if not left:
+                    raise RunError("The disk is full.")
+                left.pop()
+                write_atomically(path, text)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(site, "write_atomically", cut_short)
+                with pytest.raises(RunError):
+                    write_site(folder, newer)
+            write_site(folder, newer)
+            files = (path for path in folder.rglob("*") if path.is_file())
+            assert {path.relative_to(folder).as_posix(): path.read_text() for path in files} == expected

@@ -13,8 +13,10 @@ import torch
 from command_line import COMMAND, medbench, medbench_process, start_medbench
 from tiny_base import lora_overrides, make_base, trained_weights
 
+from medbench.tasks.foundation.errors import RunError
 from medbench.unimed.checkpoint import BaseWeights, load_checkpoint
 from medbench.unimed.training.corpus import Mixture
+from medbench.unimed.training.folder import _written_whole
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,37 @@ def test_a_torn_checkpoint_is_no_checkpoint(
     assert resumed.returncode == 0, resumed.stderr
     for name, tensor in trained_weights(output).items():
         assert torch.equal(tensor, trained_weights(uninterrupted)[name]), name
+
+
+def test_what_is_missing_of_a_finished_training_is_made(
+    base: BaseWeights, small_data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(uninterrupted, output)
+    (output / "learning_curve.svg").unlink()
+    (output / ".final.partial").mkdir()
+    assert "--resume" in medbench(*words(base, small_data, output)).stderr
+    resumed = medbench(*words(base, small_data, output), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    drawn, expected = ((folder / "learning_curve.svg").read_bytes() for folder in (output, uninterrupted))
+    assert drawn == expected
+    assert {path.name for path in output.iterdir()} == {path.name for path in uninterrupted.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"), [(OSError("full"), RunError), (Exception("full"), RunError), (KeyError, KeyError)]
+)
+def test_what_cannot_be_written_is_gone_and_told(raised: Exception, seen: type[Exception], tmp_path: Path) -> None:
+    """tokenizers raises a plain `Exception` where a disk is full; a mistake of ours is not called a full disk."""
+
+    def write() -> None:
+        with _written_whole(tmp_path / "partial", "It cannot be written", "") as partial:
+            (partial / "half").touch()
+            raise raised
+
+    with pytest.raises(seen):
+        write()
+    assert not (tmp_path / "partial").exists()
 
 
 @pytest.mark.slow

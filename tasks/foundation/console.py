@@ -8,8 +8,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, Protocol, TextIO, cast
 
 from rich import progress
 from rich.console import Console
@@ -24,8 +24,27 @@ from medbench.tasks.foundation.printable import printable
 _SHORTEST_WAIT, _LONGEST_WAIT, _SHARE_WAITED = 10.0, 600.0, 0.02
 
 
+class _Heedless:
+    """A stream of talk: that its terminal was closed, or the disk of its log is full, stops no work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as the stream is otherwise
+        return getattr(self._stream, name)
+
+
 def _talk() -> Console:
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return Console(file=cast("TextIO", _Heedless(sys.stderr)), soft_wrap=True, highlight=False)
 
 
 def _plain(text: str) -> str:

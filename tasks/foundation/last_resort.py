@@ -46,7 +46,12 @@ def _kept(error: Exception, folder: Path | None) -> Path | None:
     text = printable("".join(format_exception(error)))
     name = f"traceback-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     for path in ([folder / name] if folder else []) + [Path(tempfile.gettempdir(), f"medbench-{name}")]:
-        with suppress(OSError):
+        try:
             path.write_text(text, encoding="utf-8")
+        except OSError:
+            with suppress(OSError):
+                # A full disk takes the name and nothing else.
+                path.unlink()
+        else:
             return path
     return None

