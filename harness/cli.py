@@ -13,7 +13,9 @@ import click
 from medbench.tasks.foundation import errors
 from medbench.tasks.foundation.console import say, show_error
 from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.last_resort import explained
 from medbench.tasks.foundation.registry import imported
+from medbench.tasks.foundation.streams import guard_streams
 
 COMMANDS = {
     "run": ("harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
@@ -122,11 +124,17 @@ def main() -> NoReturn:
     # Two of transformers' bars would tear through the progress line; neither touches a result.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    stopping = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+    for number in stopping:
         # What runs under nohup, or in the background of a script, is to go on.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
-    sys.exit(answer(sys.argv[1:]))
+    guard_streams(explained, show_error)
+    code = answer(sys.argv[1:])
+    for number in stopping:
+        # All is done; who cannot wait for the threads to end needs no traceback of theirs.
+        signal.signal(number, signal.SIG_DFL)
+    sys.exit(code)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -156,8 +164,6 @@ def answer(words: Sequence[str]) -> int:
         show_error(errors.StoppedError())
         return errors.EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - what nobody foresaw is no traceback on a user's screen either
-        from medbench.tasks.foundation.last_resort import explained
-
         show_error(explained(error))
         return errors.EXIT_FAILED
     return outcome if isinstance(outcome, int) else 0

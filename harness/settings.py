@@ -13,8 +13,8 @@ from medbench.adapters.base import Device, DeviceMap, Dtype, Quantization
 from medbench.harness.engine.choice import EngineName
 from medbench.harness.tolerance import read_tolerance
 from medbench.harness.workers.wanted import wanted
-from medbench.tasks.foundation.errors import UsageError
-from medbench.tasks.foundation.files import read_yaml_table
+from medbench.tasks.foundation.errors import UsageError, refuse_secret
+from medbench.tasks.foundation.files import canonical_json, read_yaml_table
 from medbench.tasks.probes import refuse_unknown
 from medbench.tasks.suite import medbench_home
 
@@ -88,6 +88,7 @@ class Settings:
             problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
             raise UsageError(f"The settings are not valid: {problems}.", "See `medbench run --help`.") from error
         settings.refuse_contradictions()
+        refuse_secret(canonical_json(settings.as_yaml()), "An option")
         return settings
 
     def refuse_contradictions(self) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
-from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.errors import UsageError, refuse_secret
 from medbench.tasks.foundation.files import write_atomically
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
@@ -261,6 +261,7 @@ def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
     if wrong := next((name for name in given if form not in _ONLY_FOR[name]), None):
         way_out = f"It is for {' and '.join(_ONLY_FOR[wrong])}."
         raise UsageError(f"--{wrong.replace('_', '-')} says nothing of {form}.", way_out)
+    refuse_secret(str(list(given.values())), "An option")
     public = read_public(run)
     if form == "eval-results":
         _eval_results(output, public, given)

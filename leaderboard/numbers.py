@@ -22,6 +22,7 @@ from medbench.leaderboard.samples import read_score_tables
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import JsonObject, canonical_json
+from medbench.tasks.foundation.printable import printable
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 from medbench.tasks.statistics.paired import geometric_gain, relative_gain
 
@@ -32,6 +33,8 @@ CSV_COLUMNS = (
     "zero_shot", "leaked", "standing", "overlaps", "compared", "remark", "answered", "among_answered", *_BOUNDS,
     *known.NOT_OK,
 )  # fmt: skip
+# A spreadsheet would take what begins so for a formula.
+_FORMULA = ("=", "+", "-", "@")
 _AS_SCORED = ("value", "n", "answered", "among_answered", "signature", *known.NOT_OK)
 _JSON_CELL = (
     "value", "n", "compared", "whole", "answered", "among_answered", "bounds", "not_ok", "runs", "ceiling",
@@ -369,9 +372,14 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
 def as_csv(tables: Sequence[Table]) -> str:
     """Return all numbers as fractions, one a line; no name can be taken for a formula by a spreadsheet."""
     frame = pd.concat([table.numbers for table in tables], ignore_index=True)
-    formula = frame["model"].str.startswith(("=", "+", "-", "@", "\t", "\r"))
-    frame["model"] = frame["model"].where(~formula, "'" + frame["model"])
+    for column in frame.select_dtypes(exclude="number"):
+        frame[column] = frame[column].map(lambda cell: _cell_text(cell) if isinstance(cell, str) else cell)
     return frame.to_csv(columns=list(CSV_COLUMNS), index=False, lineterminator="\n")
+
+
+def _cell_text(text: str) -> str:
+    shown = printable(text)
+    return f"'{shown}" if shown.lstrip().startswith(_FORMULA) else shown
 
 
 def as_json(tables: Sequence[Table], notices: Sequence[str]) -> str:

@@ -8,8 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_eval_context, select_autoescape
-from jinja2.nodes import EvalContext
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markdown_it import MarkdownIt
 
 from medbench.harness.results import TaskResult
@@ -209,11 +208,11 @@ def table_as_latex(table: Table, caption: str, notices: Sequence[str] = ()) -> s
 
 
 @cache
-def _environment() -> Environment:
-    """Return what renders `templates/`; text is escaped in HTML wherever a template does not call it `safe`."""
+def environment(folder: Path) -> Environment:
+    """Return what renders a folder's templates; text is escaped in HTML where a template does not call it `safe`."""
     made = Environment(
-        loader=FileSystemLoader(_HERE / "templates"), autoescape=select_autoescape(["html"]), trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined, finalize=_printable,
+        loader=FileSystemLoader(folder), autoescape=select_autoescape(["html"]), trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined,
     )  # fmt: skip
     made.filters |= {
         "md": markdown_text, "code": markdown_code, "tex": latex_text, "flat": _flat, "metric": metric_title,
@@ -222,18 +221,9 @@ def _environment() -> Environment:
     return made
 
 
-@pass_eval_context
-def _printable(context: EvalContext, value: object) -> object:
-    # Lone surrogates are no UTF-8, control characters no HTML.
-    if not context.autoescape or not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    whole = value.encode("utf-8", "replace").decode("utf-8")
-    return "".join(one if one.isprintable() or one in "\n\t" else "�" for one in whole)
-
-
 def render_text(template: str, **content: Any) -> str:
-    """Return a text from a template in `templates/`, in which nothing is escaped by itself."""
-    return _environment().get_template(template).render(**content)
+    """Return a text from a template in `templates/`, in which nothing is escaped by itself, and nothing steers."""
+    return printable(environment(_HERE / "templates").get_template(template).render(**content))
 
 
 def render_markdown(template: str, **content: Any) -> str:
@@ -258,7 +248,8 @@ def html_pieces(template: str, *, style: str, script: str = "", images: bool = F
         "require-trusted-types-for": "'script'" if script else "", "trusted-types": "'none'" if script else "",
     }  # fmt: skip
     policy = "; ".join(f"{name} {value}" for name, value in rules.items() if value)
-    return _environment().get_template(template).generate(policy=policy, style=style, script=script, **content)
+    made = environment(_HERE / "templates").get_template(template)
+    return map(printable, made.generate(policy=policy, style=style, script=script, **content))
 
 
 def asset(name: str) -> str:

@@ -26,6 +26,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from medbench.tasks.foundation.errors import DataError, PictureError
 from medbench.tasks.foundation.files import inside
+from medbench.tasks.foundation.shortages import shortage
 from medbench.tasks.sample import ImageRef
 
 T = TypeVar("T")
@@ -113,6 +114,10 @@ def _opened(path: Path, read: Callable[[Image.Image], T], *, any_size: bool = Fa
         way_out = f"Images are read as {', '.join(FORMATS)}: save it as one of them, or download the file again."
         raise PictureError(f"The image {path} cannot be decoded: it is none, or of another format.", way_out) from error
     except _UNDECODABLE as error:
+        if found := shortage(error):
+            raise PictureError(f"The image {path} cannot be read: {found.problem}", found.hint) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise PictureError(f"The image {path} cannot be read: {error.strerror}.", "Check the folder.") from error
         raise PictureError(f"The image {path} cannot be decoded: {error}.", "Download the file again.") from error
 
 

@@ -214,7 +214,7 @@ def prepare_again(task: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class HashedFile:
-    """A file by its path in a folder: its digest, or `missing`, `unreadable` or, where it was compared, `changed`."""
+    """A file by its path in a folder: its digest, or `missing`, `unreadable (why)` or, if compared, `changed`."""
 
     path: str
     sha256: str = ""
@@ -281,6 +281,6 @@ def _hash_file(folder: Path, path: str, expected: str | None) -> HashedFile:
         digest = file_sha256(locate(folder, path))
     except (FileNotFoundError, NotADirectoryError):
         return HashedFile(path, problem="missing")
-    except OSError:
-        return HashedFile(path, problem="unreadable")
+    except OSError as error:
+        return HashedFile(path, problem=f"unreadable ({error.strerror})")
     return HashedFile(path, digest, problem="" if expected in {None, digest} else "changed")

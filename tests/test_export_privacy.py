@@ -19,7 +19,6 @@ from medbench.leaderboard.export.formats import (
 )
 from medbench.leaderboard.export.public import (
     PATH,
-    SECRET,
     SERVER,
     Scrubber,
     machine_scrubber,
@@ -28,6 +27,7 @@ from medbench.leaderboard.export.public import (
     write_parquet,
 )
 from medbench.leaderboard.site import collect, site_files
+from medbench.tasks.foundation.confidential import SECRET
 from medbench.tasks.foundation.errors import RunError
 
 ABSOLUTE = re.compile(r"(?:^|[\s:='\"(])(?:/|~/|[A-Za-z]:\\|\\\\)[\w.~-]")

@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 from medbench.adapters.uni_med import MINI_WEIGHTS
+from medbench.harness.settings import Settings
 from medbench.leaderboard.render import markdown_code, markdown_text
 from medbench.tasks.datasets.restricted_pickle import load_plain_pickle
 from medbench.tasks.foundation import console
+from medbench.tasks.foundation.confidential import masked
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.foundation.files import (
     json_value,
@@ -229,3 +231,28 @@ def test_sizes_that_no_model_has_are_refused_before_it_is_built(
     with pytest.raises(DataError, match=problem):
         refuse_stand_ins(folder)
     assert time.perf_counter() - started < 1
+
+
+# Secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at https://me:hunter2@host/v1?key=hunter2&a=1#x", "at https://[secret]@host/v1?key=[secret]&a=1#x"),
+        ("https:/me:hunter2@host is no run", "https:/[secret]@host is no run"),
+        ("http://a:p@ss@host:1/x@y", "http://[secret]@host:1/x@y"), ("?api_key=hunter2'", "?api_key=[secret]'"),
+        ("the token hf_abcdefghijklmnopqrstuvwx.", "the token [secret]."),
+        ("open sesame-0123 now", "open [secret] now"),
+        ("openai:org/model@https://host/v1", "openai:org/model@https://host/v1"),
+        ("hf:/models@2024", "hf:/models@2024"),
+        ("me@host, https://host/@x?monkey=1", "me@host, https://host/@x?monkey=1"),
+    ],
+)  # fmt: skip
+def test_what_is_secret_is_not_shown(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOMEBODYS_API_KEY", "sesame-0123")
+    monkeypatch.setenv("SHORT_KEY", "v1")
+    assert masked(text) == shown
+    if shown != text:
+        with pytest.raises(UsageError, match="holds a password or a key"):
+            Settings(model="mock", model_args={"system": text})

@@ -45,6 +45,15 @@ def test_what_nobody_foresaw_is_a_sentence(
         assert "\x1b" not in file.read_text(encoding="utf-8")
 
 
+def test_no_traceback_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-0123456789")
+    found = explained(ValueError("it was canary-0123456789 at https://me:canary@host"), tmp_path)
+    [kept] = tmp_path.iterdir()
+    for text in (found.problem, kept.read_text(encoding="utf-8")):
+        assert "it was [secret] at https://[secret]@host" in text
+        assert "canary" not in text
+
+
 def test_a_folder_that_is_gone_keeps_nothing_and_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "gone"))
     found = explained(TypeError("of another kind"))

@@ -185,6 +185,7 @@ def test_a_value_that_is_not_allowed_is_named(name: str, value: str) -> None:
         ("transformers", {"top_k": 3}, "does not take top_k"),
         ("vllm", {"api_key": SECRET}, "seems to hold a key"),
         ("sglang", {"Authorization": SECRET}, "seems to hold a key"),
+        ("vllm", {"vllm_xargs": [{"hf_token": SECRET}]}, "seems to hold a key"),
     ],
 )
 def test_fields_that_must_not_be_added_are_refused(profile: str, fields: dict[str, Any], says: str) -> None:

@@ -18,7 +18,8 @@ from medbench.adapters import uni_med
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.hf.entry import ENTRY as HF
 from medbench.tasks.foundation.errors import DataError, RunError
-from medbench.tasks.foundation.model_files import HINT, ran_out_of_memory, room_for
+from medbench.tasks.foundation.model_files import HINT, room_for
+from medbench.tasks.foundation.shortages import ran_out_of_memory
 
 CPU = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"

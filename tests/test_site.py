@@ -240,8 +240,8 @@ def test_paths_of_the_machine_are_on_no_page(tmp_path: Path) -> None:
 def test_what_no_page_can_hold_is_replaced(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", invented(VALUES, title="a\x00b"))
     page = site_files(found(tmp_path / "runs"), "half a character \ud800")["index.html"]
-    assert "half a character ?" in page
-    assert "a\ufffdb" in page
+    assert r"half a character \ud800" in page
+    assert r"a\x00b" in page
 
 
 def test_the_line_under_a_number_is_where_its_interval_is(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
 from medbench.tasks.foundation.files import canonical_json, inside, read_json
-from medbench.tasks.foundation.model_files import HINT, ran_out_of_memory
+from medbench.tasks.foundation.model_files import HINT
+from medbench.tasks.foundation.shortages import ran_out_of_memory, shortage
 
 State = Mapping[str, torch.Tensor]
 Names = str | tuple[str, ...]
@@ -172,7 +173,7 @@ def reported_from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
         )
     except LIBRARY_FAULTS as error:
-        if isinstance(error, MedbenchError) or ran_out_of_memory(error):
+        if isinstance(error, MedbenchError) or shortage(error):
             raise
         plain = DataError(f"{folder} cannot be read: {error}", "Copy it again.")
         raise (unreadable(error) if unreadable else plain) from error

@@ -25,6 +25,7 @@ from medbench.adapters.openai.requests import ChatRequest, ImageEncoder, make_re
 from medbench.adapters.openai.several import Told, there_and_alike
 from medbench.adapters.remote import Complete, RemoteAdapter, Reply, RetryableError
 from medbench.adapters.wording import question_of
+from medbench.tasks.foundation.confidential import masked
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError, UsageError
 from medbench.tasks.foundation.files import fingerprint
 from medbench.tasks.sample import Sample
@@ -277,7 +278,7 @@ class ServedModel(RemoteAdapter):
         if found is not None:
             return RunError(f"{self.host} cannot be asked: {found[0]}.", f"{found[1]} {KEPT}")
         # The server's words may be in the error's text, and the key in the server's words.
-        said = entry.without_key(self._key, " ".join(str(error).split())) or type(error).__name__
+        said = masked(entry.without_key(self._key, " ".join(str(error).split()))) or type(error).__name__
         if isinstance(error, _UNREACHABLE):
             return RetryableError("unreachable", f"{self.host} cannot be reached: {said}")
         if isinstance(error, httpx2.TimeoutException):

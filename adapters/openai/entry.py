@@ -16,6 +16,7 @@ from medbench.adapters.base import AdapterEntry, Argument, answer_with_box
 from medbench.adapters.described import described
 from medbench.adapters.remote import RetryPolicy, Usage
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
+from medbench.tasks.foundation.confidential import SECRET_NAME
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import json_value
 from medbench.tasks.foundation.registry import imported_when_called
@@ -290,11 +291,18 @@ def _texts(text: str) -> tuple[str, ...]:
     return (text,) if text else ()
 
 
+def _holds_secret(value: object) -> bool:
+    if isinstance(value, Mapping):
+        named = any(_SECRET_FIELD.search(name) or SECRET_NAME.fullmatch(name) for name in value)
+        return named or any(map(_holds_secret, value.values()))
+    return isinstance(value, list) and any(map(_holds_secret, value))
+
+
 def _fields(text: str) -> dict[str, Any]:
     fields = json_or_none(text)
     if not isinstance(fields, dict):
         raise _not_allowed("extra_body", text, """Give a JSON object, for example '{"top_k": 1}'.""")
-    if any(_SECRET_FIELD.search(name) for name in fields):
+    if _holds_secret(fields):
         raise UsageError(
             "extra_body seems to hold a key or a password, and it would be written into the run's files.",
             "Name the environment variable that holds the key: --model-arg key_env=NAME",

@@ -24,6 +24,7 @@ from medbench.adapters.openai.entry import ARGUMENTS as OF_SERVERS
 from medbench.adapters.openai.entry import read_address, read_options
 from medbench.adapters.vllm import guard
 from medbench.adapters.vllm.entry import CARD
+from medbench.tasks.foundation.confidential import SECRET_NAME
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import fingerprint
@@ -141,6 +142,9 @@ def load_in_vllm(options: LoadOptions) -> ModelInVllm:
         )
     if not options.variant:
         raise UsageError("`vllm` names no model.", "Write --model vllm:OWNER/NAME or --model vllm:FOLDER.")
+    if any(one.startswith("--") and SECRET_NAME.fullmatch(one.partition("=")[0].lstrip("-")) for one in more):
+        way_out = "Leave it out: the server is asked from this machine alone. Others are named by variables (HF_TOKEN)."
+        raise UsageError("serve_args has a key, which would be written into the run's files.", way_out)
     most = _seconds(arguments["start_timeout"])
     folder, _ = find_folder(
         options.variant, revision=arguments["revision"], files=["*"], what=repr(options.variant),

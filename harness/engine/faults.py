@@ -4,7 +4,7 @@ import re
 from typing import Self
 
 from medbench.tasks.foundation.errors import MedbenchError, RunError, described
-from medbench.tasks.foundation.model_files import ran_out_of_memory
+from medbench.tasks.foundation.shortages import ran_out_of_memory
 
 KEPT = "What was answered is on disk; the same command continues."
 # After these a device answers nothing more in this process. Older libraries have no type of their own for them.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.files import canonical_json, read_yaml_table, write_atomically
+from medbench.tasks.foundation.printable import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -186,19 +187,14 @@ def p_text(p: float | None, least: float = 1e-300) -> str:
 
 def rendered(template: str, **content: object) -> str:
     """Return the text of a template; whatever comes from data must go through its filter `md`."""
-    return _templates().get_template(template).render(content)
+    return printable(_templates().get_template(template).render(content))
 
 
 @cache
 def _templates() -> "Environment":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+    from medbench.leaderboard.render import environment, markdown_text
 
-    from medbench.leaderboard.render import markdown_text
-
-    found = Environment(
-        loader=FileSystemLoader(_HERE / "templates"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        autoescape=select_autoescape(),
-    )  # fmt: skip
+    found = environment(_HERE / "templates")
     found.filters |= {
         "flat": lambda values: list(_flat(plain(values, digits=_DIGITS))), "md": lambda cell: markdown_text(str(cell)),
         "p": p_text, "percent": percent, "wording": wording, "words": WORDS.__getitem__,

@@ -22,6 +22,7 @@ from medbench.leaderboard.pages import board_as_markdown
 from medbench.leaderboard.render import WORDING, render_markdown
 from medbench.leaderboard.runs import NOT_OK, picked, terms_of
 from medbench.leaderboard.samples import ScoreRecord, as_frame, read_score_table
+from medbench.tasks.foundation.confidential import KEYS, SECRET, SECRET_NAME, secrets_of
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.foundation.files import (
     JsonObject,
@@ -36,7 +37,6 @@ from medbench.tasks.terms import Terms
 
 PATH = "[path]"
 SERVER = "[server]"
-SECRET = "[secret]"
 # Hosts that everybody knows; the name of any other says something about who ran the model.
 _PUBLIC_HOSTS = frozenset({
     "api.anthropic.com", "api.deepseek.com", "api.mistral.ai", "api.openai.com", "api.together.xyz", "arxiv.org",
@@ -54,11 +54,6 @@ _WHOLLY = re.compile(
     r"(?P<path>(?:file:)?(?:~(?=[/\\])|[A-Za-z]:(?=[\\/]))?[/\\][\w.~$%@\\/-].*)",
     re.DOTALL | re.IGNORECASE,
 )
-_KEYS = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b")
-_SECRET_NAME = re.compile(
-    r"(?:.*[_\- ])?(?:token|secret|password|passwd|api[_-]?key|key|authorization|bearer)", re.IGNORECASE
-)
-_SHORTEST_SECRET = 8
 _SHORTEST_ROOT = 4
 
 
@@ -75,7 +70,7 @@ class Scrubber:
             text = text.replace(secret, SECRET)
         for root in self.roots:
             text = re.sub(rf"{re.escape(root)}(?![\w-])[^\s'\"<>|,;]*", PATH, text)
-        return _KEYS.sub(SECRET, text)
+        return KEYS.sub(SECRET, text)
 
     def text(self, text: str) -> str:
         """Return a text of a setting or a notice without any absolute path, server or secret."""
@@ -91,7 +86,7 @@ class Scrubber:
             return self.text(value)
         if isinstance(value, Mapping):
             return {
-                self.text(str(name)): SECRET if _SECRET_NAME.fullmatch(str(name)) and one else self.tree(one)
+                self.text(str(name)): SECRET if SECRET_NAME.fullmatch(str(name)) and one else self.tree(one)
                 for name, one in value.items()
             }
         if isinstance(value, list | tuple):
@@ -111,7 +106,7 @@ class Scrubber:
     def leaks(self, text: str) -> tuple[str, ...]:
         """Return what of this machine is still in a text that is about to leave it."""
         found = [root for root in self.roots if re.search(rf"{re.escape(root)}(?![\w-])", text)]
-        return (*found, *(SECRET for secret in self.secrets if secret in text), *(SECRET for _ in _KEYS.finditer(text)))
+        return (*found, *(SECRET for secret in self.secrets if secret in text), *(SECRET for _ in KEYS.finditer(text)))
 
 
 def _without_place(found: re.Match[str]) -> str:
@@ -129,10 +124,9 @@ def machine_scrubber(paths: Iterable[Path], environment: Mapping[str, str] | Non
     variables = os.environ if environment is None else environment
     places = {str(path.absolute()) for path in paths} | {str(Path.cwd()), str(Path.home())}
     places |= {str(Path(place).resolve()) for place in places}
-    secrets = {value for name, value in variables.items() if _SECRET_NAME.fullmatch(name)}
     return Scrubber(
         roots=tuple(sorted((p for p in places if len(p) >= _SHORTEST_ROOT), key=lambda place: (-len(place), place))),
-        secrets=tuple(sorted(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)),
+        secrets=secrets_of(variables),
     )
 
 

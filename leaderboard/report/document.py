@@ -24,6 +24,7 @@ from medbench.leaderboard.runs import leaked_in, notices_of, picked, primary_met
 from medbench.leaderboard.samples import ScoreRecord
 from medbench.tasks.foundation.errors import DataError, SampleError
 from medbench.tasks.foundation.files import JsonObject
+from medbench.tasks.foundation.printable import printable_values
 from medbench.tasks.images import open_image, size_of_image
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 from medbench.tasks.sample import ImageRef, Sample
@@ -37,8 +38,8 @@ SCRIPTS = (
     "compare.js", "facts.js", "main.js",
 )  # fmt: skip
 """In the order in which they are joined: one scope, no modules, since a file opened from disk may import none."""
-# What could end the element early or, in older readers, a line; surrogates cannot be written as UTF-8.
-_UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
+# What could end the element early.
+_UNSAFE = re.compile("[<>&]")
 MEGABYTE = 1_000_000
 _CORPUS_METRICS = frozenset({"macro_f1"})  # whose value of a single sample says nothing
 _SCORE_DIGITS = 4
@@ -154,7 +155,7 @@ def render_page(document: Mapping[str, object], images: Sequence[str]) -> Iterat
 
 
 def inert_json(value: object) -> Iterator[str]:
-    """Yield JSON, long lists in pieces, that no HTML parser reads as anything but text.
+    """Yield JSON, long lists in pieces, that no HTML parser reads as anything but text, all of it printable.
 
     ValueError if a number is not finite.
     """
@@ -177,7 +178,7 @@ def inert_json(value: object) -> Iterator[str]:
 
 
 def _inert(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(printable_values(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

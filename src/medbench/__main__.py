@@ -1,6 +1,22 @@
-"""`python -m medbench` is the command `medbench`."""
+"""`python -m medbench` is the command `medbench`, which an interrupt ends with a sentence from its first import on."""
 
-from medbench.harness.cli import main
+import os
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    try:
+        from medbench.harness.cli import main as command_line
+
+        command_line()
+    except KeyboardInterrupt:
+        # Nothing of ours was imported yet, or all was done: there is nothing to be kept or to be told of it.
+        sys.stderr.write("Error: Interrupted.\n")
+        sys.stderr.flush()
+        os._exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -4,12 +4,11 @@ Talk (`say`, `warn`, `meter`) goes to a listener: the terminal, unless `heard_by
 """
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Protocol, TextIO, cast
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 from rich import progress
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.markup import escape as escaped
 from rich.table import Table
 from rich.text import Text
 
+from medbench.tasks.foundation.confidential import masked
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.foundation.printable import printable
 
@@ -24,51 +24,20 @@ from medbench.tasks.foundation.printable import printable
 _SHORTEST_WAIT, _LONGEST_WAIT, _SHARE_WAITED = 10.0, 600.0, 0.02
 
 
-class _Heedless:
-    """A stream of talk: that its terminal was closed, or the disk of its log is full, stops no work."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as the stream is otherwise
-        return getattr(self._stream, name)
-
-
 def _talk() -> Console:
-    return Console(file=cast("TextIO", _Heedless(sys.stderr)), soft_wrap=True, highlight=False)
+    return Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def _plain(text: str) -> str:
     """Return a text that is shown as it is: neither rich nor the terminal takes anything in it for its own."""
-    return escaped(printable(text))
+    return escaped(printable(masked(text)))
 
 
 def emit(text: str) -> None:
     """Write a result (a table, a document) to standard output: as it is to a file, so that it is safe to a terminal."""
     text = printable(text) if sys.stdout.isatty() else text
-    with _readers_may_leave():
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
-        sys.stdout.flush()
-
-
-@contextmanager
-def _readers_may_leave() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        # `medbench ... | head` has read enough; that is no failure of the command.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        raise MedbenchError(f"Standard output cannot be written to: {error.strerror}.") from error
+    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+    sys.stdout.flush()
 
 
 def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
@@ -79,9 +48,8 @@ def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_plain(cell) for cell in row))
-    with _readers_may_leave():
-        Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
-        sys.stdout.flush()
+    Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160).print(table)
+    sys.stdout.flush()
 
 
 def _is_number(cell: str) -> bool:
@@ -129,11 +97,11 @@ class Logged(Silent):
 
     def say(self, text: str) -> None:
         """Log a line."""
-        self._logger.info("%s", printable(text))
+        self._logger.info("%s", printable(masked(text)))
 
     def warn(self, text: str) -> None:
         """Log a warning."""
-        self._logger.warning("%s", printable(text))
+        self._logger.warning("%s", printable(masked(text)))
 
 
 class Terminal(Listener):
@@ -195,10 +163,14 @@ def meter(label: str, total: int, *, done: int = 0) -> AbstractContextManager[Me
 
 def show_error(error: MedbenchError) -> None:
     """Write what is wrong and what to do next to standard error."""
-    console = _talk()
-    console.print(f"[bold red]Error:[/] {_plain(error.problem)}")
-    if error.hint:
-        console.print(_plain(error.hint))
+    try:
+        console = _talk()
+        console.print(f"[bold red]Error:[/] {_plain(error.problem)}")
+        if error.hint:
+            console.print(_plain(error.hint))
+    except (MemoryError, OSError, ImportError):
+        # Where memory or open files ran out, rich cannot load what it prints with.
+        sys.stderr.write(f"Error: {printable(masked(str(error)))}\n")
 
 
 class _RateColumn(progress.ProgressColumn):

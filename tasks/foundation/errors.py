@@ -6,6 +6,8 @@ from pathlib import PureWindowsPath
 from traceback import extract_tb
 from typing import Literal
 
+from medbench.tasks.foundation.confidential import masked
+
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 FailureKind = Literal[
     "picture", "prompt", "refused", "sample", "model", "memory", "numbers", "worker", "rate limit", "overloaded",
@@ -78,12 +80,21 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     return UsageError(f"There is no {kind} named {given!r}.", f"{guess}Allowed: {', '.join(names) or 'none'}.")
 
 
+def refuse_secret(text: str, where: str) -> None:
+    """Raise a UsageError if a text that would be kept holds a password or a key; it is not repeated."""
+    if masked(text) != text:
+        raise UsageError(
+            f"{where} holds a password or a key, which would be written into files.",
+            "Leave it out. Keys are read from environment variables, which are named and never written down.",
+        )
+
+
 def described(error: BaseException, home: str = "") -> str:
     """Return what a stranger's code raised, and where: `ValueError: no words (echo.py, line 3, in answer)`.
 
     `home` is the file of the code that is looked at: of its lines the innermost is named, not one of a library below.
     """
-    words = " ".join(str(error).split())[:_LONGEST]
+    words = masked(" ".join(str(error).split()))[:_LONGEST]
     said = f"{type(error).__name__}: {words}" if words else type(error).__name__
     frames = extract_tb(error.__traceback__)
     if not frames:

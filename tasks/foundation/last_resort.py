@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import format_exception
 
+from medbench.tasks.foundation.confidential import masked
 from medbench.tasks.foundation.errors import MedbenchError, RunError, described
 from medbench.tasks.foundation.printable import printable
-
-_CONTINUES = "What was written is kept, and the same command continues."
+from medbench.tasks.foundation.shortages import CONTINUES, shortage
 
 
 @contextmanager
@@ -30,20 +30,20 @@ def explained(error: Exception, folder: Path | None = None) -> MedbenchError:
 
     The file lies in `folder` if it takes one, or where temporary files do.
     """
-    if isinstance(error, MemoryError):
-        return RunError("Memory ran out.", f"Close other programs, or give fewer rows or workers. {_CONTINUES}")
+    if found := shortage(error):
+        return found
     kept = _kept(error, folder)
     where = f" Its traceback is in {kept}." if kept else ""
     if isinstance(error, OSError):
         about = f": {error.filename}" if error.filename else ""
         problem = f"The system refused something: {error.strerror or error}{about}."
-        return RunError(problem, f"Look for room, rights and limits there.{where} {_CONTINUES}")
-    way_out = f"{_CONTINUES} If it comes again, report it with that file and `medbench --version`."
+        return RunError(problem, f"Look for room, rights and limits there.{where} {CONTINUES}")
+    way_out = f"{CONTINUES} If it comes again, report it with that file and `medbench --version`."
     return RunError(f"Something that medbench did not foresee: {described(error)}.", f"{where} {way_out}".strip())
 
 
 def _kept(error: Exception, folder: Path | None) -> Path | None:
-    text = printable("".join(format_exception(error)))
+    text = printable(masked("".join(format_exception(error))))
     name = f"traceback-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     for path in ([folder / name] if folder else []) + [Path(tempfile.gettempdir(), f"medbench-{name}")]:
         try:

@@ -4,9 +4,7 @@ Identities are told without reading 15 GB. Downloads bring pages, pointers and r
 Libraries raise half a dozen errors for memory that runs out; it is one sentence here, without importing torch.
 """
 
-import errno
 import hashlib
-import re
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,15 +22,13 @@ from medbench.tasks.foundation.files import (
     read_yaml_table,
     sampled_sha256,
 )
+from medbench.tasks.foundation.shortages import ran_out_of_memory
 
 _WHOLE_BYTES, _SAMPLE_BYTES, _HEADER_BYTES = 1 << 26, 1 << 12, 100_000_000
 # Of a generation configuration an answer depends on these alone: a run's own settings choose tokens.
 _GENERATION, _USED = "generation_config.json", ("bos_token_id", "eos_token_id", "pad_token_id")
 _LOOKED_AT, _SHOWN_OF_IT = 512, 80
 _LOG_IN = "Log in (`hf auth login`), accept the model's terms if it has some, and download it again."
-_WORDS = re.compile(r"out of memory|can(?:'|no)t allocate memory|not enough memory|bad[_ ]alloc", re.IGNORECASE)
-# torch.OutOfMemoryError, by its name: this floor imports no torch.
-_NAME = "OutOfMemoryError"
 _LONGEST_REASON = 160
 HINT = (
     "Give --dtype bfloat16, free some memory, or take a larger device or --device cpu. For hf: models there are "
@@ -180,24 +176,6 @@ def _stand_in(file: Path) -> tuple[str, str] | None:
     if file.suffix not in {".txt", ".jinja"} and plain.startswith(_names("refusals")):
         return f"the answer of a server ({start[:_SHOWN_OF_IT].decode('utf-8', 'replace').strip()!r})", _LOG_IN
     return None
-
-
-def ran_out_of_memory(error: BaseException | None) -> BaseException | None:
-    """Return the error that says that memory ran out, if it is this one or what led to it; None otherwise."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if _says_so(error):
-            return error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _says_so(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    named = isinstance(error, MemoryError) or type(error).__name__ == _NAME
-    return named or (isinstance(error, Exception) and bool(_WORDS.search(str(error))))
 
 
 @contextmanager

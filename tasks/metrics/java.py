@@ -20,6 +20,7 @@ from threading import Event, Thread
 from typing import IO
 
 from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.shortages import shortage
 
 # These would let the user's shell change how Java reads text, and with that a score.
 _IGNORED_VARIABLES = frozenset({"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"})
@@ -106,7 +107,8 @@ class JavaProgram(AbstractContextManager["JavaProgram"]):
             # Every word of the command is from this package; texts only ever travel through the pipe.
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)  # noqa: S603
         except OSError as error:
-            raise MedbenchError(f"Java cannot start: {error}.", _REINSTALL) from error
+            found = shortage(error) or MedbenchError(f"{error}.", _REINSTALL)
+            raise MedbenchError(f"Java cannot start: {found.problem}", found.hint) from error
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from medbench.tasks.catalog import get_task, task_names
-from medbench.tasks.foundation.errors import UsageError, unknown_name
+from medbench.tasks.foundation.errors import UsageError, refuse_secret, unknown_name
 from medbench.tasks.foundation.files import parse_yaml_table, read_yaml_table
 from medbench.unimed.checkpoint import JOINED
 
@@ -166,6 +166,7 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: 
 
 def recipe_of(values: Mapping[str, Any], source: str, *, planned: bool = False) -> Recipe:
     """Return the validated recipe of a table; UsageError if a key or a value is not allowed."""
+    refuse_secret(str(values), f"The recipe {source}")
     try:
         recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:
