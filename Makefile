@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS ?= runs
 VLLM := .venv-vllm
+SUPPLY := .venv-supply
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak docs figures mini-suite mini-weights clean
+.PHONY: help demo test test-slow test-vllm check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak fuzz docs figures mini-suite mini-weights lock sbom audit-packages clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -81,6 +82,26 @@ chaos: $(STAMP)  ## Kill ten commands at every system call and fail each call (s
 soak: $(STAMP)  ## Run 100,000 samples from end to end, put 200 runs side by side; memory, sizes, a week's log
 	$(BIN)/python -m benchmarks.soak
 
+fuzz: $(STAMP)  ## Feed a million hostile cases to every reader; prints each that ends as none may, small enough to paste
+	$(BIN)/python -m tools.fuzz --cases 1000000
+
+$(SUPPLY)/.installed: tools/supply_chain.txt
+	$(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet --disable-pip-version-check -r tools/supply_chain.txt
+	@touch $@
+
+lock: $(SUPPLY)/.installed  ## Make requirements.lock anew: every package with its hashes, at the versions of constraints.txt
+	$(SUPPLY)/bin/uv pip compile --quiet pyproject.toml --extra dev --extra docs -c constraints.txt --generate-hashes --no-header \
+		--no-annotate --no-emit-index-url --python-version 3.11.7 --python-platform x86_64-manylinux_2_28 -o requirements.lock
+
+sbom: $(SUPPLY)/.installed  ## Write build/sbom.json: what is installed, as a CycloneDX bill of materials
+	@mkdir -p build
+	$(SUPPLY)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --mc-type application --of JSON \
+		--output-reproducible -o build/sbom.json
+
+audit-packages: $(STAMP) $(SUPPLY)/.installed  ## Ask the index for known weaknesses of the locked packages; fails if there is one
+	$(BIN)/python -m tools.audit_packages $(SUPPLY)/bin/pip-audit
+
 figures: $(STAMP)  ## Print how large the project is, beside the bounds that it keeps
 	$(BIN)/python -m tools.figures
 
@@ -97,4 +118,4 @@ mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoint
 	$(BIN)/medbench train --config mini --output checkpoints/mini
 
 clean:  ## Remove the environment and the caches; runs stay
-	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(SUPPLY) .pytest_cache .mypy_cache .ruff_cache .hypothesis

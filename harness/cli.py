@@ -164,8 +164,9 @@ def answer(words: Sequence[str]) -> int:
         show_error(errors.StoppedError())
         return errors.EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - what nobody foresaw is no traceback on a user's screen either
-        show_error(explained(error))
-        return errors.EXIT_FAILED
+        told = explained(error)
+        show_error(told)
+        return told.exit_code
     return outcome if isinstance(outcome, int) else 0
 
 

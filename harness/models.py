@@ -17,7 +17,13 @@ from medbench.harness.settings import SAYS_NOTHING, Settings, load_settings
 from medbench.harness.workload import Workload, tasks_named
 from medbench.tasks.foundation.console import say, show_error, warn
 from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
-from medbench.tasks.foundation.files import canonical_json, fingerprint, noting_sampled, read_json, write_atomically
+from medbench.tasks.foundation.files import (
+    canonical_json,
+    fingerprint,
+    noting_sampled,
+    read_json_object,
+    write_atomically,
+)
 from medbench.tasks.foundation.last_resort import explained
 from medbench.tasks.foundation.model_files import identity_of, room_for
 from medbench.tasks.spec import Kind
@@ -190,7 +196,7 @@ def refuse_other_weights(folder: Path, ours: Mapping[str, str], others: Sequence
     """
     noted = dict(ours)
     for path in (one / WEIGHTS_FILE for one in (folder, *others)):
-        before = read_json(path) if path.exists() else {}
+        before = read_json_object(path) if path.exists() else {}
         if changed := [task for task, weights in before.items() if noted.get(task, weights) != weights]:
             way_out = "Put the weights of the run back, or start afresh with --overwrite always."
             raise RunError(f"Other weights answered a part of {', '.join(changed)}.", way_out)

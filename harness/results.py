@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, with_config
 
 from medbench.harness.rundir import read_run
 from medbench.tasks.catalog import benchmark_of
@@ -19,6 +19,8 @@ from medbench.tasks.validation import parse_json_file
 
 RESULTS_FILE = "results.json"
 SCHEMA: Literal[1] = 1
+# A name of a task becomes a name of files.
+TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _NO_LIMIT = 0.99995
 _FEW_AT_LIMIT = 0.02
@@ -124,7 +126,7 @@ class Results:
     limit: int | None  # Samples per task, None for all.
     seed: int
     notices: tuple[str, ...]  # What must be said beside the numbers.
-    tasks: Mapping[str, TaskResult]  # Results by task, in catalogue order.
+    tasks: Mapping[TaskName, TaskResult]  # Results by task, in catalogue order.
     unsupported: tuple[str, ...]  # Tasks that the model cannot answer: empty cells, not zeros.
     probe: str = ""  # In which other way the questions were asked; empty for results.
     schema: Literal[1] = field(default=SCHEMA)

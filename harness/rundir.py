@@ -262,6 +262,8 @@ def read_run(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is no run: it has no run.yaml.", "Give a folder that `medbench run` made.")
     document = files.read_yaml_table(file)
     parts = document.get("identity_of")
+    if not isinstance(document.setdefault("settings", {}), dict):
+        raise RunError(f"{file} has no table of settings.", "Restore the file or run again.")
     if not isinstance(parts, dict) or document.get("identity") != fingerprint(parts)[:_DIGITS]:
         raise RunError(f"{file} was changed: its identity is not that of its parts.", "Restore the file or run again.")
     return document

@@ -139,7 +139,10 @@ def read_score_table(path: Path, results: Results, task: str) -> ScoreTable:
             found = error.errors()[0]
             where = ".".join(map(str, found["loc"]))
             raise DataError(f"{file}, line {number} is no score: {where}: {found['msg']}.", again) from error
-    return score_table(task, results.tasks[task].kind, records)
+    try:
+        return score_table(task, results.tasks[task].kind, records)
+    except ValueError as error:
+        raise DataError(f"{file} holds statistics of several lengths for one metric.", again) from error
 
 
 def read_score_tables(path: Path, results: Results, tasks: str | None = None) -> dict[str, ScoreTable]:

@@ -14,10 +14,11 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, TypeVar
 
 import numpy as np
@@ -35,10 +36,15 @@ BoolArray = npt.NDArray[np.bool_]
 
 # Pillow warns from here on; the largest chest X-rays have a sixth of it.
 MAX_PIXELS = 89_478_485
+# More than this is decoded one at a time, and values of more than 8 bits so many pixels at a time.
+_LARGE, _BLOCK = 16_000_000, 1 << 20
+_one_large = threading.Lock()
 # What medical data come in. No other decoder sees a file, whatever its name: some start programs (EPS), some hang.
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 # The largest array of a supported dataset (DermaMNIST at 224 pixels, training images) has 1.05 GB.
 _MAX_ARRAY_BYTES = 4 * 2**30
+# Images become a tenth of their size; a bomb is a thousand times as large as its file.
+_SMALL_ARRAY, _MOST_PACKED = 1 << 26, 100
 _GREY_STACK, _COLOUR_STACK = 3, 4
 _CHANNELS = (1, 3)
 
@@ -48,7 +54,10 @@ _UNDECODABLE = (
     *(NotImplementedError, RuntimeError, AttributeError, AssertionError, ZeroDivisionError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
-_MALFORMED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError)
+_MALFORMED = (
+    *(zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError),
+    *(SyntaxError, TypeError, OverflowError, TokenError),
+)
 
 _BACKGROUND = (255, 255, 255, 255)
 _EIGHT_BITS, _SIXTEEN_BITS, _BYTE = 255, 65_535, 256
@@ -107,7 +116,10 @@ def _opened(path: Path, read: Callable[[Image.Image], T], *, any_size: bool = Fa
                     f"The image {path} claims {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}.",
                     "Scale the image down, or remove it from the dataset.",
                 )
-            return read(image)
+            # Several at once, one for each thread that decodes, would need as many times its memory.
+            large = not any_size and image.width * image.height > _LARGE
+            with _one_large if large else nullcontext():
+                return read(image)
     except FileNotFoundError as error:
         raise PictureError(f"The image {path} is missing.", "Restore it, then prepare the task again.") from error
     except UnidentifiedImageError as error:
@@ -158,8 +170,9 @@ def read_array(path: Path, member: str) -> npt.NDArray[Any]:
     """Read one array of an `.npz` file whole; raises like `array_form`, also if it is larger than 4 GiB."""
     shape, dtype = array_form(path, member)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if size > _MAX_ARRAY_BYTES:
-        raise DataError(f"{path}: the array {member!r} claims {size} bytes; at most {_MAX_ARRAY_BYTES} are read.")
+    most = min(_MAX_ARRAY_BYTES, max(_SMALL_ARRAY, path.stat().st_size * _MOST_PACKED))
+    if size > most:
+        raise DataError(f"{path}: the array {member!r} claims {size} bytes; at most {most} are read of this file.")
     with _open_member(path, member) as stream:
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
@@ -201,18 +214,28 @@ def refuse_other_stacks(path: Path, member: str, shape: tuple[int, ...], dtype: 
 class _Deep:
     """Values that 8 bits do not hold."""
 
-    values: FloatArray  # [H, W, 1] or [H, W, 3].
-    # How much is seen of each pixel, 0 to 1, [H, W, 1]; or of all.
-    alpha: FloatArray = field(default_factory=lambda: np.ones((1, 1, 1)))
+    values: npt.NDArray[Any]  # As in the file, [H, W, 1] or [H, W, 3].
+    # How much is seen of each pixel, 0 to `opaque`, [H, W, 1]; or of all.
+    alpha: npt.NDArray[Any] = field(default_factory=lambda: np.ones((1, 1, 1)))
+    opaque: int = 1
     whole: bool = True  # Whether the file holds whole numbers.
+
+    def blocks(self) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
+        """Yield rows by rows their place, values and alpha 0 to 1: large images are never all of 8 bytes."""
+        height, width, _ = self.values.shape
+        step = max(1, _BLOCK // max(width, 1))
+        for start in range(0, height, step):
+            rows = slice(start, start + step)
+            alpha = self.alpha if len(self.alpha) == 1 else self.alpha[rows]
+            yield rows, self.values[rows].astype(np.float64), alpha.astype(np.float64) / self.opaque
 
 
 def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     """Return an opened image as 8-bit RGB without anything beside its pixels; raises what Pillow raises on damage."""
     deep = _deep(path, image)
     if deep is not None:
-        painted = np.rint(_eight_bits(deep) * deep.alpha + _EIGHT_BITS * (1 - deep.alpha)).astype(np.uint8)
-        return Image.fromarray(np.repeat(painted, _RGB // painted.shape[-1], axis=-1))
+        painted = _painted(deep)
+        return Image.fromarray(painted if painted.shape[-1] == _RGB else painted[..., 0]).convert("RGB")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, _BACKGROUND), _with_alpha(image))
     rgb = image.convert("RGB")
@@ -225,8 +248,8 @@ def _marked_pixels(path: Path, image: Image.Image) -> BoolArray:
 
     Where nothing but black is seen, what is seen is marked. Where a palette has no black, its first colour is none.
     """
-    deep = _deep(path, image) or _of_channels(np.asarray(_with_alpha(image), dtype=np.float64))
-    coloured = (np.nan_to_num(deep.values) != 0).any(axis=-1)
+    deep = _deep(path, image) or _of_channels(np.asarray(_with_alpha(image)))
+    coloured = ((deep.values != 0) & ~np.isnan(deep.values)).any(axis=-1)
     seen = np.broadcast_to(deep.alpha[..., 0] > 0, coloured.shape)
     marked: BoolArray = coloured & seen
     if not marked.any() and not seen.all():
@@ -246,9 +269,9 @@ def _deep(path: Path, image: Image.Image) -> _Deep | None:
 
 
 def _deep_grey(image: Image.Image) -> _Deep:
-    values = np.asarray(image, dtype=np.float64)[..., np.newaxis]
+    values: npt.NDArray[Any] = np.asarray(image)[..., np.newaxis]
     hidden = image.info.get("transparency")
-    alpha = (values != hidden).astype(np.float64) if isinstance(hidden, int) else np.ones((1, 1, 1))
+    alpha = values != hidden if isinstance(hidden, int) else np.ones((1, 1, 1))
     return _Deep(values=values, alpha=alpha, whole=image.mode != "F")
 
 
@@ -261,27 +284,27 @@ def _deep_png(path: Path, image: Image.Image) -> _Deep | None:
         return None
     packed = _png_pixels(path.read_bytes())
 
-    def unpacked(mode: str, raw: str) -> FloatArray:
-        part = Image.frombytes(mode, (width, height), packed, "zip", (raw, interlaced))
-        return np.asarray(part, dtype=np.float64)
+    def unpacked(mode: str, raw: str) -> npt.NDArray[np.uint16]:
+        return np.asarray(Image.frombytes(mode, (width, height), packed, "zip", (raw, interlaced)), dtype=np.uint16)
 
     if colour == _PNG_GREY_ALPHA:
         # Four bytes a pixel: the high and the low byte of grey and of alpha.
         pairs = unpacked("RGBA", "RGBA")
         both = pairs[..., ::2] * _BYTE + pairs[..., 1::2]
-        return _Deep(values=both[..., :1], alpha=both[..., 1:] / _SIXTEEN_BITS)
+        return _Deep(values=both[..., :1], alpha=both[..., 1:], opaque=_SIXTEEN_BITS)
     mode = "RGB" if colour == _PNG_RGB else "RGBA"
     deep = _of_channels(unpacked(mode, f"{mode};16B") * _BYTE + unpacked(mode, f"{mode};16L"))
     hidden = image.info.get("transparency")
     if colour == _PNG_RGB and isinstance(hidden, tuple):
         # One colour stands for what is transparent.
-        return _Deep(values=deep.values, alpha=(deep.values != hidden).any(axis=-1, keepdims=True).astype(np.float64))
+        return _Deep(values=deep.values, alpha=(deep.values != hidden).any(axis=-1, keepdims=True))
     return deep
 
 
-def _of_channels(values: FloatArray) -> _Deep:
-    alpha = values[..., _RGB:] / _SIXTEEN_BITS if values.shape[-1] > _RGB else np.ones((1, 1, 1))
-    return _Deep(values=values[..., :_RGB], alpha=alpha)
+def _of_channels(values: npt.NDArray[Any]) -> _Deep:
+    if values.shape[-1] == _RGB:
+        return _Deep(values=values)
+    return _Deep(values=values[..., :_RGB], alpha=values[..., _RGB:], opaque=_SIXTEEN_BITS)
 
 
 def _png_pixels(data: bytes) -> bytes:
@@ -301,7 +324,7 @@ def _deep_tiff(path: Path, image: TiffImagePlugin.TiffImageFile) -> _Deep | None
     bits, form = tags.get(_BITS, (1,))[0], tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
     raw = _raw_mode(image)
     if raw.partition(";")[0] in {"RGB", "RGBA"} and raw.partition(";")[2] in _OTHER_BYTE:
-        return _of_channels(np.asarray(image, dtype=np.float64) * _BYTE + _other_bytes(path))
+        return _of_channels(np.asarray(image, dtype=np.uint16) * _BYTE + _other_bytes(path))
     if image.mode not in _DEEP_MODES and (image.mode, form) != ("L", _SIGNED):
         return None
     stored: npt.NDArray[Any] = np.asarray(image)
@@ -309,10 +332,10 @@ def _deep_tiff(path: Path, image: TiffImagePlugin.TiffImageFile) -> _Deep | None
         stored = stored.view(np.int8)
     elif image.mode == "I" and (bits, form) == (_LONG, _UNSIGNED):
         stored = stored.view(np.uint32)
-    values = stored.astype(np.float64)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        values = (_SIXTEEN_BITS if image.mode.startswith("I;16") else np.nanmax(values) + np.nanmin(values)) - values
-    return _Deep(values=values[..., np.newaxis], whole=image.mode != "F")
+        values = stored.astype(np.float64)
+        stored = (_SIXTEEN_BITS if image.mode.startswith("I;16") else np.nanmax(values) + np.nanmin(values)) - values
+    return _Deep(values=stored[..., np.newaxis], whole=image.mode != "F")
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -321,27 +344,38 @@ def _raw_mode(image: Image.Image) -> str:
     return str(arguments if isinstance(arguments, str) else arguments[0])
 
 
-def _other_bytes(path: Path) -> FloatArray:
+def _other_bytes(path: Path) -> npt.NDArray[np.uint16]:
     """Return those bytes of a 16-bit colour TIFF which Pillow drops, by telling it the other order of bytes."""
     with Image.open(path, formats=FORMATS) as image:
         kind, _, order = _raw_mode(image).partition(";")
         swapped = f"{kind};{_OTHER_BYTE[order]}"
         image.tile = [tile._replace(args=(swapped, *(tile.args or ())[1:])) for tile in image.tile]
-        return np.asarray(image, dtype=np.float64)
+        return np.asarray(image, dtype=np.uint16)
 
 
-def _eight_bits(deep: _Deep) -> FloatArray:
-    """Return the values as they are shown, 0 to 255."""
-    seen = np.isfinite(deep.values) & (deep.alpha > 0)
-    if not seen.any():
-        return np.zeros_like(deep.values)
-    low, high = float(deep.values[seen].min()), float(deep.values[seen].max())
-    values = np.clip(np.nan_to_num(deep.values, nan=0, posinf=high, neginf=low), low, high)
+def _painted(deep: _Deep) -> npt.NDArray[np.uint8]:
+    """Return the values as they are shown on white, 8 bits."""
+    seen = (values[np.isfinite(values) & (alpha > 0)] for _, values, alpha in deep.blocks())
+    ranges = [(float(one.min()), float(one.max())) for one in seen if one.size] or [(0.0, 0.0)]
+    low, high = min(ranges)[0], max(last for _, last in ranges)
+
+    def bounded(values: FloatArray) -> FloatArray:
+        found: FloatArray = np.clip(np.nan_to_num(values, nan=0, posinf=high, neginf=low), low, high)
+        return found
+
+    factor, least = (_EIGHT_BITS / (high - low) if high > low else 0.0), low
     if not deep.whole and low >= 0 and high <= 1:
-        return values * _EIGHT_BITS
-    if low >= 0 and high <= _EIGHT_BITS and (deep.whole or bool((values == np.rint(values)).all())):
-        return values
-    return (values - low) * (_EIGHT_BITS / (high - low)) if high > low else np.zeros_like(values)
+        factor, least = float(_EIGHT_BITS), 0.0
+    elif low >= 0 and high <= _EIGHT_BITS and (deep.whole or _all_whole(bounded(one) for _, one, _ in deep.blocks())):
+        factor, least = 1.0, 0.0
+    painted = np.empty(deep.values.shape, np.uint8)
+    for rows, values, alpha in deep.blocks():
+        painted[rows] = np.rint((bounded(values) - least) * factor * alpha + _EIGHT_BITS * (1 - alpha))
+    return painted
+
+
+def _all_whole(blocks: Iterator[FloatArray]) -> bool:
+    return all(bool((values == np.rint(values)).all()) for values in blocks)
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation import files
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.foundation.files import file_sha256, fingerprint, read_json, sampled_sha256
+from medbench.tasks.foundation.files import file_sha256, fingerprint, read_json_object, sampled_sha256
 from medbench.tasks.foundation.model_files import digests, refuse_absurd, refuse_stand_ins, room_for
 from medbench.unimed import lora, weights
 from medbench.unimed.configuration import UniMedConfig
@@ -73,12 +73,13 @@ def read_language_config(folder: Path) -> LlamaConfig:
     """Return the configuration of a LLaMA-architecture model; DataError if there is none, or of another one."""
     try:
         values, _ = LlamaConfig.get_config_dict(folder)
-    except (OSError, ValueError) as error:
+        config = LlamaConfig.from_dict(values)
+    except weights.LIBRARY_FAULTS as error:
         raise DataError(f"{folder} has no readable config.json: {error}", "Give a LLaMA folder.") from error
     if values.get("model_type") != "llama":
         hint = "Uni-Med takes any language model of LLaMA's architecture (model_type `llama`)."
         raise DataError(f"{folder} holds a model of type {values.get('model_type')!r}.", hint)
-    return LlamaConfig.from_dict(values)
+    return config
 
 
 def configure(base: BaseWeights, settings: dict[str, Any], *, vision: dict[str, Any] | None = None) -> UniMedConfig:
@@ -195,9 +196,9 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
 def _identity_of(path: Path) -> str:
     """Return the hash of a file; of the notes on base weights, what they are and not where."""
     if path.name == BASE_FILE:
-        return fingerprint(read_json(path)["identity"])
+        return fingerprint(read_json_object(path).get("identity"))
     if path.name == lora.ADAPTER_CONFIG:
-        return fingerprint(read_json(path) | {"base_model_name_or_path": None})
+        return fingerprint(read_json_object(path) | {"base_model_name_or_path": None})
     return file_sha256(path)
 
 
@@ -236,7 +237,7 @@ def is_whole(folder: Path) -> bool:
 
 def base_of(folder: Path) -> BaseWeights:
     """Return where a checkpoint's frozen weights are; DataError if they are others than then, or the note is broken."""
-    document = read_json(folder / BASE_FILE)
+    document = read_json_object(folder / BASE_FILE)
     try:
         base = BaseWeights(**document["paths"]).resolved()
         recorded: dict[str, str] = document["identity"]
@@ -257,7 +258,7 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
         adapter = (lora.ADAPTER_CONFIG, lora.ADAPTER) if (folder / lora.ADAPTER_CONFIG).is_file() else ()
         parts = (BASE_FILE, TRAINED, *adapter)
     elif (folder / WHOLE_SHARDED).is_file():
-        parts = (WHOLE_SHARDED, *sorted(set(read_json(folder / WHOLE_SHARDED).get("weight_map", {}).values())))
+        parts = (WHOLE_SHARDED, *sorted(set(weights.weight_map(folder / WHOLE_SHARDED).values())))
     missing = [name for name in (*ALWAYS, *parts) if not (folder / name).is_file()]
     if missing:
         holds = f"A checkpoint folder holds {', '.join(ALWAYS)} and {WHOLE}, or {TRAINED} and {BASE_FILE}, as"
@@ -271,7 +272,7 @@ def read_config(folder: Path) -> UniMedConfig:
     refuse_absurd(folder / "config.json")
     try:
         return UniMedConfig.from_pretrained(folder, trust_remote_code=False)
-    except (StrictDataclassError, OSError, ValueError, TypeError) as error:
+    except weights.LIBRARY_FAULTS as error:
         raise DataError(f"{folder / 'config.json'} cannot be read: {error}", "Copy the checkpoint again.") from error
 
 

@@ -15,7 +15,7 @@ from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json, read_json
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.connector import sparse_weights
-from medbench.unimed.weights import read_tensors
+from medbench.unimed.weights import LIBRARY_FAULTS, read_tensors
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -206,7 +206,7 @@ def read_adapter_config(folder: Path) -> "LoraConfig":
         raise UsageError(f"{folder} holds no LoRA, but {kind}.", "Merge it into the language model first.")
     try:
         adapter = cast("LoraConfig", PeftConfig.from_pretrained(str(folder)))
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except LIBRARY_FAULTS as error:
         raise DataError(f"{folder / ADAPTER_CONFIG} cannot be used: {error}", "Copy the adapter again.") from error
     plain = LoraConfig()
     other = [name for name, value in adapter.to_dict().items()

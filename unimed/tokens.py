@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
+from pydantic import Field
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_json
+from medbench.tasks.validation import parse_json_file
 from medbench.unimed.prompts import IMAGE_PLACEHOLDER
 
 OFFICIAL_PAD = "$$"  # Uni-Med's code pads with this piece, which LLaMA's vocabulary has (id 3997).
@@ -171,7 +173,7 @@ def load_codec(folder: Path) -> TextCodec:
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
     file = folder / "added_tokens.json"
-    added = {str(text): int(number) for text, number in read_json(file).items()} if file.is_file() else {}
+    added = parse_json_file(dict[str, Annotated[int, Field(ge=0, le=1 << 24)]], file) if file.is_file() else {}
     return TextCodec(
         backend=backend, begin=() if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),),
         end=int(tokenizer.eos_token_id), size=max([size, *(number + 1 for number in added.values())]), added=added,

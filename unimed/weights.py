@@ -3,7 +3,8 @@
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -20,8 +21,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
-from medbench.tasks.foundation.files import canonical_json, inside, read_json
-from medbench.tasks.foundation.model_files import HINT
+from medbench.tasks.foundation.files import canonical_json, inside, read_json_object
+from medbench.tasks.foundation.model_files import HINT, folder_named
 from medbench.tasks.foundation.shortages import ran_out_of_memory, shortage
 
 State = Mapping[str, torch.Tensor]
@@ -31,7 +32,8 @@ ROTARY = ("rotary_emb.inv_freq",)  # Ends of names in old checkpoints that follo
 # What transformers, and the libraries below it, raise of files that they do not understand or cannot use here.
 LIBRARY_FAULTS = (
     ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError,
-    AssertionError, SyntaxError, SafetensorError, StrictDataclassError,
+    AssertionError, SyntaxError, EOFError, pickle.PickleError, zipfile.BadZipFile, struct.error,
+    SafetensorError, StrictDataclassError,
 )  # fmt: skip
 SHARD_BYTES = 2_000_000_000
 # torch's own reader of pickles raises those of the second line on bytes that are no pickle.
@@ -68,8 +70,8 @@ def find_folder(
 
     `files` are patterns of what is needed; `what` is the subject of the message, such as `The language model 'x'`.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = folder_named(name)
+    if folder:
         return folder.resolve(), ""
     try:
         snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
@@ -269,6 +271,14 @@ def read_tensors(path: Path, hint: str = "") -> dict[str, torch.Tensor]:
     return dict(state)
 
 
+@contextmanager
+def _explained(name: str, file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, KeyError) as error:
+        raise DataError(f"{name} cannot be read from {file}: {error}", "Copy the file again.") from error
+
+
 @dataclass(slots=True, kw_only=True)
 class Shards:
     """The tensors of a folder, one at a time: models of many gigabytes in little memory."""
@@ -279,21 +289,20 @@ class Shards:
     def tensor(self, name: str) -> torch.Tensor:
         """Return one tensor; DataError if its file is broken."""
         file = self.files[name]
-        try:
+        with _explained(name, file):
             if file.suffix != ".safetensors":
                 return self._torch_file(file)[name]
             with safe_open(file, framework="pt") as stream:
                 return cast("torch.Tensor", stream.get_tensor(name))
-        except (SafetensorError, OSError, KeyError) as error:
-            raise DataError(f"{name} cannot be read from {file}: {error}", "Copy the file again.") from error
 
     def size(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor; of safetensors without reading it."""
+        """Return the shape of a tensor, of safetensors without reading it; DataError if its file is broken."""
         file = self.files[name]
-        if file.suffix != ".safetensors":
-            return tuple(self._torch_file(file)[name].shape)
-        with safe_open(file, framework="pt") as stream:
-            return tuple(stream.get_slice(name).get_shape())
+        with _explained(name, file):
+            if file.suffix != ".safetensors":
+                return tuple(self._torch_file(file)[name].shape)
+            with safe_open(file, framework="pt") as stream:
+                return tuple(stream.get_slice(name).get_shape())
 
     def _torch_file(self, file: Path) -> State:
         if file not in self.opened:
@@ -312,10 +321,18 @@ def open_shards(folder: Path) -> Shards:
     raise DataError(f"{folder} holds no weights.", f"Expected one of {expected}, as transformers writes them.")
 
 
+def weight_map(index: Path) -> Mapping[str, str]:
+    """Return the name of the file of each tensor that an index names; DataError if it is no index."""
+    files = read_json_object(index).get("weight_map", {})
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise DataError(f"{index} is no index of weights: `weight_map` names no files.", "Download the model again.")
+    return files
+
+
 def indexed_files(index: Path) -> Mapping[str, str]:
     """Return the file of each tensor that an index names; DataError if one of the files is not there."""
-    files: Mapping[str, str] = read_json(index).get("weight_map", {})
-    missing = sorted({str(file) for file in files.values() if not inside(index.parent, str(file)).is_file()})
+    files = weight_map(index)
+    missing = sorted({file for file in files.values() if not inside(index.parent, file).is_file()})
     if missing:
         problem = f"{index} names {len(missing)} files that are not there: {some_of(missing)}."
         raise DataError(problem, "Download the model again, whole.")

@@ -22,7 +22,7 @@ from medbench.adapters.plain_generation import Watch, forget_decoding
 from medbench.adapters.wording import question_of
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
-from medbench.tasks.foundation.files import json_value, read_json
+from medbench.tasks.foundation.files import json_value, read_json_object
 from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
@@ -273,7 +273,7 @@ def _refuse_unfit(folder: Path) -> None:
     refuse_stand_ins(folder)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        values = read_json(adapter)
+        values = read_json_object(adapter)
         kind = str(values.get("peft_type") or "LoRA")
         raise UsageError(
             f"{folder} holds a {kind} adapter of {values.get('base_model_name_or_path') or 'another model'}, not a "
@@ -314,6 +314,6 @@ def _read_config(folder: Path) -> processing.Config:
 def _names_code(folder: Path) -> bool:
     """Whether a model's configuration names code that its folder brings."""
     try:
-        return bool(read_json(folder / "config.json").get("auto_map"))
-    except (MedbenchError, AttributeError):
+        return bool(read_json_object(folder / "config.json").get("auto_map"))
+    except MedbenchError:
         return False

@@ -19,6 +19,7 @@ from medbench.adapters.base import AdapterEntry, ModelCard, plain_answer
 from medbench.adapters.described import described
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.foundation.files import json_value
+from medbench.tasks.foundation.model_files import folder_named
 from medbench.tasks.foundation.registry import imported_when_called
 
 _CACHED = re.compile(r"models--.+?--(.+)")
@@ -46,8 +47,8 @@ TAKEN_APART = TypeAdapter(dict[str, Literal["causal", "images", "prompt"]]).vali
 
 def short_name(name: str) -> str:
     """Return the part of a folder or of a repository's name that names the model."""
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
+    folder = folder_named(name)
+    if folder is None:
         return name.rstrip("/").rpartition("/")[2] or name
     cached = (_CACHED.fullmatch(part) for part in folder.absolute().parts)
     # A link names a model as well as a folder does, but `.` and `..` do not.
@@ -104,8 +105,7 @@ def _folder_here(name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    if folder := folder_named(name):
         return folder
     try:
         found = try_to_load_from_cache(name, "config.json")

@@ -22,7 +22,7 @@ from medbench.adapters.llava_med.entry import CARD, TEMPLATES, TOWERS, Template
 from medbench.adapters.wording import without_marks
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
-from medbench.tasks.foundation.files import read_json
+from medbench.tasks.foundation.files import read_json_object
 from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
@@ -70,12 +70,12 @@ def read_format(folder: Path, tower: Path | None) -> LlavaFormat:
     DataError if `config.json` is missing, of another format, or asks for something that is not supported.
     """
     file = folder / "config.json"
-    flat = read_json(file)
+    flat = read_json_object(file)
     if "text_config" in flat:
         raise DataError(
             f"{folder} is a model in the layout of transformers, not of LLaVA.", f"Run it as it is: --model hf:{folder}"
         )
-    if flat.get("model_type") not in LANGUAGE_MODELS:
+    if flat.get("model_type") not in list(LANGUAGE_MODELS):
         raise DataError(
             f"{folder} holds a model of type {flat.get('model_type')!r}.", f"Allowed: {', '.join(LANGUAGE_MODELS)}."
         )
@@ -106,7 +106,7 @@ def read_format(folder: Path, tower: Path | None) -> LlavaFormat:
 
 def _one_of(file: Path, flat: Mapping[str, Any], name: str, allowed: Mapping[Any, Any], default: object) -> Any:  # noqa: ANN401 - what the table holds
     value = flat.get(name, default)
-    if value not in allowed:
+    if value not in list(allowed):  # it may be anything
         raise DataError(f"{file}: {name} is {value!r}.", f"Supported: {', '.join(map(str, allowed))}.")
     return allowed[value]
 

@@ -19,7 +19,7 @@ from medbench.adapters.low_rank import with_lora
 from medbench.adapters.wording import without_marks
 from medbench.adapters.xraygpt.entry import CARD, TURN_END, prompt_texts
 from medbench.tasks.foundation.errors import DataError, SampleError
-from medbench.tasks.foundation.files import read_json
+from medbench.tasks.foundation.files import read_json_object
 from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
@@ -97,8 +97,8 @@ def _finished(model: Blip2ForConditionalGeneration, dtype: torch.dtype) -> Blip2
 
 def config_of(files: Mapping[str, Path]) -> Blip2Config:
     """Return the language model's configuration with the rest as published or given; DataError if it is impossible."""
-    sizes: dict[str, Any] = read_json(files["sizes"]) if "sizes" in files else {}
-    values = read_json(files["language"] / "config.json")
+    sizes: dict[str, Any] = read_json_object(files["sizes"]) if "sizes" in files else {}
+    values = read_json_object(files["language"] / "config.json")
     if values.get("model_type") != "llama" or sizes.keys() - _SIZES:
         given = sorted(sizes) or "as published"
         raise DataError(

@@ -23,12 +23,12 @@ from medbench.leaderboard.render import WORDING, render_markdown
 from medbench.leaderboard.runs import NOT_OK, picked, terms_of
 from medbench.leaderboard.samples import ScoreRecord, as_frame, read_score_table
 from medbench.tasks.foundation.confidential import KEYS, SECRET, SECRET_NAME, secrets_of
-from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import (
     JsonObject,
     canonical_json,
     json_lines,
-    read_json,
+    read_json_object,
     replaced_when_whole,
     write_atomically,
 )  # fmt: skip
@@ -43,7 +43,8 @@ _PUBLIC_HOSTS = frozenset({
     "doi.org", "generativelanguage.googleapis.com", "github.com", "huggingface.co", "openrouter.ai", "physionet.org",
     "router.huggingface.co", "zenodo.org",
 })  # fmt: skip
-_URL = r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s'\"<>|]*)"
+# A scheme is short: looked for without a bound, `a.a.a.` would be read anew from each of its letters.
+_URL = r"(?P<url>\b[a-z][a-z0-9+.-]{0,40}://[^\s'\"<>|]*)"
 # From the root of a disk, the home, or a Windows drive; what stands before it may be `name:` or punctuation.
 _ABSOLUTE = (
     r"(?P<path>(?<![\w.~/\\-])(?:file:)?(?:~|[A-Za-z]:(?=[\\/]))?(?:\\\\|[/\\])(?=[\w.~$%@-])[^\s'\"<>|,;()\[\]{}]*)"
@@ -130,7 +131,6 @@ def machine_scrubber(paths: Iterable[Path], environment: Mapping[str, str] | Non
     )
 
 
-_TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ROW_GROUP = 10_000
 _RESULTS = TypeAdapter(Results)
 _PLACES = ("data_dir", "output_dir", "checkpoint", "checkpoint_for")
@@ -163,14 +163,12 @@ def read_public(path: Path, environment: Mapping[str, str] | None = None) -> Pub
     RunError if the folder is no finished run, or its results are another's; DataError if its results are malformed.
     """
     results, document = read_results(path), read_run(path)
-    # Names of a run and its tasks become names of files.
+    # The name of a run becomes a name of files.
     if results.run != document["identity"]:
         raise RunError(f"The results in {path} are those of another run.", f"Score it again: medbench score {path}")
-    if odd := [task for task in results.tasks if not _TASK.fullmatch(task)]:
-        problem = f"The results in {path} name a task {odd[0]!r}, which is no name."
-        raise DataError(problem, "Put back the run's own file.")
     settings = document.get("settings", {})
-    named = [*map(settings.get, _PLACES[:-1]), *(settings.get("checkpoint_for") or {}).values()]
+    of_tasks = settings.get("checkpoint_for")
+    named = [*map(settings.get, _PLACES[:-1]), *(of_tasks.values() if isinstance(of_tasks, dict) else ())]
     named.append(str(settings.get("model", "")).partition(":")[2])
     places = [Path(place) for place in named if isinstance(place, str) and Path(place).is_absolute()]
     scrubber = machine_scrubber([path, path.absolute().parent, *places], environment)
@@ -355,7 +353,7 @@ def _settings(run: PublicRun) -> str:
 
 
 def _environment(run: PublicRun) -> JsonObject:
-    document: JsonObject = run.scrubber.tree(read_json(run.path / "env.json"))
+    document: JsonObject = run.scrubber.tree(read_json_object(run.path / "env.json"))
     server = document.get("engine", {}).get("server") if isinstance(document.get("engine"), dict) else None
     if isinstance(server, dict):
         server.pop("host", None)

@@ -76,7 +76,8 @@ class Options:
 
     def keys_of(self, letter: str) -> Keys:
         """Return the key that is written so in any case."""
-        return Keys({self._keys[letter.lower()]})
+        key = self._keys.get(letter.lower())
+        return Keys({key}) if key else Keys(own for own in self._keys.values() if _is_written(own, letter))
 
     def whole(self, text: str) -> Keys:
         """Return the options that a whole text is: a key alone, or the text of an option."""
@@ -224,7 +225,9 @@ class Options:
         return Mention(self._of_text(match), match.start(), match.end(1))
 
     def _of_text(self, match: re.Match[str]) -> Keys:
-        return self._texts[" ".join(match.group(1).lower().split())]
+        said = " ".join(match.group(1).lower().split())
+        same = (keys for text, keys in self._texts.items() if _is_written(text, said))
+        return self._texts[said] if said in self._texts else Keys().union(*same)
 
 
 def _bare(text: str) -> str:
@@ -239,6 +242,11 @@ def _folded(text: str) -> str:
 def _one_of(names: Iterable[str]) -> str:
     """Return the alternatives of a pattern, the longest first; without names it matches nothing."""
     return "|".join(re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(name)) for name in sorted(names, key=len)[::-1]) or r"(?!)"
+
+
+def _is_written(name: str, said: str) -> bool:
+    """Return whether patterns take one for the other where lower case does not: i for one without a dot."""
+    return re.fullmatch(_one_of([name]), said, re.IGNORECASE) is not None
 
 
 def _texts_pattern(texts: Iterable[str]) -> re.Pattern[str]:

@@ -33,7 +33,7 @@ from PIL import Image
 
 from medbench.tasks.datasets.native import Found, Native, collect, if_missing, is_litter, rank, ranked_split, sorted_out
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
-from medbench.tasks.foundation.files import encoding_of
+from medbench.tasks.foundation.files import encoding_of, json_events
 from medbench.tasks.images import image_size, locate, open_mask
 from medbench.tasks.sample import SPLITS, Box, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
@@ -137,20 +137,17 @@ def stream_index(path: Path) -> Iterator[tuple[str, list[str]]]:
 
     Raises DataError if the file is missing or is something else.
     """
-    import ijson
-
     try:
         with path.open("rb") as stream:
             encoding, mark = encoding_of(stream.read(4))
             stream.seek(mark)
             # The authors' file is UTF-8; one that was saved again as something else is read whole.
             whole = stream if encoding == "utf-8" else BytesIO(read_text_bytes(path))
-            yield from _entries(ijson.basic_parse(whole))
+            yield from _entries(json_events(whole))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Download the file again.") from error
-    except (ijson.JSONError, ValueError) as error:
-        words = " ".join(str(error).split())
-        raise DataError(f"{path} is not one JSON object of lists: {words}.", "Download the file again.") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not one JSON object of lists: {error}.", "Download the file again.") from error
 
 
 def _entries(events: Iterable[tuple[str, object]]) -> Iterator[tuple[str, list[str]]]:

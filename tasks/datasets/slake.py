@@ -110,12 +110,12 @@ def _read(
     skipped: Sequence[Skipped] = (),
 ) -> Reading:  # fmt: skip
     splits, method = _splits(native, root, folders)
+    known = frozenset(folders)
 
     def found() -> Iterator[Found]:
         for name, split in splits.items():
-            folder = root / "imgs" / name
-            there = "/" not in name and name not in {".", ".."} and folder.is_dir()
-            yield items(folder, split) if there else iter([Skipped(item=f"imgs/{name}", reason="folder is missing")])
+            missing = Skipped(item=f"imgs/{name}", reason="folder is missing")
+            yield items(root / "imgs" / name, split) if name in known else iter([missing])
         unlisted = [name for name in folders if name not in splits]
         yield (Skipped(item=f"imgs/{name}", reason="in neither train.txt nor test.txt") for name in unlisted)
         yield iter(skipped)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 
@@ -31,6 +31,7 @@ _MARKS = {
 _UNMARKED = ((re.compile(rb"[^\0]\0[^\0]\0"), "utf-16-le"), (re.compile(rb"\0[^\0]\0[^\0]"), "utf-16-be"))
 _SNIFFED = 4
 _DEEPEST, _MOST_ALIASES = 64, 32
+_LONGEST_NAME, _LONGEST_PATH = 255, 2000
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
 )
@@ -62,9 +63,9 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
             yield partial
             _sync(partial)
             partial.replace(path)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
             raise RunError(
-                f"Cannot write {path}: {error.strerror or error}.",
+                f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.",
                 "Choose a folder that you may write to, or free some space, and run the same command again.",
             ) from error
         with suppress(OSError):
@@ -143,6 +144,21 @@ def json_value(text: str | bytes) -> Any:  # noqa: ANN401 - a document may hold 
     raise ValueError(problem)
 
 
+def json_events(stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
+    """Yield what JSON says, event by event; ValueError if it is none, is nested too deep, or has such a number."""
+    import ijson
+
+    depth = 0
+    try:
+        for event, value in ijson.basic_parse(stream, use_float=True):
+            depth += event.startswith("start_") - event.startswith("end_")
+            if depth > _DEEPEST:
+                raise ValueError("it is nested too deep")
+            yield event, value
+    except (ijson.JSONError, ArithmeticError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def read_json(path: Path) -> Any:  # noqa: ANN401 - as above
     """Read one JSON document; DataError if the file is missing or no UTF-8, or with the line of what is no JSON."""
     try:
@@ -153,6 +169,14 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - as above
         raise DataError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def read_json_object(path: Path) -> JsonObject:
+    """Read a JSON document that is an object; raises like `read_json`, also if it is something else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a JSON {type(value).__name__}, not an object.", "Put back the file as it was.")
+    return value
 
 
 def read_json_lines(path: Path) -> Iterator[JsonObject]:
@@ -200,7 +224,8 @@ def inside(folder: Path, relative: str) -> Path:
     if path.anchor or ".." in path.parts:
         raise DataError(f"The path {relative!r} leads out of {folder}.", "Data may only name files in its own folder.")
     try:
-        os.fsencode(relative)
+        if max(map(len, os.fsencode(relative).split(b"/"))) > _LONGEST_NAME or len(relative) > _LONGEST_PATH:
+            problem = "it is too long"
     except UnicodeEncodeError as error:
         problem = str(error)
     if problem:

@@ -1,5 +1,6 @@
 """What nobody foresaw ends in a sentence too: what happened, where its traceback is, and that the command goes on."""
 
+import errno
 import os
 import tempfile
 import time
@@ -9,9 +10,11 @@ from pathlib import Path
 from traceback import format_exception
 
 from medbench.tasks.foundation.confidential import masked
-from medbench.tasks.foundation.errors import MedbenchError, RunError, described
+from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError, described
 from medbench.tasks.foundation.printable import printable
 from medbench.tasks.foundation.shortages import CONTINUES, shortage
+
+_SHOWN = 80
 
 
 @contextmanager
@@ -32,6 +35,8 @@ def explained(error: Exception, folder: Path | None = None) -> MedbenchError:
     """
     if found := shortage(error):
         return found
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"A name is too long for a file: {str(error.filename)[:_SHOWN]}...", "Give another one.")
     kept = _kept(error, folder)
     where = f" Its traceback is in {kept}." if kept else ""
     if isinstance(error, OSError):

@@ -63,7 +63,8 @@ def digests(path: Path, *, only: Collection[str] = (), digest: Callable[[Path], 
     return {name: made(file) for name, file in sorted(names.items()) if _counts(name, only)}
 
 
-_CONFIGURATION = "config.json"
+# Where the sizes of a model stand: in everybody's file, and in those of two families.
+_SIZED = ("config.json", "radfm.json", "xraygpt_sizes.json")
 _AGAIN = "Download the file again, or correct it."
 # By a word in the name of a number.
 _BOUNDS = {"layers": (0, 2000), "heads": (1, 4096), "hidden_size": (1, 1 << 20), "vocab_size": (1, 1 << 24)}
@@ -119,6 +120,16 @@ def _digest_of_tensors(file: Path) -> str:
     return digest.hexdigest()
 
 
+def folder_named(name: str) -> Path | None:
+    """Return the folder of a name, if there is one; what can be the name of no file names none."""
+    try:
+        folder = Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError):
+        # Too long, or the home of somebody who is not known here.
+        return None
+
+
 def refuse_stand_ins(*paths: Path) -> None:
     """Look that the files of models, given as folders or one by one, are what their names say.
 
@@ -129,7 +140,7 @@ def refuse_stand_ins(*paths: Path) -> None:
         for file in files:
             if file.suffix in _names("read_suffixes") and (found := _stand_in(file)):
                 raise DataError(f"{file} cannot be read: it is {found[0]}, not a file of a model.", found[1])
-            if file.name == _CONFIGURATION:
+            if file.name in _SIZED:
                 refuse_absurd(file)
 
 

@@ -5,7 +5,7 @@ so that a file may be of any length. `fields.yaml` has what fields are called in
 """
 
 import json
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ import ijson
 
 from medbench.tasks.catalog import TASKS, get_task
 from medbench.tasks.foundation.errors import DataError
-from medbench.tasks.foundation.files import JsonObject, read_numbered_json_lines, read_yaml_table
+from medbench.tasks.foundation.files import JsonObject, json_events, read_numbered_json_lines, read_yaml_table
 from medbench.tasks.prepared import Prepared
 from medbench.tasks.sample import ImageRef, Sample, Split
 from medbench.tasks.spec import Kind, TaskSpec
@@ -170,14 +170,17 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 def _listed(path: Path) -> Iterator[tuple[int, JsonObject]]:
     with _opened(path) as stream:
         try:
-            if next(iter(ijson.basic_parse(stream)), ("", None))[0] != "start_array":
+            events = json_events(stream)
+            if next(events, ("", None))[0] != "start_array":
                 raise DataError(f"{path} holds JSON, but not a list of rows.", "Give a list or JSON lines.")
+            # What builds the rows bounds neither depth nor numbers.
+            deque(events, maxlen=0)
             stream.seek(0)
             for place, row in enumerate(ijson.items(stream, "item", use_float=True), start=1):
                 if not isinstance(row, dict):
                     raise DataError(f"{path}, row {place} is a JSON {type(row).__name__}, not an object.")
                 yield place, row
-        except (ijson.JSONError, UnicodeDecodeError) as error:
+        except (ijson.JSONError, ValueError) as error:
             raise DataError(f"{path} is not JSON: {error}.") from error
 
 

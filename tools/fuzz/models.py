@@ -1,0 +1,224 @@
+"""What reads the files of models: configurations, tokenizers, weights, adapters; each loader, fed with a tiny model."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import llava_med_fixtures
+import med_flamingo_fixtures
+import radfm_fixtures
+import tiny_vlms
+import torch
+import xraygpt_fixtures
+from low_rank_helpers import publish
+from safetensors.torch import save
+from tiny_model import small
+
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.catalog import ADAPTERS
+from medbench.adapters.hf.adapter import _read_config
+from medbench.adapters.hf.entry import card_of, family_of
+from medbench.adapters.hf.processing import load_processor
+from medbench.adapters.llava_med.model import read_format
+from medbench.adapters.low_rank import read_low_rank
+from medbench.adapters.radfm.vision import read_sizes
+from medbench.adapters.xraygpt.model import config_of, find_files
+from medbench.tasks.foundation.model_files import identity_of, refuse_absurd, refuse_stand_ins
+from medbench.unimed.checkpoint import (
+    BaseWeights,
+    base_of,
+    load_checkpoint,
+    read_config,
+    read_language_config,
+    write_checkpoint,
+)
+from medbench.unimed.lora import read_adapter, read_adapter_config
+from medbench.unimed.tokens import load_codec, load_saved_tokenizer, read_tokenizer
+from medbench.unimed.weights import open_shards, read_tensors, read_torch_file
+from tools.fuzz import ROOT
+from tools.fuzz.mutations import Form
+from tools.fuzz.workers import Reader
+
+_LOADS = 0.05  # A share for what loads a model.
+_TENSORS = {"a.weight": torch.zeros(2, 3), "b": torch.arange(4)}
+_SECONDS = 4.0
+"""What loading a tiny model may take: most of it is the library's, whatever is in the files."""
+
+
+def _saved(**options: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(_TENSORS, stream, **options)
+    return stream.getvalue()
+
+
+def _of_file(
+    name: str, form: Form, file: str, read: Callable[[Path], object], build: Callable[[Path], object], **more: Any
+) -> Reader:
+    return Reader(name=f"{name}: {file}", form=form, file=f"m/{file}", read=lambda at: read(at / "m"),
+                  build=lambda at: build(at / "m"), **{"share": 1, **more})  # fmt: skip
+
+
+def _load(name: str, folder: Path, variant: str = "") -> object:
+    entry = ADAPTERS.load(name)
+    arguments, checkpoint = entry.settled(variant, {}), folder if "checkpoint" in entry.takes else None
+    return entry.load(
+        LoadOptions(variant=variant, device="cpu", dtype="float32", arguments=arguments, checkpoint=checkpoint)
+    )
+
+
+def _uni_med(folder: Path) -> None:
+    model, processor = small()
+    write_checkpoint(model, processor, folder)
+
+
+def _adapter(folder: Path) -> None:
+    publish(torch.nn.ModuleDict({"q_proj": torch.nn.Linear(4, 4)}), folder, base="b", target_modules=["q_proj"])
+
+
+def _tokenizer(folder: Path) -> None:
+    shutil.copytree(ROOT / "tests" / "fixtures" / "tokenizer", folder)
+
+
+def _sharded(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "x.safetensors").write_bytes(save(_TENSORS))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(_TENSORS, "x.safetensors")})
+    )
+
+
+def _tensors(folder: Path) -> object:
+    shards = open_shards(folder)
+    return [(shards.size(name), shards.tensor(name)) for name in shards.files]
+
+
+def weights() -> Iterator[Reader]:
+    """Yield the readers of files of tensors."""
+    files: tuple[tuple[str, Form, tuple[bytes, ...]], ...] = (
+        ("x.safetensors", "safetensors", (save(_TENSORS),)),
+        ("x.bin", "torch", (_saved(), _saved(_use_new_zipfile_serialization=False))),
+    )
+    for name, form, seeds in files:
+        yield Reader(
+            name=f"tensors: {name[2:]}", form=form, file=name, read=partial(_read_tensors, name), seeds=seeds, share=3
+        )
+    yield Reader(
+        name="tensors: legacy",
+        form="pickle",
+        file="x.bin",
+        read=lambda at: read_torch_file(at / "x.bin"),
+        seeds=(_saved(_use_new_zipfile_serialization=False),),
+        share=2,
+    )
+    yield _of_file("shards", "json", "model.safetensors.index.json", _tensors, _sharded, share=3)
+    yield _of_file("shards", "safetensors", "x.safetensors", _tensors, _sharded, share=3)
+    yield _of_file(
+        "identity", "safetensors", "x.safetensors", lambda at: (identity_of({"m": at}), card_of(str(at))), _sharded
+    )
+    yield _of_file("stand-ins", "bytes", "x.safetensors", refuse_stand_ins, _sharded)
+
+
+def _read_tensors(name: str, folder: Path) -> object:
+    return read_tensors(folder / name)
+
+
+def configurations() -> Iterator[Reader]:
+    """Yield the readers of configurations and tokenizers alone."""
+    llava, hf = partial(llava_med_fixtures.make_v15, shards=1), tiny_vlms.llava
+    yield _of_file("uni-med", "json", "config.json", read_config, _uni_med, share=2)
+    yield _of_file("sizes", "json", "config.json", lambda at: refuse_absurd(at / "config.json"), _uni_med, share=5)
+    yield _of_file(
+        "language model",
+        "json",
+        "config.json",
+        read_language_config,
+        xraygpt_fixtures.make_language,
+        share=2,
+    )
+    yield _of_file("llava-med", "json", "config.json", lambda at: read_format(at, at / "vision_tower"), llava, share=2)
+    yield _of_file(
+        "llava-med tower",
+        "json",
+        "vision_tower/config.json",
+        lambda at: read_format(at, at / "vision_tower"),
+        llava,
+        share=2,
+    )
+    yield _of_file("hf", "json", "config.json", _read_config, hf, share=2)
+    yield _of_file("hf family", "json", "config.json", lambda at: family_of(str(at)), hf, share=2)
+    for file in ("processor_config.json", "tokenizer_config.json", "tokenizer.json"):
+        yield _of_file(
+            "hf", "json", file, lambda at: load_processor(at, _read_config(at)), hf, share=_LOADS * 2, seconds=_SECONDS
+        )
+    yield _of_file("radfm", "json", "radfm.json", read_sizes, radfm_fixtures.write_checkpoint, share=2)
+    for file in ("xraygpt_sizes.json", "Vicuna_Radiology_fp16/config.json"):
+        yield _of_file(
+            "xraygpt", "json", file, lambda at: config_of(find_files(at)), xraygpt_fixtures.make_four_files, share=0.5
+        )
+    yield _of_file("lora", "json", "adapter_config.json", read_low_rank, _adapter, share=2)
+    yield _of_file(
+        "lora of uni-med",
+        "json",
+        "adapter_config.json",
+        lambda at: (read_adapter_config(at), read_adapter(at)),
+        _adapter,
+        share=2,
+    )
+    yield _of_file("base of uni-med", "json", "base_weights.json", base_of, _base)
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        yield _of_file("codec", "json", file, load_codec, _tokenizer, share=0.3, seconds=_SECONDS)
+    yield _of_file(
+        "saved tokenizer", "json", "tokenizer.json", load_saved_tokenizer, _uni_med, share=0.3, seconds=_SECONDS
+    )
+    yield _of_file(
+        "sentencepiece",
+        "bytes",
+        "tokenizer.model",
+        lambda at: read_tokenizer(at / "tokenizer.model"),
+        _tokenizer,
+        share=0.5,
+    )
+
+
+def _base(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "eva.pth").write_bytes(_saved())
+    base = BaseWeights(
+        vision=str(folder / "eva.pth"), language_model=str(xraygpt_fixtures.make_language(folder / "llama"))
+    )
+    (folder / "base_weights.json").write_text(
+        json.dumps({"paths": asdict(base), "identity": base.identity()}), encoding="utf-8"
+    )
+
+
+def loaders() -> Iterator[Reader]:
+    """Yield the loaders of whole models, fed with each file that says sizes, names or weights."""
+    made: dict[str, tuple[Callable[[Path], object], Callable[[Path], object], tuple[str, ...]]] = {
+        "uni-med": (_uni_med, lambda at: load_checkpoint(at, device="cpu"), ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "model.safetensors")),
+        "llava-med": (partial(llava_med_fixtures.make_v15, shards=1), partial(_load, "llava-med"), ("config.json", "vision_tower/config.json", "tokenizer.json")),
+        "radfm": (radfm_fixtures.write_checkpoint, partial(_load, "radfm"), ("radfm.json", "pytorch_model.bin", "tokenizer.model")),
+        "med-flamingo": (med_flamingo_fixtures.write_checkpoint, partial(_load, "med-flamingo"), ("llama/config.json", "clip/config.json", "model.pt")),
+        "xraygpt": (xraygpt_fixtures.make_four_files, partial(_load, "xraygpt"), ("xraygpt_sizes.json", "Vicuna_Radiology_fp16/config.json", "Vicuna_Radiology_fp16/model.safetensors")),
+        "hf": (tiny_vlms.llava, lambda at: _load("hf", at, str(at)), ("config.json", "generation_config.json", "model.safetensors")),
+    }  # fmt: skip
+    forms: dict[str, Form] = {
+        ".json": "json",
+        ".safetensors": "bytes",
+        ".bin": "torch",
+        ".pt": "torch",
+        ".model": "bytes",
+    }
+    for name, (build, read, files) in made.items():
+        for file in files:
+            yield _of_file(f"load {name}", forms[Path(file).suffix], file, read, build, share=_LOADS, seconds=_SECONDS)
+
+
+def readers() -> Iterator[Reader]:
+    """Yield the readers of models' files."""
+    for room in (weights, configurations, loaders):
+        yield from room()
