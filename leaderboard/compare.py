@@ -260,8 +260,11 @@ def shared_tasks(first: Results, second: Results) -> tuple[str, ...]:
     return tuple(shared)
 
 
-def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
-    """Compare two runs on the tasks that both have tables of; a difference is the first minus the second."""
+def compare(first: Side, second: Side, protocol: Protocol, *, primary_only: bool = False) -> Comparison:
+    """Compare two runs on the tasks that both have tables of; a difference is the first minus the second.
+
+    By all metrics, of which only the primary one of each task gets a verdict, or by these alone.
+    """
     found: list[tuple[dict[str, object], Difference, bool]] = []
     changed: list[dict[str, object]] = []
     unpaired: dict[str, tuple[int, int]] = {}
@@ -271,7 +274,7 @@ def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
         primary = known.primary_metric(task.kind, ours.columns[protocol])
         for metric, column in ours.columns[protocol].items():
             other = theirs.columns[protocol].get(metric)
-            if other is None:
+            if other is None or (primary_only and metric != primary):
                 continue
             both = [sample for sample in column.sample_ids if sample in other.places]
             groups, seed = ours.groups_of(both), first.results.seed

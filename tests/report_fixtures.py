@@ -57,8 +57,12 @@ def write_run(
     folder.mkdir(parents=True)
     write_results(folder / "results.json", results)
     for name, given in answers.items():
-        metrics = metric_ids(name, get_task(name).kind, "paper")
-        for room, lines in (("scores", _scores(given, metrics)), ("generations", _generations(given))):
+        # METEOR's statistics cannot be made up.
+        metrics = [one for one in metric_ids(name, get_task(name).kind, "paper") if one != "meteor"]
+        for room, lines in (
+            ("scores", _scores(given, metrics, get_task(name).kind)),
+            ("generations", _generations(given)),
+        ):
             write_atomically(folder / room / f"{name}.jsonl", json_lines(lines))
     if environment is not None:
         write_atomically(folder / "env.json", canonical_json(environment))
@@ -83,11 +87,15 @@ def _task_result(spec: TaskSpec, answers: Sequence[Answer]) -> TaskResult:
     )
 
 
-def _scores(answers: Sequence[Answer], metrics: Sequence[str]) -> list[dict[str, Any]]:
+def _scores(answers: Sequence[Answer], metrics: Sequence[str], kind: str) -> list[dict[str, Any]]:
     rows = []
     for number, answer in enumerate(answers):
         value = answer.score
-        one = {} if value is None else {name: {"statistics": [value, 1.0], "value": value} for name in metrics}
+        made = {
+            name: {"statistics": _statistics(name, kind, value), "value": value}
+            for name in metrics
+            if value is not None
+        }
         rows.append(
             {
                 "sample_id": answer.sample_id,
@@ -96,11 +104,17 @@ def _scores(answers: Sequence[Answer], metrics: Sequence[str]) -> list[dict[str,
                 "prediction": answer.text,
                 "box": answer.box,
                 "labels": dict(answer.labels),
-                "paper": one,
-                "strict": one,
+                "paper": made,
+                "strict": made,
             }
         )
     return rows
+
+
+def _statistics(metric: str, kind: str, value: float | None) -> list[float]:
+    """Sums that give a score: for BLEU of a corpus matches and guesses of four orders, two lengths and a count."""
+    own = value or 0.0
+    return [*[own] * 4, *[1.0] * 7] if metric.startswith("bleu") and kind == "report" else [own, 1.0]
 
 
 def _generations(answers: Sequence[Answer]) -> list[dict[str, Any]]:

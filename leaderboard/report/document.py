@@ -9,14 +9,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import combinations, zip_longest
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from medbench.leaderboard import render
-from medbench.leaderboard.compare import ROWS, compare
+from medbench.leaderboard.compare import ROWS, ScoresByRun, compare, rank_runs
 from medbench.leaderboard.numbers import Board, Number, lines_of, make_board, make_table
 from medbench.leaderboard.report import sources
 from medbench.leaderboard.report.sources import NO_ANSWER, RawAnswer, RunSource, TaskSource, tasks_of
@@ -34,8 +34,8 @@ from medbench.tasks.terms import needs_agreement
 REPORT_FILE = "report.html"
 SCHEMA = 1
 SCRIPTS = (
-    "dom.js", "data.js", "route.js", "plots.js", "summary.js", "filter.js", "list.js", "sample.js", "samples.js",
-    "compare.js", "facts.js", "main.js",
+    "dom.js", "tools.js", "data.js", "route.js", "plots.js", "overview.js", "summary.js", "filter.js", "list.js",
+    "more.js", "sample.js", "samples.js", "compare.js", "facts.js", "main.js",
 )  # fmt: skip
 """In the order in which they are joined: one scope, no modules, since a file opened from disk may import none."""
 # What could end the element early.
@@ -185,8 +185,10 @@ def _inert(value: object) -> str:
 def make_document(
     runs: Sequence[RunSource], data: Mapping[str, TaskSource], *, budget: ImageBudget | None, reveal: bool = False
 ) -> tuple[dict[str, Any], Sequence[str]]:
-    """Return a report's document and images; the first run is compared with each other, `data` are by task."""
-    board, shelves = make_board([run.results for run in runs]), Shelves()
+    """Return a report's document and images; each run is compared with each other, `data` are by task."""
+    tables = {run.results.run: run.tables for run in runs}
+    leaks = {run.results.run: leaked_in(run.audit) for run in runs}
+    board, shelves = make_board([run.results for run in runs], leaks, tables), Shelves()
     scores = {protocol: _scores(board, protocol) for protocol in PROTOCOLS}
     tasks = [_task(name, runs, data[name], scores, shelves) for name in tasks_of(runs)]
     uris, shown, broken = ([], {}, []) if budget is None else shelves.embed(budget)
@@ -198,7 +200,8 @@ def make_document(
         "revealed": reveal and any(map(needs_agreement, data)), "notices": notices_of(board.runs),
         "runs": [_run(name, run, withheld) for name, run in zip(board.names, runs, strict=True)],
         "tasks": tasks,
-        "pairs": [_pair(runs[0], run, place) for place, run in enumerate(runs) if place],
+        "pairs": [_pair(runs, *places) for places in combinations(range(len(runs)), 2)],
+        "ranks": {protocol: _ranks(board, tables, protocol) for protocol in PROTOCOLS} if len(runs) > 1 else {},
         "texts": list(shelves.texts),
         "pictures": {
             "names": names, "shown": [list(shown.get(number, ())) for number in range(len(names))], "broken": broken,
@@ -231,7 +234,7 @@ def _cell(number: Number) -> JsonObject:
         "value": number.value, "interval": list(number.interval) if number.interval else None, "n": number.n,
         "beside": render.beside(number.answered, number.bounds),
         "amongAnswered": number.among_answered if partly else None,
-        **picked(number, ("ceiling", "method", "clusters", "signature")),
+        **picked(number, ("ceiling", "method", "clusters", "signature", "standing")),
     }  # fmt: skip
 
 
@@ -260,13 +263,20 @@ def _task(
     }  # fmt: skip
 
 
-def _pair(first: RunSource, second: RunSource, place: int) -> dict[str, Any]:
+def _ranks(board: Board, tables: ScoresByRun, protocol: Protocol) -> dict[str, Any]:
+    ranking = rank_runs(board.runs, tables, board.names, protocol, board.leaks)
+    return {"overall": [list(rank) for rank in ranking.overall], "leftOut": dict(ranking.left_out)}
+
+
+def _pair(runs: Sequence[RunSource], one: int, other: int) -> dict[str, Any]:
+    """Return the comparison of two runs; that of others than the first, of which there are many, by primary metrics."""
     rows = {}
     for protocol in PROTOCOLS:
-        shown = compare(first, second, protocol).rows[[name for name in ROWS if name != "title"]]
+        found = compare(runs[one], runs[other], protocol, primary_only=one > 0)
+        shown = found.rows[[name for name in ROWS if name != "title"]]
         shown = shown.rename(columns={"difference": "value", "p_adjusted": "adjusted"}).astype(object)
         rows[protocol] = shown.where(shown.notna(), None).to_dict("records")
-    return {"first": 0, "second": place, "rows": rows}
+    return {"first": one, "second": other, "rows": rows}
 
 
 def sample_columns(task: str, runs: Sequence[RunSource], source: TaskSource, shelves: Shelves) -> Columns:

@@ -8,19 +8,44 @@ function drawCompare() {
     el("h2", null, "Compared on the same samples"),
     el("p", { class: "quiet" }, "The difference is the first run's score minus the other's, in points, with its 95 % interval. A verdict is given on the primary metric (●) of each task, with p adjusted over all tasks by Holm's method; other metrics describe. “Too few clusters”: with so many images, patients, volumes or documents the test finds nothing, whatever the answers. “Detectable” is the smallest true difference that would lead to a verdict four times in five. A task's name leads to the samples where the runs differ."),
     el("label", { class: "check" }, el("input", { type: "checkbox", id: "all-metrics", checked: allMetrics, onchange: (event) => { allMetrics = event.target.checked; draw(); byId("all-metrics").focus(); } }), " all metrics"),
-    DOC.pairs.map(drawPair),
+    RUNS.length > MANY ? winsTable() : null,
+    drawPair(chosenPair()),
   ];
+}
+
+function chosenPair() {
+  return DOC.pairs[Number(route.pair)] || DOC.pairs[0];
+}
+
+function winsTable() {
+  const order = runsInOrder(route.protocol);
+  return [
+    el("p", { class: "quiet" }, "Tasks on which the run of the row is better / worse than that of the column, and undecided. A cell shows the pair below."),
+    table(null, ["", ...order.map((run) => head([legendMark(run), ` ${RUNS[run].name}`]))], order.map((run) => [
+      el("th", { scope: "row", class: "pinned" }, legendMark(run), ` ${RUNS[run].name}`),
+      ...order.map((other) => (run === other ? el("td", { class: "number quiet" }, "") : winsCell(run, other))),
+    ]), "scores wins", `wins-${route.protocol}`),
+  ];
+}
+
+function winsCell(run, other) {
+  const { better, worse, open } = winsOf(run, other, route.protocol);
+  const place = DOC.pairs.findIndex(({ first, second }) => (first === run && second === other) || (first === other && second === run));
+  const kind = better > worse ? "ahead" : worse > better ? "behind-of" : "";
+  return el("td", { class: `number ${kind}` }, el("a", { href: linkTo({ view: "compare", pair: place }), "aria-current": DOC.pairs[place] === chosenPair() ? "true" : null,
+    "aria-label": `${RUNS[run].name} against ${RUNS[other].name}: better on ${better}, worse on ${worse}, undecided on ${open}` }, `${better} / ${worse}`, el("small", null, ` ${open}`)));
 }
 
 function drawPair(pair) {
   const names = [RUNS[pair.first].name, RUNS[pair.second].name];
   const rows = pair.rows[route.protocol].filter((row) => allMetrics || row.verdict !== null);
+  const { better, worse, open } = tallyOfPair(pair, route.protocol);
   const reach = Math.max(1, ...rows.flatMap((row) => [Math.abs(row.low), Math.abs(row.high)].map((end) => 100 * end)));
   const extent = Math.min(100, Math.ceil(reach / 10) * 10);
   return el("section", null,
-    el("h3", null, legendMark(pair.first), `${names[0]} against `, legendMark(pair.second), names[1]),
+    el("h3", null, legendMark(pair.first), `${names[0]} against `, legendMark(pair.second), `${names[1]}: better on ${better}, worse on ${worse}, undecided on ${open}`),
     table(null, ["Task", "Metric", head(names[0]), head(names[1]), head("Difference"), el("th", { scope: "col", class: "plotted" }, axis(along(-extent, extent), [-extent, 0, extent])), "Verdict", head("Right: both / 1st only / 2nd only / neither", { title: BY_PRIMARY })],
-      rows.map((row) => differenceRow(pair, row, extent, names)), "scores compared"));
+      rows.map((row) => differenceRow(pair, row, extent, names)), "scores compared", `compare-${pair.first}-${pair.second}-${route.protocol}`));
 }
 
 function differenceRow(pair, row, extent, names) {
@@ -33,7 +58,7 @@ function differenceRow(pair, row, extent, names) {
     numberCell(percent(row.first)),
     numberCell(percent(row.second)),
     numberCell(`${signed(row.value)} [${signed(row.low, 1)}, ${signed(row.high, 1)}]`, el("small", null, `n = ${count(row.samples)}, ${plural(row.clusters, "cluster", "clusters")}${row.detectable === null ? ", nothing detectable" : `, detectable ${percent(row.detectable, 1)}`}`)),
-    el("td", { class: "plotted" }, differencePlot(row, extent, `${task.title}, ${metricTitle(row.metric)}`)),
+    el("td", { class: "plotted" }, differencePlot(row, extent, `${task.title}, ${metricTitle(row.metric)}`, row.verdict === "better" ? pair.first : row.verdict === "worse" ? pair.second : -1)),
     primary ? el("td", null, el("strong", null, verdictText(row, names)), el("small", null, ` p=${pText(row.p)}, ${pText(row.adjusted)} adjusted`)) : el("td", null, el("small", null, `p=${pText(row.p)}`)),
     numberCell(tally ? ["both", "first", "second", "neither"].map((who) => count(tally[who])).join(" / ") : ""),
   ];

@@ -26,13 +26,14 @@ function byId(id) {
   return document.getElementById(id);
 }
 
-function table(caption, header, rows, kind) {
+function table(caption, header, rows, kind, name) {
   const cells = (tag, row) => row.map((cell) => (cell instanceof Element && /^T[HD]$/.test(cell.tagName) ? cell : el(tag, null, cell)));
-  return el("div", { class: "wide" }, el("table", { class: kind || null },
+  const node = el("table", { class: kind || null },
     caption ? el("caption", null, caption) : null,
     header.length ? el("thead", null, el("tr", null, header.map((cell) =>
       cell instanceof Element && cell.tagName === "TH" ? cell : el("th", { scope: "col" }, cell)))) : null,
-    el("tbody", null, rows.map((row) => el("tr", null, cells("td", row))))));
+    el("tbody", null, rows.map((row) => el("tr", null, cells("td", row)))));
+  return el("div", { class: "tabular" }, el("div", { class: "wide", tabindex: 0, role: "group", "aria-label": caption || "Table" }, node), name ? tableTools(name, node) : null);
 }
 
 function head(text, attributes) {

@@ -16,23 +16,25 @@ const KEYS = [
 let theme = 0;
 
 function drawTop() {
-  const names = RUNS.map((run) => run.name).join(", ");
+  const names = RUNS.length > 3 ? `${RUNS.length} runs` : RUNS.map((run) => run.name).join(", ");
+  const loud = DOC.notices.map((notice) => /^([A-Z][A-Z ]+):/.exec(notice)).filter(Boolean).map((found) => found[1]);
+  const rest = DOC.notices.length - loud.length;
   byId("top").replaceChildren(...[
     el("div", { class: "title" }, el("h1", null, names), el("span", { class: "quiet" }, `medbench report, suite ${RUNS[0].suite}`)),
     DOC.revealed ? el("p", { class: "notice alarm" }, "This file shows texts and images of credentialed datasets. Do not pass it on.") : null,
-    DOC.notices.map((notice) => el("p", { class: route.view === "summary" ? "notice" : "notice brief", title: notice }, notice)),
+    DOC.notices.length && route.view !== "summary" ? el("p", { class: "notice brief" }, el("a", { href: linkTo({ view: "summary", task: route.task }) }, [...loud, ...(rest ? [plural(rest, "more notice", "more notices")] : [])].join(", "))) : null,
     el("div", { class: "bar" },
       el("nav", { "aria-label": "Views" }, VIEWS.map(([name, title]) => el("a", { href: linkTo({ view: name, task: route.task }), "aria-current": name === route.view ? "page" : null }, title))),
       el("fieldset", { class: "protocols" }, el("legend", null, "Protocol"), DOC.protocols.map((protocol) => el("label", { title: PROTOCOL_TEXTS[protocol] || "" },
         el("input", { type: "radio", name: "protocol", value: protocol, checked: protocol === route.protocol, onchange: () => { redraw({ protocol }); document.querySelector(`input[value="${protocol}"]`).focus(); } }), ` ${protocol}`))),
       el("button", { type: "button", id: "theme", title: "Automatic, light or dark (t)", onclick: nextTheme }, `Theme: ${THEMES[theme]}`),
-      el("button", { type: "button", title: "Keys (?)", onclick: openHelp }, "Keys")),
+      el("button", { type: "button", id: "keys", title: "Keys (?)", onclick: openHelp }, "Keys")),
   ].flat().filter(Boolean));
 }
 
 function draw() {
   drawTop();
-  document.title = `${VIEWS.find(([name]) => name === route.view)[1]}: ${RUNS.map((run) => run.name).join(", ")} (medbench report)`;
+  document.title = `${VIEWS.find(([name]) => name === route.view)[1]}: ${RUNS.length > 3 ? `${RUNS.length} runs` : RUNS.map((run) => run.name).join(", ")} (medbench report)`;
   const sections = VIEWS.map(([name]) => fill(el("section", { class: `view ${name}`, id: `view-${name}`, hidden: name !== route.view }), null, [DRAWN[name]()]));
   byId("main").replaceChildren(...sections);
   if (list && route.view === "samples") refreshSamples();

@@ -5,6 +5,8 @@ const EDGE = 10;
 const LINE = 18;
 
 function mark(run, x, y) {
+  // Twelve runs: six colours, four shapes. No run is a small grey one.
+  if (run < 0) return svg("circle", { class: "mark nobody", cx: x, cy: y, r: 3.5 });
   const kind = run % 4;
   const name = `mark run-${run % 6}`;
   if (kind === 0) return svg("circle", { class: name, cx: x, cy: y, r: 4.5 });
@@ -35,10 +37,11 @@ function axis(x, ticks, unit = "") {
 }
 
 function whisker(run, x, y, low, value, high) {
+  const kind = run < 0 ? "nobody" : `run-${run % 6}`;
   return [
     low === null ? null : [
-      svg("line", { class: `whisker run-${run % 6}`, x1: x(low), x2: x(high), y1: y, y2: y }),
-      [low, high].map((end) => svg("line", { class: `whisker run-${run % 6}`, x1: x(end), x2: x(end), y1: y - 4, y2: y + 4 })),
+      svg("line", { class: `whisker ${kind}`, x1: x(low), x2: x(high), y1: y, y2: y }),
+      [low, high].map((end) => svg("line", { class: `whisker ${kind}`, x1: x(end), x2: x(end), y1: y - 4, y2: y + 4 })),
     ],
     mark(run, x(value), y),
   ];
@@ -67,11 +70,11 @@ function scoreText(cell) {
   return `${percent(cell.value)}${interval}${cell.ceiling === null ? "" : ` of ${percent(cell.ceiling, 1)}`}`;
 }
 
-function differencePlot(row, extent, title) {
+function differencePlot(row, extent, title, winner) {
   const x = along(-extent, extent);
   const values = [row.low, row.value, row.high].map((value) => 100 * value);
   return plot(LINE, `${title}: ${values[1].toFixed(2)} from ${values[0].toFixed(1)} to ${values[2].toFixed(1)}`,
-    grid(x, [-extent, 0, extent], LINE), whisker(row.verdict === "better" ? 0 : row.verdict === "worse" ? 1 : 5, x, LINE / 2, ...values));
+    grid(x, [-extent, 0, extent], LINE), whisker(winner, x, LINE / 2, ...values));
 }
 
 function stackedBar(parts, label) {

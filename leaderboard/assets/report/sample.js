@@ -20,7 +20,7 @@ function figures(task, row) {
 function boxesOf(task, row) {
   const right = boxOf(task.rightBox, row);
   const said = answered(task).map((run) => [run, boxOf(task.answers[run].box, row)]).filter(([, box]) => box);
-  return [...(right ? [["reference", right, "right-box"]] : []), ...said.map(([run, box]) => [RUNS[run].name, box, `said-box run-${run % 6}`])];
+  return [...(right ? [["reference", right, "right-box", -1]] : []), ...said.map(([run, box]) => [RUNS[run].name, box, `said-box run-${run % 6}`, run])];
 }
 
 function figure(task, row, number, withBoxes) {
@@ -36,11 +36,23 @@ function figure(task, row, number, withBoxes) {
       svg("rect", { class: `${kind} halo`, x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top), "stroke-width": 2.2 * thick }),
       svg("rect", { class: kind, x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top), "stroke-width": thick }, svg("title", null, `${whose} ${boxText([left, top, right, bottom])}`)),
     ]));
+  for (const [, [left, top], , run] of boxes) {
+    if (run >= 0) frame.append(svg("g", { class: "on-picture", transform: `translate(${left} ${top}) scale(${thick * 1.2})` }, mark(run, 0, 0)));
+  }
   frame.style.aspectRatio = `${width} / ${height}`;
-  return el("figure", null, frame,
+  return el("figure", null, el("button", { type: "button", class: "zoom", title: "Enlarge", "aria-label": `Enlarge image ${name}`, onclick: () => enlarge(frame, name) }, frame),
     el("figcaption", null, name, name ? ` (${width} × ${height})` : null,
       number !== null && !picture ? el("em", null, ` ${whyNoPicture(number)}`) : null,
-      boxes.length ? el("ul", { class: "legend" }, boxes.map(([whose, box, kind]) => el("li", null, boxKey(kind), `${whose} ${boxText(box)}`))) : null));
+      boxes.length ? el("ul", { class: "legend" }, boxes.map(([whose, box, kind, run]) => el("li", null, boxKey(kind), run >= 0 ? legendMark(run) : null, `${whose} ${boxText(box)}`))) : null));
+}
+
+function enlarge(frame, name) {
+  const dialog = byId("help");
+  dialog.replaceChildren(el("h2", { id: "help-title" }, name || "Image"), el("div", { class: "large" }, frame.cloneNode(true)),
+    el("button", { type: "button", autofocus: true, onclick: () => dialog.close() }, "Close"));
+  dialog.classList.add("wide-dialog");
+  dialog.addEventListener("close", () => dialog.classList.remove("wide-dialog"), { once: true });
+  dialog.showModal();
 }
 
 function boxKey(kind) {
@@ -73,7 +85,7 @@ function drawSample(task, row, place, total, metric) {
         block("Instruction", textOf(task.prompt, row)),
         block("Choices", textOf(task.choices, row)),
         block("Reference", textOf(task.reference, row), "block reference"),
-        answered(task).map((run) => drawAnswer(task, run, row, metric)))),
+        el("div", { class: "answers-of" }, answered(task).map((run) => drawAnswer(task, run, row, metric))))),
   ];
 }
 
@@ -88,10 +100,14 @@ function drawAnswer(task, run, row, metric) {
   return el("section", { class: "answer" },
     el("h4", null, legendMark(run), RUNS[run].name, " ", el("span", { class: `chip state ${state}` }, state), " ",
       outcomeChip(scoreOf(task, run, row, route.protocol, metric), metric)),
-    task.withheld ? null : error ? el("p", { class: "said error", dir: "auto" }, error) : el("p", { class: text ? "said" : "said quiet", dir: "auto" }, text || "no text"),
+    task.withheld ? null : error ? el("p", { class: "said error", dir: "auto" }, error) : besideReference(task, row, text) || el("p", { class: text ? "said" : "said quiet", dir: "auto" }, text || "no text"),
     block("Raw answer", textOf(answers.raw, row), "raw"),
     tokens || stop ? el("p", { class: "quiet" }, [tokens ? plural(tokens, "token", "tokens") : "", stop ? `ended by ${stop}` : ""].filter(Boolean).join(", ")) : null,
-    scoreTable(task, run, row));
+    RUNS.length > MANY ? el("details", { class: "missed" }, el("summary", null, "Scores"), scoreTable(task, run, row)) : scoreTable(task, run, row));
+}
+
+function besideReference(task, row, text) {
+  return ["report", "reg", "vqa", "qa"].includes(task.kind) ? compared(textOf(task.reference, row), text) : null;
 }
 
 function scoreTable(task, run, row) {

@@ -28,8 +28,9 @@ function drawSamples() {
   return [
     el("div", { class: "task-head" },
       select("task", "Task", TASKS.map((one) => [one.name, one.title]), task.name, (name) => redraw({ ...blankFilters(), task: name })),
-      el("details", { class: "numbers" }, el("summary", null, headline(task)), taskNumbers(task))),
-    el("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() }, filterFields(task, metric)),
+      el("details", { class: "numbers" }, el("summary", null, headline(task)), taskNumbers(task), behindTheNumber(task))),
+    el("details", { class: "filter-box", open: !matchMedia("(max-width: 860px)").matches }, el("summary", null, "Search and filters"),
+      el("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() }, filterFields(task, metric))),
     el("p", { id: "count", role: "status", "aria-live": "polite" }),
     el("div", { class: "browser" }, list.host, el("article", { id: "sample", "aria-labelledby": "sample-title", tabindex: -1 })),
   ];
@@ -42,12 +43,21 @@ function blankFilters() {
 function headline(task) {
   const row = task.scores[route.protocol].find((one) => one.metric === task.primary[route.protocol]) || task.scores[route.protocol][0];
   if (!row) return "Not scored";
+  if (RUNS.length > 3) return `${metricTitle(row.metric)} of ${RUNS.length} runs, by label, spread`;
   return `${metricTitle(row.metric)} ${row.cells.map((cell, run) => (cell ? `${RUNS.length > 1 ? `${RUNS[run].name} ` : ""}${scoreText(cell)}` : "")).filter(Boolean).join("; ")}`;
 }
 
 function taskNumbers(task) {
+  if (RUNS.length > MANY) return [runLegend(), numbersByRun(task)];
   return [runLegend(), table(null, ["Metric", ...RUNS.map((run) => head(run.name)), el("th", { scope: "col", class: "plotted" }, axis(along(0, 100), SHARES))],
     scoreRows(task, route.protocol, false), "scores")];
+}
+
+function numbersByRun(task) {
+  const rows = task.scores[route.protocol];
+  return table(null, ["Run", ...rows.map((row) => head([metricTitle(row.metric), row.metric === task.primary[route.protocol] ? el("span", { class: "star" }, " ●") : null]))],
+    runsInOrder(route.protocol).filter((run) => task.answers[run]).map((run) => [el("th", { scope: "row", class: "pinned" }, legendMark(run), ` ${RUNS[run].name}`),
+      ...rows.map((row) => numberCell(scoreText(row.cells[run]), task.leaked[run] ? el("abbr", { title: LEAKED }, "*") : null))]), "scores", `${task.name}-${route.protocol}`);
 }
 
 function filterFields(task, metric) {
@@ -101,6 +111,7 @@ function refreshSamples() {
 function countText(task, rows, metric) {
   if (!task.ids.length) return "The samples of this task are not in the report; see “Not in this report” on the first page.";
   const means = answered(task).map((run) => [run, meanScore(task, rows, run, route.protocol, metric)]).filter(([, mean]) => mean !== null);
+  if (RUNS.length > 3) return `${count(rows.length)} of ${plural(task.ids.length, "sample", "samples")}`;
   const scores = means.map(([run, mean]) => `${RUNS.length > 1 ? `${RUNS[run].name} ` : ""}${percent(mean, 1)}`).join(", ");
   return `${count(rows.length)} of ${plural(task.ids.length, "sample", "samples")}${scores ? `; sample by sample, ${metricTitle(metric)} averages ${scores}` : ""}`;
 }
@@ -113,14 +124,25 @@ function drawRow(task, row) {
   const box = boxOf(task.rightBox, row);
   return [
     task.images && task.images.some((images) => images.length) ? (picture ? el("img", { src: picture.uri, alt: "", class: "thumb", width: 42, height: 42 }) : el("span", { class: "thumb absent", "aria-hidden": "true" })) : null,
-    el("div", { class: "lines" },
+    RUNS.length > MANY ? manyLines(task, row, metric, right) : el("div", { class: "lines" },
       el("div", { class: "line answers" }, task.withheld ? task.ids[row] : answered(task).map((run) => el("span", null, RUNS.length > 1 ? legendMark(run) : null, saidOf(task, run, row) || el("i", { class: "quiet" }, stateOf(task, run, row) || "not asked")))),
       el("div", { class: "line quiet" }, right ? `reference: ${right}${box && task.kind === "rec" ? ` ${boxText(box)}` : ""}` : task.withheld ? "" : task.ids[row])),
-    el("div", { class: "chips" }, answered(task).map((run) => {
+    RUNS.length > MANY ? null : el("div", { class: "chips" }, answered(task).map((run) => {
       const state = stateOf(task, run, row);
       return el("div", null, state && state !== "ok" ? el("span", { class: `chip state ${state}` }, state) : null, outcomeChip(scoreOf(task, run, row, route.protocol, metric), metric));
     })),
   ];
+}
+
+function manyLines(task, row, metric, right) {
+  return el("div", { class: "lines" },
+    el("div", { class: "line" }, right || task.ids[row]),
+    el("div", { class: "strip" }, answered(task).map((run) => {
+      const score = scoreOf(task, run, row, route.protocol, metric);
+      const state = stateOf(task, run, row);
+      const outcome = outcomeOf(score, metric);
+      return el("span", { class: `dot ${outcome}`, title: `${RUNS[run].name}: ${state && state !== "ok" ? state : OUTCOMES[outcome]}${score === null ? "" : `, ${percent(score, 1)}`}` }, legendMark(run), MARKS[outcome]);
+    })));
 }
 
 function showSample(task, row, place, total) {

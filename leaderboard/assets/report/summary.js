@@ -8,24 +8,33 @@ function runLegend() {
 function drawSummary() {
   const protocol = route.protocol;
   const ticks = along(0, 100);
+  const several = RUNS.length > 1;
+  const all = table(null, ["Task", "Metric", ...RUNS.map((run) => head(run.name)), ...(several ? [] : [el("th", { scope: "col", class: "plotted" }, axis(ticks, SHARES))])],
+    TASKS.flatMap((task) => scoreRows(task, protocol, true)), "scores", `scores-${protocol}`);
   return [
-    el("h2", null, "Scores"),
-    el("p", { class: "quiet" }, "Percentages with 95 % intervals that account for images, patients, volumes or documents. ",
-      TASKS.some((task) => task.scores[protocol].some((row) => row.cells.some((cell) => cell && cell.ceiling !== null)))
-        ? "“of”, and the dashed line: what a perfect model scores that must write boxes in this model's notation. " : "",
-      TASKS.some((task) => task.scores[protocol].some((row) => row.cells.some((cell) => cell && cell.beside.length)))
-        ? "“answered”: share of the answers that could be read; under strict the others are wrong, and the number among these is never to be compared. “failures”: the number had all samples that a machine failed on been wrong, and had all been right. " : "",
-      TASKS.some((task) => task.leaked.some(Boolean)) ? `“*”: ${LEAKED} ` : "",
-      RUNS.length > 1 ? "Whether runs differ is decided on the samples that they share: see Compare. " : ""),
-    runLegend(),
-    table(null, ["Task", "Metric", ...RUNS.map((run) => head(run.name)), el("th", { scope: "col", class: "plotted" }, axis(ticks, SHARES))],
-      TASKS.flatMap((task) => scoreRows(task, protocol, true)), "scores"),
+    leakBanner(),
+    noticeList(),
+    several ? [headlineText(protocol), primaryTable(protocol), forest(protocol), runLegend()] : null,
+    several ? el("details", { class: "behind", open: allShown, ontoggle: (event) => { allShown = event.target.open; } }, el("summary", null, "All metrics"), scoresNote(protocol), all)
+      : [el("h2", null, "Scores"), scoresNote(protocol), all],
     el("h2", null, "What happened to the samples"),
     stateTable(),
     writtenTable(),
     missingList(),
     keptHere(),
   ];
+}
+
+let allShown = false;
+
+function scoresNote(protocol) {
+  return el("p", { class: "quiet" }, "Percentages with 95 % intervals that account for images, patients, volumes or documents. ",
+      TASKS.some((task) => task.scores[protocol].some((row) => row.cells.some((cell) => cell && cell.ceiling !== null)))
+        ? "“of”, and the dashed line: what a perfect model scores that must write boxes in this model's notation. " : "",
+      TASKS.some((task) => task.scores[protocol].some((row) => row.cells.some((cell) => cell && cell.beside.length)))
+        ? "“answered”: share of the answers that could be read; under strict the others are wrong, and the number among these is never to be compared. “failures”: the number had all samples that a machine failed on been wrong, and had all been right. " : "",
+      TASKS.some((task) => task.leaked.some(Boolean)) ? `“*”: ${LEAKED} ` : "",
+      RUNS.length > 1 ? "Whether runs differ is decided on the samples that they share: see Compare. " : "");
 }
 
 function keptHere() {
@@ -43,7 +52,7 @@ function scoreRows(task, protocol, named) {
       ...(named ? (place ? [] : [el("th", { scope: "rowgroup", rowspan: rows.length }, taskLink(task))]) : []),
       el("td", { class: "metric", title: signatures }, title, row.metric === task.primary[protocol] ? el("span", { class: "star", title: "the task's primary metric" }, " ●") : null),
       ...row.cells.map((cell, run) => numberCell(cell ? [scoreText(cell), task.leaked[run] ? el("abbr", { title: LEAKED }, "*") : null, el("small", null, `n = ${count(cell.n)}`), besideNumber(cell)] : el("span", { class: "quiet" }, unansweredText(task, run)))),
-      el("td", { class: "plotted" }, scorePlot(row.cells, `${task.title}, ${title}`)),
+      ...(RUNS.length > 1 && named ? [] : [el("td", { class: "plotted" }, scorePlot(row.cells, `${task.title}, ${title}`))]),
     ];
   });
 }

@@ -1,0 +1,109 @@
+// The first screen: who is ahead, every primary metric, and how sure each number is.
+
+const MANY = 2;
+const PANEL = 240;
+
+function primaryRow(task, protocol) {
+  return task.scores[protocol].find((row) => row.metric === task.primary[protocol]) || null;
+}
+
+function ranksOf(protocol) {
+  const found = DOC.ranks[protocol];
+  return found && found.overall.length === RUNS.length ? found.overall : null;
+}
+
+function runsInOrder(protocol) {
+  // The best first, where ranks are known.
+  const ranks = ranksOf(protocol);
+  const places = RUNS.map((_, run) => run);
+  return ranks ? places.sort((first, second) => ranks[first][0] - ranks[second][0] || first - second) : places;
+}
+
+function tallyOfPair(pair, protocol) {
+  const verdicts = pair.rows[protocol].map((row) => row.verdict).filter(Boolean);
+  const better = verdicts.filter((verdict) => verdict === "better").length;
+  const worse = verdicts.filter((verdict) => verdict === "worse").length;
+  return { better, worse, open: verdicts.length - better - worse };
+}
+
+function winsOf(run, other, protocol) {
+  const pair = DOC.pairs.find(({ first, second }) => (first === run && second === other) || (first === other && second === run));
+  const { better, worse, open } = tallyOfPair(pair, protocol);
+  return pair.first === run ? { better, worse, open } : { better: worse, worse: better, open };
+}
+
+function headlineText(protocol) {
+  if (RUNS.length < MANY) return null;
+  const [best, ...others] = runsInOrder(protocol);
+  const wins = others.map((other) => [other, winsOf(best, other, protocol)]);
+  return el("p", { class: "headline" }, legendMark(best), el("strong", null, ` ${RUNS[best].name} `),
+    "is better on ", wins.slice(0, 3).map(([other, { better, worse, open }], place) => [
+      place ? "; on " : "", `${better}, worse on ${worse}, undecided on ${open} tasks against `, legendMark(other), ` ${RUNS[other].name}`,
+    ]), wins.length > 3 ? ["; ", el("a", { href: linkTo({ view: "compare" }) }, `${wins.length - 3} more`)] : null, ".");
+}
+
+function leakBanner() {
+  const found = RUNS.map((run, place) => [run.name, TASKS.filter((task) => task.leaked[place]).map((task) => task.title)]).filter(([, titles]) => titles.length);
+  return found.length ? el("p", { class: "notice alarm" }, "Leak: there is evidence that these have seen the test split: ", found.map(([name, titles]) => `${name} of ${titles.join(", ")}`).join("; "),
+    ". Such a number is marked * and leads nobody. ", el("a", { href: linkTo({ view: "audit" }) }, "See Audit"), ".") : null;
+}
+
+function primaryTable(protocol) {
+  const ranks = ranksOf(protocol);
+  const shown = TASKS.map((task) => [task, primaryRow(task, protocol)]).filter(([, row]) => row);
+  const heads = [
+    "Run", ...(ranks ? [head("Rank", { title: "Mean rank over the kinds of tasks, with the interval that holds 95 % of the ranks when test cases are drawn again" })] : []),
+    ...shown.map(([task, row]) => head([taskLink(task), el("small", null, metricTitle(row.metric))])),
+  ];
+  const rows = runsInOrder(protocol).map((run) => [
+    el("th", { scope: "row", class: "pinned" }, legendMark(run), " ", RUNS[run].name),
+    ...(ranks ? [numberCell(`${ranks[run][0].toFixed(1)} [${ranks[run][1].toFixed(1)}, ${ranks[run][2].toFixed(1)}]`)] : []),
+    ...shown.map(([task, row]) => primaryCell(task, row, run)),
+  ]);
+  return table(null, heads, rows, "scores primary", `primary-${protocol}`);
+}
+
+function primaryCell(task, row, run) {
+  const cell = row.cells[run];
+  if (!cell || cell.value === null) return el("td", { class: "number quiet" }, cell ? "n/a" : unansweredText(task, run) ? "–" : "");
+  const values = row.cells.filter(Boolean).map((one) => one.value).filter((value) => value !== null);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const node = el("td", { class: "number heat", title: `${task.title}, ${RUNS[run].name}: ${scoreText(cell)}, n = ${count(cell.n)}` },
+    el(cell.standing === "best" ? "b" : "span", null, percent(cell.value, 1)), task.leaked[run] ? el("abbr", { title: LEAKED }, "*") : null);
+  node.style.setProperty("--weight", String(high > low ? (0.7 * (cell.value - low)) / (high - low) : 0));
+  return node;
+}
+
+function forest(protocol) {
+  const order = runsInOrder(protocol);
+  return el("div", { class: "panels" }, TASKS.map((task) => [task, primaryRow(task, protocol)]).filter(([, row]) => row).map(([task, row]) =>
+    el("figure", { class: "panel" }, el("figcaption", null, taskLink(task), " ", el("span", { class: "quiet" }, metricTitle(row.metric))),
+      forestPlot(task, row, order), figureTools(`${task.name}-${row.metric}-${protocol}`))));
+}
+
+function forestPlot(task, row, order) {
+  const x = (value) => 24 + (value / 100) * (PANEL - 36);
+  const there = order.map((run) => [row.cells[run], run]).filter(([cell]) => cell && cell.value !== null);
+  const height = LINE * Math.max(1, there.length) + 16;
+  const label = there.map(([cell, run]) => `${RUNS[run].name}: ${scoreText(cell)}`).join("; ");
+  return svg("svg", { class: "plot forest", viewBox: `0 0 ${PANEL} ${height}`, width: PANEL, height, role: "img", "aria-label": `${task.title}, ${metricTitle(row.metric)}. ${label || "not scored"}` },
+    SHARES.map((tick) => [svg("line", { class: tick ? "grid" : "zero", x1: x(tick), x2: x(tick), y1: 0, y2: height - 15 }),
+      svg("text", { class: "tick", x: x(tick), y: height - 3, "text-anchor": "middle" }, String(tick))]),
+    there.map(([cell, run], line) => {
+      const y = LINE * line + LINE / 2;
+      const [low, high] = cell.interval ? cell.interval.map((end) => 100 * end) : [null, null];
+      return svg("g", null, svg("title", null, `${RUNS[run].name}: ${scoreText(cell)}`), svg("g", { transform: `translate(8 ${y})` }, mark(run, 0, 0)),
+        cell.ceiling === null ? null : svg("line", { class: "ceiling", x1: x(100 * cell.ceiling), x2: x(100 * cell.ceiling), y1: y - 8, y2: y + 8 }),
+        whisker(run, x, y, low, 100 * cell.value, high));
+    }));
+}
+
+function noticeList() {
+  const loud = DOC.notices.filter((notice) => /^[A-Z][A-Z ]+:/.test(notice));
+  const others = DOC.notices.filter((notice) => !loud.includes(notice));
+  return [
+    loud.map((notice) => el("p", { class: "notice loud", onclick: (event) => event.currentTarget.classList.remove("loud") }, notice)),
+    others.length ? el("details", { class: "notice" }, el("summary", null, others.length === 1 ? others[0].slice(0, 100) + (others[0].length > 100 ? "…" : "") : `${others.length} more notices about these numbers`),
+      el("ul", null, others.map((notice) => el("li", null, notice)))) : null,
+  ];
+}
