@@ -88,7 +88,8 @@ class Settings:
             problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
             raise UsageError(f"The settings are not valid: {problems}.", "See `medbench run --help`.") from error
         settings.refuse_contradictions()
-        refuse_secret(canonical_json(settings.as_yaml()), "An option")
+        for name, value in settings.as_yaml().items():
+            refuse_secret(canonical_json(value), f"--{name.replace('_', '-')}")
         return settings
 
     def refuse_contradictions(self) -> None:

@@ -134,6 +134,7 @@ def run(output: Path, moody: Moody, tasks: str = "pubmedqa", limit: int | None =
     return api.run(function, tasks, limit=limit, output_dir=output, progress=False, **settings).path  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_run_with_as_many_failures_as_may_be_is_complete(tmp_path: Path) -> None:
     moody = Moody(4)
     path = run(tmp_path, moody, fail_on_error="25%")
@@ -178,6 +179,7 @@ def test_failed_samples_are_asked_again_at_the_end_so_often(tmp_path: Path) -> N
         run(tmp_path / "fewer", Moody(4, times=3), retry_errors=1, fail_on_error=0)
 
 
+@pytest.mark.slow
 def test_a_complete_run_is_opened_again_to_ask_what_failed(tmp_path: Path) -> None:
     moody = Moody(4, times=1)
     path = run(tmp_path, moody, fail_on_error="50%")
@@ -204,6 +206,7 @@ def command(data: Path, output: Path, *words: object, model: str = "mock:failing
     return ["run", "--model", model, *chosen, "--output-dir", output, *words]
 
 
+@pytest.mark.slow
 def test_the_option_changes_no_identity_and_is_kept(small_data: Path, tmp_path: Path) -> None:
     plain = medbench(*command(small_data, tmp_path / "plain"))
     told = medbench(*command(small_data, tmp_path / "told", "--fail-on-error", "90%", "--retry-errors"))

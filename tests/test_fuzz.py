@@ -86,6 +86,7 @@ def _fails(folder: Path) -> None:
         bytearray(1 << 40)
 
 
+@pytest.mark.slow
 def test_what_ends_wrongly_is_found() -> None:
     """The fuzzer itself is no tool that cannot fail."""
     seeds = (b"ok", b"a", b"b", b"c", b"e", b"f")

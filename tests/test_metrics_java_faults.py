@@ -38,7 +38,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget()
 
 
-@pytest.mark.parametrize("word", ["die", "kill", "memory", "hang"])
+@pytest.mark.parametrize("word", ["die", "kill", "memory", pytest.param("hang", marks=pytest.mark.slow)])
 def test_a_pair_that_ends_the_program_has_no_score_and_takes_none(
     word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

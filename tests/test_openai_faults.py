@@ -326,7 +326,7 @@ def test_no_secret_is_written_or_said(tmp_path: Path, medbench_home: Path) -> No
     ("model", "says"),
     [
         ("openai:tiny", "needs a model's name and a server's base URL"),
-        (f"openai:tiny@https://me:{SECRET}@example.org/v1", "carries credentials"),
+        (f"openai:tiny@https://me:{SECRET}@example.org/v1", "--model holds a password or a key"),
         ("openai:tiny@https://example.org/v1", "MY_KEY is not set"),
     ],
 )
@@ -492,12 +492,14 @@ def ask(server: FaultServer, count: int, **arguments: str) -> list[Finished]:
     return finished
 
 
+@pytest.mark.slow
 def test_concurrency_grows_on_a_fast_server_and_respects_its_ceiling() -> None:
     with fault_server(seconds=0.05) as server:
         ask(server, 200, concurrency="2", max_concurrency="12")
         assert 4 <= server.most <= 12
 
 
+@pytest.mark.slow
 def test_concurrency_falls_on_a_server_that_refuses_haste_and_all_is_answered() -> None:
     def busy(asked: Asked) -> Answer:
         return refusal(429, Retry_After="0") if asked.under_way > 6 else echo(asked)

@@ -53,6 +53,7 @@ def nothing_left(temporary: Path, *, log_stays: bool = False) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("own-server")
 def test_a_run_starts_its_server_and_ends_it(model: Path, tmp_path: Path) -> None:
     command = [*of_own_server("well", model), "--tasks", "pubmedqa", "--limit", "3", "--output-dir", tmp_path / "runs"]

@@ -11,12 +11,14 @@ from report_fixtures import HOSTILE, Answer, task_source, write_run
 
 from medbench.leaderboard.report.document import BY_COMMAND, make_document, render_page
 from medbench.leaderboard.report.sources import TaskSource, read_run_source
+from medbench.tasks.foundation.printable import printable
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
     pytest.mark.xdist_group("chromium"),
 ]
 
+SHOWN = printable(HOSTILE)
 VQA = (
     Answer(sample_id="q/1", text="a red kidney", labels={"organ": "kidney"}),
     Answer(sample_id="q/2", text="a blue liver", score=0.0, labels={"organ": "liver"}),
@@ -166,12 +168,12 @@ def test_even_a_slip_of_the_script_could_send_nothing(shared_page: Page, one: Pa
     [
         ("state", "error", ["q/4"]),
         ("outcome", "right", ["q/1"]),
-        ("outcome", "wrong", ["q/2", HOSTILE]),
+        ("outcome", "wrong", ["q/2", SHOWN]),
         ("outcome", "partly", ["q/3"]),
         ("outcome", "none", ["q/4"]),
-        ("label.organ", "liver", ["q/2", HOSTILE]),
-        ("sort", "worst", ["q/2", HOSTILE, "q/3", "q/1", "q/4"]),
-        ("sort", "best", ["q/1", "q/3", "q/2", HOSTILE, "q/4"]),
+        ("label.organ", "liver", ["q/2", SHOWN]),
+        ("sort", "worst", ["q/2", SHOWN, "q/3", "q/1", "q/4"]),
+        ("sort", "best", ["q/1", "q/3", "q/2", SHOWN, "q/4"]),
     ],
 )
 def test_filters_and_orders(page: Page, one: Path, name: str, value: str, expected: list[str]) -> None:
@@ -185,12 +187,12 @@ def test_filters_and_orders(page: Page, one: Path, name: str, value: str, expect
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("LIVER", ["q/2", HOSTILE]),
+        ("LIVER", ["q/2", SHOWN]),
         ("liver blue", ["q/2"]),
         ("reference q/1", ["q/1"]),
         ("it broke", ["q/4"]),
         ("raw", ["q/3"]),
-        ("onerror", ["q/1", "q/2", "q/3", "q/4", HOSTILE]),
+        ("onerror", ["q/1", "q/2", "q/3", "q/4", SHOWN]),
         ("no such word", []),
     ],
 )
@@ -209,7 +211,7 @@ def test_the_keyboard_is_enough(page: Page, one: Path) -> None:
     page.press("2")
     later(page, 100)
     assert text_of(page, "#sample-title") == "q/1"
-    for key, expected in (("j", "q/2"), ("ArrowDown", "q/3"), ("k", "q/2"), ("End", HOSTILE), ("ArrowUp", "q/4")):
+    for key, expected in (("j", "q/2"), ("ArrowDown", "q/3"), ("k", "q/2"), ("End", SHOWN), ("ArrowUp", "q/4")):
         page.press(key)
         assert text_of(page, "#sample-title") == expected
     page.press("Home")
@@ -264,7 +266,7 @@ def test_a_withheld_task_shows_scores_and_says_why_not_more(page: Page, one: Pat
 
 def test_samples_where_runs_differ_come_first(page: Page, both: Path) -> None:
     page.open(both, "#/samples/slake-vqa")
-    assert shown_ids(page) == ["q/2", HOSTILE, "q/3", "q/1", "q/4"]
+    assert shown_ids(page) == ["q/2", SHOWN, "q/3", "q/1", "q/4"]
     choose(page, "between", "only-1")
     assert shown_ids(page) == ["q/2"]
     choose(page, "between", "answers")

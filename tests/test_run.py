@@ -257,6 +257,7 @@ def test_the_answers_do_not_depend_on_the_batch_size(small_data: Path, tmp_path:
             assert path.read_bytes() == (seven / path.relative_to(one)).read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_and_ends_byte_for_byte_the_same(small_data: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_mock(small_data, whole, "--tasks", "slake-*,dermamnist") == 0

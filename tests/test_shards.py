@@ -55,7 +55,7 @@ def recorded(run: Path) -> list[tuple[str, str]]:
     return [(file.stem, json.loads(line)["sample_id"]) for file in files for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("order", [(3, 1, 2), (2, 3, 1)])
+@pytest.mark.parametrize("order", [(3, 1, 2), pytest.param((2, 3, 1), marks=pytest.mark.slow)])
 def test_three_shards_in_any_order_are_one_process(
     order: tuple[int, ...], whole: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ def test_shards_that_begin_and_end_together_are_merged_by_one(
         assert contents(folder_in(output)) == whole
 
 
+@pytest.mark.slow
 def test_threads_that_end_at_the_same_instant_are_merged_by_one(
     data: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

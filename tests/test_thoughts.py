@@ -264,6 +264,7 @@ def test_records_keep_the_raw_text_and_write_thoughts_only_where_there_are_some(
     assert (thinking["reasoning"], thinking["thought_tokens"]) == ("hm", 3)
 
 
+@pytest.mark.slow
 def test_a_model_that_thinks_first_is_an_oracle_on_every_task(small_data: Path, tmp_path: Path) -> None:
     for model in ("mock:oracle", "mock:thinking", "mock:pondering"):
         done = medbench("run", "--model", model, "--data-dir", small_data, "--output-dir", tmp_path / model[5:])

@@ -176,9 +176,8 @@ def answering(output: Path, driver: "Popen[str]") -> list[psutil.Process]:
     raise AssertionError(driver.communicate()[1])
 
 
-@pytest.mark.parametrize(
-    "how", ["driver", pytest.param("worker", marks=pytest.mark.slow), pytest.param("ctrl-c", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["driver", "worker", "ctrl-c"])
 def test_who_is_killed_loses_nothing(
     how: str, whole: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
