@@ -14,7 +14,7 @@ from medbench.harness.engine.choice import EngineName
 from medbench.harness.tolerance import read_tolerance
 from medbench.harness.workers.wanted import wanted
 from medbench.tasks.foundation.errors import UsageError, refuse_secret
-from medbench.tasks.foundation.files import canonical_json, read_yaml_table
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.probes import refuse_unknown
 from medbench.tasks.suite import medbench_home
 
@@ -89,7 +89,7 @@ class Settings:
             raise UsageError(f"The settings are not valid: {problems}.", "See `medbench run --help`.") from error
         settings.refuse_contradictions()
         for name, value in settings.as_yaml().items():
-            refuse_secret(canonical_json(value), f"--{name.replace('_', '-')}")
+            refuse_secret(value, f"--{name.replace('_', '-')}")
         return settings
 
     def refuse_contradictions(self) -> None:

@@ -261,7 +261,7 @@ def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
     if wrong := next((name for name in given if form not in _ONLY_FOR[name]), None):
         way_out = f"It is for {' and '.join(_ONLY_FOR[wrong])}."
         raise UsageError(f"--{wrong.replace('_', '-')} says nothing of {form}.", way_out)
-    refuse_secret(str(list(given.values())), "An option")
+    refuse_secret(list(given.values()), "An option")
     public = read_public(run)
     if form == "eval-results":
         _eval_results(output, public, given)

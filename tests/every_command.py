@@ -87,7 +87,9 @@ def _runs(at: Path, url: str) -> list[Case]:
         local("med-flamingo", med_flamingo_fixtures.write_checkpoint(at / "flamingo"), tasks="vqa"),
         local("llava-med:v1.0", delta, "--model-arg", f"vision_tower={tower}", tasks="vqa"),
         local("xraygpt", xraygpt_fixtures.make_four_files(at / "xraygpt-weights"), tasks="report"),
-        run(f"openai:tiny@{url}", "served", "--model-arg", "backoff=0.01", served=True),
+        run(
+            f"openai:tiny@{url}", "served", "--model-arg", "backoff=0.01", "--cache", at / "cache", served=True
+        ),
         run("openai:tiny@http://127.0.0.1:9/v1", "gone", codes=(1,), says="cannot be reached"),
         run("openai:tiny@https://example.org/v1", "away", codes=(1,), says="example.org"),
         run("indiscreet", "indiscreet"), run("indiscreet", "indiscreet-workers", "--workers", 1),
@@ -172,6 +174,9 @@ def cases(at: Path, native: Path, data: Path, url: str) -> Mapping[str, Sequence
             case("data", "download", "medqa", "--source", at / "downloads", codes=(0, 1)),
         ],
         **_conversions(at), "run": _runs(at, url), **_of_runs(at),
+        "cache ls": [case("cache", "ls", "--cache", at / "cache", "--json")],
+        "cache verify": [case("cache", "verify", "--cache", at / "cache")],
+        "cache prune": [case("cache", "prune", "--cache", at / "cache", "--to", 1)],
         "audit data": [case("audit", "data", "--data-dir", at / "data", "--output", at / "out", codes=(0, 3, 4, 5))],
         "audit provenance": [case("audit", "provenance", "--model", "llava-med", codes=(0, 3, 4, 5))],
         "doctor engine": [case("doctor", "engine", "--model", "uni-med", "--tasks", "slake-vqa", "--samples", 2)],

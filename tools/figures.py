@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("src", "tasks", "adapters", "harness", "leaderboard", "unimed")
 BESIDE = ("tests", "benchmarks", "tools", "docs")
 # 33,000 after the house was halved; then workers, shards, pages, several servers, quantised weights and LoRA came in.
-MOST_LINES, MOST_FILES, MOST_OF_LEADERBOARD = 37_500, 260, 7_500
+MOST_LINES, MOST_FILES, MOST_OF_LEADERBOARD = 39_500, 260, 7_500
 MOST_IN_MEDIAN, MOST_IN_FUNCTION, MOST_IN_FILE, MOST_NOQA = 10, 60, 500, 55
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -166,7 +167,11 @@ def _values(data: bytes) -> bytes:
         else:
             found[path] = repr(value)
 
-    gather("", torch.load(io.BytesIO(data), weights_only=True))
+    try:
+        gather("", torch.load(io.BytesIO(data), weights_only=True))
+    except (RuntimeError, EOFError, UnpicklingError):
+        # A command that was killed while it wrote.
+        return data
     return fingerprint(found).encode()
 
 

@@ -80,8 +80,12 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     return UsageError(f"There is no {kind} named {given!r}.", f"{guess}Allowed: {', '.join(names) or 'none'}.")
 
 
-def refuse_secret(text: str, where: str) -> None:
-    """Raise a UsageError if a text that would be kept holds a password or a key; it is not repeated."""
+def refuse_secret(kept: object, where: str) -> None:
+    """Raise a UsageError if what would be kept in files holds a password or a key; it is not repeated."""
+    try:
+        text = str(kept)
+    except ValueError as error:
+        raise UsageError(f"{where} holds a number of thousands of digits.", "Correct it.") from error
     if masked(text) != text:
         raise UsageError(
             f"{where} holds a password or a key, which would be written into files.",

@@ -15,13 +15,15 @@ from typing import TextIO, TypeVar
 
 from medbench.tasks.foundation.errors import MedbenchError
 
-_Stream = TypeVar("_Stream", bound=io.TextIOWrapper)
+_Stream = TypeVar("_Stream", "Results", "Talk")
 # A closed output stays one: to write to it is an error. Of input and talk nothing is missed.
 _STANDING_IN = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)
 
 
 class Results(io.TextIOWrapper):
     """Standard output; MedbenchError if it cannot be written to, unless nobody reads it any more."""
+
+    beneath: TextIO | None = None
 
     def write(self, text: str) -> int:
         """Write results, as far as somebody reads them."""
@@ -50,6 +52,8 @@ class Results(io.TextIOWrapper):
 
 class Talk(io.TextIOWrapper):
     """Standard error; what nobody can hear is lost, also behind its end."""
+
+    beneath: TextIO | None = None
 
     def write(self, text: str) -> int:
         """Write talk, if somebody listens."""
@@ -88,8 +92,11 @@ def guard_streams(explain: Callable[[Exception], MedbenchError], tell: Callable[
 def _over(kind: type[_Stream], stream: TextIO | None, number: int) -> _Stream:
     if stream is None:
         return kind(open(number, "wb", closefd=False), encoding="utf-8", errors="backslashreplace")
-    lines = kind is Talk or stream.isatty()
-    return kind(stream.buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=lines)
+    lines = issubclass(kind, Talk) or stream.isatty()
+    made = kind(stream.buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=lines)
+    # Its buffer would be closed with it.
+    made.beneath = stream
+    return made
 
 
 def _pass_on(raised: "sys.UnraisableHookArgs") -> None:

@@ -157,7 +157,7 @@ def runs() -> Iterator[Reader]:
     yield _in_run(
         "run.yaml: settings",
         "run.yaml",
-        lambda run: load_settings(run / "run.yaml", {"model": "mock", "output_dir": "x"}),
+        lambda run: load_settings(run / "run.yaml", {"model": "mock", "output_dir": "x", "model_args": {}}),
         "yaml",
     )
     yield _in_run("scores", "scores/slake-vqa.jsonl", _table, "lines")

@@ -166,7 +166,7 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: 
 
 def recipe_of(values: Mapping[str, Any], source: str, *, planned: bool = False) -> Recipe:
     """Return the validated recipe of a table; UsageError if a key or a value is not allowed."""
-    refuse_secret(str(values), f"The recipe {source}")
+    refuse_secret(values, f"The recipe {source}")
     try:
         recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:
