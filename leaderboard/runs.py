@@ -220,7 +220,7 @@ def leaked_in(audit: object) -> frozenset[str]:
     """Return the tasks of which an audit's verdict speaks of a leak."""
     verdicts = _part(audit, "verdicts")
     pairs = verdicts.items() if isinstance(verdicts, dict) else ()
-    return frozenset(task for task, verdict in pairs if verdict in {"suspicious", "strong"})
+    return frozenset(task for task, verdict in pairs if verdict in ("suspicious", "strong"))
 
 
 def overlaps_in(file: Path) -> frozenset[str]:
