@@ -195,7 +195,9 @@ def _refuse_with_shard(overwrite: str, *, only_shown: bool) -> NoReturn:
     if overwrite == "always":
         problem = "--overwrite always would throw away what other shards answered."
         raise UsageError(problem, "Leave it out; to start afresh, remove the run's folder first.")
-    way_out = "Give each shard an --output-dir of its own, without --shard's folder in common: medbench merge A B"
+    way_out = (
+        "Give an --output-dir that has locks, each machine its own if need be: `medbench merge` puts them together."
+    )
     raise UsageError("--no-lock and --shard exclude each other: the last shard merges under a lock.", way_out)
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from command_line import medbench
+from listening import Heard
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks import soak
 from benchmarks.soak_data import TASK, prepare
 from medbench.leaderboard.report.document import inert_json
 from medbench.leaderboard.samples import Scores
-from medbench.tasks.foundation.console import Silent, Terminal, heard_by
+from medbench.tasks.foundation.console import Terminal, heard_by
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import write_atomically
 
@@ -22,19 +23,6 @@ LINE = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d path-vqa: \d+/\d+ \| \d+\.\d/s \| (\d+ d )?(\d+ h ?)?(\d+ min ?)?(\d+ s )?left \| "
     r"\d+ answered, \d+ empty"
 )
-
-
-class Heard(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def lines_of(answers: int, seconds: float) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listening import Heard
 
 from medbench.adapters.catalog import choose_model
 from medbench.harness.engine.faults import DeviceError
@@ -27,7 +28,7 @@ from medbench.harness.workers.processes import Processes
 from medbench.harness.workers.units import LARGEST, SMALLEST, Units, groups_of
 from medbench.harness.workers.wanted import Wanted, wanted
 from medbench.harness.workload import Workload, load_workload
-from medbench.tasks.foundation.console import Silent, heard_by
+from medbench.tasks.foundation.console import heard_by
 from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
 from medbench.tasks.suite import prepare_mini_suite
 
@@ -183,17 +184,6 @@ class Stage(Crew):
     def dismiss(self) -> None:
         self._workers.clear()
         self._saying.clear()
-
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def staged(stage: Stage, data: Path, folder: Path, model: str = "mock:oracle") -> tuple[list[Outcome], Phases, Heard]:

@@ -147,7 +147,7 @@ def runs() -> Iterator[Reader]:
         form: Form = "lines" if file.endswith("jsonl") else "yaml" if file.endswith("yaml") else "json"
         for name, read in (
             ("board", _board),
-            ("report", lambda run: report_of([run], budget=None)),
+            ("report", lambda run: list(report_of([run], budget=None))),
             ("site", _site),
             ("export", lambda run: public_copy(read_public(run))),
         ):

@@ -163,6 +163,13 @@ def _headers(text: str) -> object:
 
 def readers() -> Iterator[Reader]:
     """Yield the readers of texts."""
+    yield from _answers()
+    yield from _shown()
+    yield from _served_and_prepared()
+    yield from _words()
+
+
+def _answers() -> Iterator[Reader]:
     yield of_text("answers.choice", _choose, *_OPTIONS, share=40)
     yield of_text(
         "answers.thoughts",
@@ -204,6 +211,9 @@ def readers() -> Iterator[Reader]:
     yield of_text(
         "adapters.parse", lambda text: ADAPTERS.load("xraygpt").parse(text, _SAMPLE, get_task("medqa")), *_ANSWERS
     )
+
+
+def _shown() -> Iterator[Reader]:
     yield of_text("audit.norm_v1", norm_v1, *_ANSWERS)
     for scrub in (_SCRUBBER.known, _SCRUBBER.text, _SCRUBBER.model, _SCRUBBER.leaks):
         yield of_text(
@@ -223,7 +233,10 @@ def readers() -> Iterator[Reader]:
         lambda text: html_document("t", text[:4000]),
         "# a\n\n| a | b |\n| --- | --- |\n| `x` | **y** |\n\n- [a](b)\n",
     )
-    yield of_text("shown.json", lambda text: inert_json({"a": text}), *_ANSWERS)
+    yield of_text("shown.json", lambda text: list(inert_json({"a": text})), *_ANSWERS)
+
+
+def _served_and_prepared() -> Iterator[Reader]:
     yield of_text("server.reply", _responding, *_REPLIES, share=30, declared=(RetryableError,))
     yield of_text(
         "server.retry_after",
@@ -258,7 +271,6 @@ def readers() -> Iterator[Reader]:
         "a" * 64 + "  b.png\n",
         "\\" + "a" * 64 + "  b\\nc.png\n",
     )
-    yield from _words()
 
 
 def _words() -> Iterator[Reader]:
