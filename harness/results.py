@@ -37,6 +37,11 @@ class ModelInfo:
     dtype: str
     trained_on: tuple[str, ...]  # Tasks whose train splits these weights have seen.
     declared: bool = False  # Whether that was said at all; an empty list says nothing otherwise.
+    # What a board is filtered by, where somebody has said it: how many, `2024`, `2024-05` or a day, whether everybody
+    # can get the weights.
+    parameters: Annotated[int, Field(gt=0)] | None = None
+    released: Annotated[str, StringConstraints(pattern=r"^(\d{4}(-\d\d(-\d\d)?)?)?$")] = ""
+    open_weights: bool | None = None
 
     def is_zero_shot_on(self, task: str) -> bool:
         """Return whether the model is known not to have seen a task's train split, in whatever way it was asked."""
@@ -117,6 +122,15 @@ class TaskResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """Where the answers of a run come from that somebody else made."""
+
+    files: Mapping[TaskName, str]  # The name of each task's file and the SHA-256 of its bytes, as `name sha256:...`.
+    formats: Mapping[TaskName, str]  # What each file was read as.
+    unknown: tuple[str, ...]  # What is not known of it: prompts, decoding, hardware.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """The numbers of one run."""
 
@@ -129,10 +143,11 @@ class Results:
     tasks: Mapping[TaskName, TaskResult]  # Results by task, in catalogue order.
     unsupported: tuple[str, ...]  # Tasks that the model cannot answer: empty cells, not zeros.
     probe: str = ""  # In which other way the questions were asked; empty for results.
+    imported: Imported | None = None  # Whose answers these are, if medbench did not ask for them.
     schema: Literal[1] = field(default=SCHEMA)
 
 
-for _record in (ModelInfo, IntervalInfo, MetricResult, Written, TaskResult, Results):
+for _record in (ModelInfo, Imported, IntervalInfo, MetricResult, Written, TaskResult, Results):
     with_config(ConfigDict(extra="forbid"))(_record)
 _RESULTS = TypeAdapter(Results)
 
