@@ -17,6 +17,8 @@ from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 
+import torch
+
 from medbench.tasks.foundation.console import emit, say
 from tools.fuzz import ROOT
 from tools.fuzz.workers import (  # fmt: skip
@@ -55,6 +57,8 @@ def load_readers(part: str = "") -> None:
 
 def warm(folder: Path) -> dict[str, float]:
     """Build each reader's folder once and read its seeds; return the seconds of a case. ValueError if none is read."""
+    # A pool of OpenMP's threads does not come along into a fork, which would wait for it for ever.
+    torch.set_num_threads(1)
     seconds = {}
     for number, (name, reader) in enumerate(READERS.items()):
         own = folder / str(number)
