@@ -142,8 +142,9 @@ SCENARIOS = (
         name="run, reports scored in Java", words=lambda room: _run(room, tasks="mimic-cxr"), promise="*/done",
         every=4, errors_each=1,
     ),
+    # Its leaderboard promises nothing: where one model failed it shows the other.
     Scenario(
-        name="run of two models", promise="leaderboard.md", errors_each=2,
+        name="run of two models", errors_each=2,
         words=lambda room: _run(room, "--model", "mock:oracle", "--model", "blind", tasks="dermamnist"),
     ),
     Scenario(name="run, afresh", words=lambda room: _run(room, "--overwrite", "always"), prepare=_finished),
