@@ -15,7 +15,7 @@ from medbench.harness.finish import Answers, Publish, RunOutcome, finished
 from medbench.harness.models import ModelFacts
 from medbench.harness.phases import Phases
 from medbench.harness.remote.serving import changes_in, joined_notes
-from medbench.harness.rundir import RunDirectory, held_run, read_run, refuse_beside_shards
+from medbench.harness.rundir import RunDirectory, held_run, make_folder, read_run, refuse_beside_shards
 from medbench.harness.score import Reopened, reopen
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.console import say, warn
@@ -101,7 +101,7 @@ def merge_runs(
         raise UsageError(f"{twice[0]} was given twice.", "Give each folder once.")
     target = folders[0] if output_dir is None else output_dir.absolute() / folders[0].name
     refuse_other_runs([*folders, *([target] if (target / "run.yaml").exists() else [])])
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with ExitStack() as stack:
         for folder in dict.fromkeys((target, *folders)):
             stack.enter_context(held_run(folder, lock=lock))

@@ -166,6 +166,12 @@ def _gone(name: object) -> RunError:
     return RunError(f"{name} is gone: it was removed while the run went on, or its disk is no longer there.", way_out)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder of a run where there is none; RunError if it cannot be made."""
+    with _writing(f"The output folder {path.parent} cannot be written to", _OTHER_FOLDER):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def _writing(problem: str, hint: str) -> Iterator[None]:
     try:
@@ -231,8 +237,8 @@ def open_run(
     slug = re.sub(r"[^a-z0-9.]+", "-", str(parts["model"]).lower())[:_SLUG_CHARACTERS].strip("-.")
     path = settings.output_dir.absolute() / f"{slug}-{suite}{probe}-{identity}"
     directory = RunDirectory(path=path, identity=identity)
+    make_folder(path)
     with _writing(f"The output folder {path.parent} cannot be written to", _OTHER_FOLDER):
-        path.mkdir(parents=True, exist_ok=True)
         (path / ".writable").touch()
         # Shards that begin at once take it from one another.
         (path / ".writable").unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from medbench.harness.identity import write_environment
 from medbench.harness.models import ModelFacts, Share, merged, refuse_other_weights
 from medbench.harness.phases import Phases
 from medbench.harness.remote.serving import LOG_FILE
-from medbench.harness.rundir import LOCK, SHARDS, GenerationRecord, Recorded, RunDirectory, held
+from medbench.harness.rundir import LOCK, SHARDS, GenerationRecord, Recorded, RunDirectory, held, make_folder
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import canonical_json, read_json, read_numbered_json_lines, write_atomically
@@ -108,7 +108,7 @@ def sources_of(run: RunDirectory) -> list[RunDirectory]:
 def hold(run: RunDirectory, shard: Shard) -> Iterator[RunDirectory]:
     """Make or reopen the folder of a shard, and hold it. Call it while the run is held, so that a merger sees it."""
     own = replace(run, path=run.path / SHARDS / shard.name)
-    own.path.mkdir(parents=True, exist_ok=True)
+    make_folder(own.path)
     with held(own.path / LOCK, f"Another process is answering shard {shard} of {run.path}."):
         yield own
 
