@@ -48,7 +48,11 @@ def read_tower_config(folder: Path, hint: str) -> CLIPVisionConfig:
     if not isinstance(own, dict):
         raise DataError(f"The vision tower in {folder} is of type {kind!r}, not CLIP.", hint)
     with usable(f"{file} cannot be used", "Copy it again."):
-        return CLIPVisionConfig.from_dict(own)
+        config = CLIPVisionConfig.from_dict(own)
+        # Lengths that are lists, or patches beyond the image, would end further on, without the name of the file.
+        if config.image_size // config.patch_size < 1:
+            raise ValueError(f"patches of {config.patch_size} pixels do not fit into {config.image_size}")
+    return config
 
 
 def read_tower(folder: Path, expected: State) -> dict[str, torch.Tensor]:
