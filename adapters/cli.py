@@ -85,10 +85,8 @@ class ConverterGroup(click.Group):
         """Import and return a converter."""
         path = ADAPTERS.load(cmd_name).converter
         if not path:
-            raise UsageError(
-                f"{cmd_name} needs no conversion: its weights are read as they were published.",
-                f"There are converters for {', '.join(self.list_commands(ctx))}.",
-            )
+            problem = f"{cmd_name} needs no conversion: its weights are read as they were published."
+            raise UsageError(problem, f"There are converters for {', '.join(self.list_commands(ctx))}.")
         return cast("click.Command", imported(path))
 
 

@@ -99,10 +99,8 @@ def _parameters(function: Answering) -> dict[str, str]:
         return named
     if len(needed) in _BY_PLACE:
         return dict(zip(_BY_PLACE[len(needed)], needed, strict=True))
-    raise UsageError(
-        f"{name_of(function)} takes {', '.join(needed) or 'nothing'}.",
-        f"A function is given what it names of {', '.join(_GIVEN)}: def answer(prompt, images) -> str.",
-    )
+    hint = f"A function is given what it names of {', '.join(_GIVEN)}: def answer(prompt, images) -> str."
+    raise UsageError(f"{name_of(function)} takes {', '.join(needed) or 'nothing'}.", hint)
 
 
 def own_model(model: base.Adapter | Answering, name: str = "", boxes: str = "") -> ChosenModel:

@@ -18,7 +18,7 @@ from medbench.adapters.base import LocalAdapter
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import fingerprint, read_json
 from medbench.tasks.foundation.model_files import digest_of, refuse_stand_ins, room_for
-from medbench.unimed.lora import ADAPTER, ADAPTER_CONFIG, PLAIN_STARTS, name_on_hub
+from medbench.unimed.lora import ADAPTER, ADAPTER_CONFIG, AGAIN, MERGE, adapter_file, name_on_hub, peft_lora
 from medbench.unimed.weights import LIBRARY_FAULTS, read_tensors, refuse_loading_info
 
 if TYPE_CHECKING:
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
 Model = Any  # Any model of transformers.
 AdapterT = TypeVar("AdapterT", bound=LocalAdapter)
-_AGAIN = "Copy the adapter again, whole."
 _LONGEST = 400
 _NAME = "default"  # By which peft calls an adapter inside of a model.
-_MERGE = "Merge it into its base where it was trained (`merge_and_unload()` of peft), and give what that writes."
 # Weights that trainings leave beside an adapter, and that belong to it.
 _BESIDE = ("non_lora_trainables.bin", "mm_projector.bin")
 
@@ -71,45 +69,23 @@ def read_low_rank(folder: Path) -> LowRank:
     UsageError if it holds another adapter, or weights beside it that would be left out; DataError if a file is missing
     or broken.
     """
-    file, told = folder / ADAPTER, folder / ADAPTER_CONFIG
-    if not file.is_file() and file.with_suffix(".bin").is_file():
-        file = file.with_suffix(".bin")
+    file, told = adapter_file(folder), folder / ADAPTER_CONFIG
     if missing := [one.name for one in (told, file) if not one.is_file()]:
         problem = f"{folder} holds no adapter of peft: {', '.join(missing)} missing."
-        raise UsageError(
-            problem, f"Give a folder with {ADAPTER_CONFIG} and {ADAPTER}, as peft's `save_pretrained` does."
-        )
+        hint = f"Give a folder with {ADAPTER_CONFIG} and {ADAPTER}, as peft's `save_pretrained` does."
+        raise UsageError(problem, hint)
     if beside := [name for name in _BESIDE if (folder / name).is_file()]:
-        raise UsageError(f"{folder} holds {', '.join(beside)}, weights that `--lora` would leave out.", _MERGE)
+        raise UsageError(f"{folder} holds {', '.join(beside)}, weights that `--lora` would leave out.", MERGE)
     refuse_stand_ins(told, file)
     values = read_json(told)
-    config = _config(folder, values)
+    with without_kernels():
+        # As drawn or as trained, all of it is read from the file.
+        config = replace(peft_lora(folder), init_lora_weights=True, inference_mode=True)
     return LowRank(
         name=folder.resolve().name, base=str(values.get("base_model_name_or_path") or ""), config=config,
-        tensors=read_tensors(file, _AGAIN),
+        tensors=read_tensors(file, AGAIN),
         fingerprint=fingerprint({"config": values | {"base_model_name_or_path": None}, "weights": digest_of(file)}),
     )  # fmt: skip
-
-
-def _config(folder: Path, values: object) -> "PeftConfig":
-    with without_kernels():
-        from peft import PeftConfig
-
-    kind = values.get("peft_type") if isinstance(values, dict) else None
-    if kind != "LORA":
-        raise UsageError(f"{folder} holds no LoRA, but {kind or 'nothing that peft knows'}.", _MERGE)
-    try:
-        config: Any = PeftConfig.from_pretrained(str(folder))
-    except LIBRARY_FAULTS as error:
-        raise DataError(f"{folder / ADAPTER_CONFIG} cannot be used: {error}", _AGAIN) from error
-    if config.init_lora_weights not in PLAIN_STARTS:
-        problem = (
-            f"The LoRA in {folder} begins with {config.init_lora_weights!r}, which changes the frozen weights too."
-        )
-        raise UsageError(problem, _MERGE)
-    # As drawn or as trained, all of it is read from the file.
-    plain: PeftConfig = replace(config, init_lora_weights=True, inference_mode=True)
-    return plain
 
 
 def put_on(model: Model, adapter: LowRank, *, merge: bool) -> Model:

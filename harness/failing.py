@@ -78,7 +78,7 @@ class Watch:
         if self._last_round and not self.may_end_with(len(self._settled) + len(self._failing)):
             self.judge([*self._settled, *self._failing])
         too_many = max(_IN_A_ROW, _TIMES_AT_ONCE * self._at_once)
-        if len(self._row) >= too_many and not (self._tolerance and self._tolerance.whatever_fails):
+        if len(self._row) >= too_many and not (self._tolerance and self._tolerance.share == 1):
             raise RunError(
                 f"{len(self._row)} samples failed one after the other ({counted(self._row)}), and none was answered "
                 f"between them. The last: {_first_line(self._row[-1])}",

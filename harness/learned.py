@@ -11,9 +11,9 @@ FILE = "budget.json"
 class Learned:
     """The least that turned out to fit, as the fields of a budget; kept in a file, if there is one."""
 
-    def __init__(self, path: Path | None = None, known: Mapping[str, int] | None = None) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self.known: dict[str, int] = dict(known or (_read(path) if path else {}))  # Empty before memory ran out.
+        self.known: dict[str, int] = _read(path) if path else {}  # Empty before memory ran out.
 
     def within(self, held: Mapping[str, int]) -> dict[str, int]:
         """Return a budget no larger than what was learned."""

@@ -4,9 +4,10 @@ import gc
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from medbench.adapters.base import Adapter, LoadedFrom, LoadOptions, LocalAdapter, ModelCard
 from medbench.adapters.catalog import OF_VLLM, ChosenModel, choose_model, find_adapter
@@ -239,18 +240,12 @@ def merged(facts: Sequence[tuple[Share, ModelFacts]]) -> ModelFacts:
     return replace(first, info=info, notices=notices)
 
 
-class LoadedModel:
-    """Room for one loaded model: the last one leaves before the next is loaded, since two may not fit.
-
-    A context manager: the last of all leaves at its end.
-    """
+class LoadedModel(AbstractContextManager["LoadedModel"]):
+    """Room for one loaded model: the last one leaves before the next is loaded, since two may not fit."""
 
     def __init__(self, load: Callable[[Share], Adapter]) -> None:
         self._load = load
         self._loaded: tuple[Share, Adapter] | None = None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._leave()
@@ -306,15 +301,12 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
     return adapter
 
 
-class Attempt:
+class Attempt(AbstractContextManager["Attempt"]):
     """Tells how a run failed and takes no others along; keeps no error, whose frames would keep the model's weights."""
 
     def __init__(self, whose: str) -> None:
         self._whose = shown(whose)
         self.exit_code = 0
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
         if not isinstance(error, Exception):

@@ -187,10 +187,8 @@ def noted_facts(sources: Sequence[RunDirectory]) -> ModelFacts:
             before = found.setdefault(share, facts)
             found[share] = replace(before, notices=tuple(dict.fromkeys((*before.notices, *facts.notices))))
     if not found:
-        raise RunError(
-            f"No shard of {sources[0].path} says which model answered it.",
-            "Give the command of the run, or of one of its shards: it goes on and merges.",
-        )
+        problem = f"No shard of {sources[0].path} says which model answered it."
+        raise RunError(problem, "Give the command of the run, or of one of its shards: it goes on and merges.")
     return merged([(Share(checkpoint=None, tasks=tasks), facts) for tasks, facts in found.items()])
 
 

@@ -8,7 +8,6 @@ from medbench.tasks.foundation.errors import UsageError
 
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
 _COUNT = re.compile(r"[0-9]{1,9}")
-_EVERYTHING = Fraction(1)
 _ALLOWED = (
     "Allowed: a share of all samples from 0% to 100% (5%, 2.5%), or a whole number of samples (20; 0 if none may fail)."
 )
@@ -21,11 +20,6 @@ class Tolerance:
     word: str  # As the user said it.
     share: Fraction | None = None
     count: int = 0
-
-    @property
-    def whatever_fails(self) -> bool:
-        """Whether all may fail, so that nothing ends the run early."""
-        return self.share == _EVERYTHING
 
     def of(self, total: int) -> int:
         """Return how many of so many samples may fail; of a share what is not more than it."""

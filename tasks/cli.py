@@ -264,10 +264,8 @@ def download_command(
     for name in select_tasks(",".join(task)):
         groups.setdefault(source_of(get_task(name)).family, []).append(name)
     if revision is not None and len(groups) > 1:
-        raise UsageError(
-            f"--revision is a commit of one repository, and {len(groups)} datasets are asked for.",
-            "Download them one by one.",
-        )
+        problem = f"--revision is a commit of one repository, and {len(groups)} datasets are asked for."
+        raise UsageError(problem, "Download them one by one.")
     unfinished: list[str] = []
     for family, names in groups.items():
         found, folder = source_of(get_task(names[0])), source / family

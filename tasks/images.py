@@ -112,10 +112,8 @@ def _opened(path: Path, read: Callable[[Image.Image], T], *, any_size: bool = Fa
     try:
         with Image.open(path, formats=FORMATS) as image:
             if not any_size and image.width * image.height > MAX_PIXELS:
-                raise PictureError(
-                    f"The image {path} claims {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}.",
-                    "Scale the image down, or remove it from the dataset.",
-                )
+                problem = f"The image {path} claims {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}."
+                raise PictureError(problem, "Scale the image down, or remove it from the dataset.")
             # Several at once, one for each thread that decodes, would need as many times its memory.
             large = not any_size and image.width * image.height > _LARGE
             with _one_large if large else nullcontext():

@@ -76,10 +76,8 @@ def _storable(option: str, *paths: Path) -> Path:
     """Return the first of several paths of one folder that a manifest can hold as text; a UsageError if none is."""
     path = next((path for path in paths if encodable(str(path)) == str(path)), None)
     if path is None:
-        raise UsageError(
-            f"The folder given with --{option} has a name that is not UTF-8: {encodable(str(paths[0]))!r}.",
-            "Rename it, or give a link to it: ln -s FOLDER NEW-NAME",
-        )
+        problem = f"The folder given with --{option} has a name that is not UTF-8: {encodable(str(paths[0]))!r}."
+        raise UsageError(problem, "Rename it, or give a link to it: ln -s FOLDER NEW-NAME")
     return path
 
 
@@ -94,10 +92,8 @@ def _read(spec: TaskSpec, source: Path, options: Mapping[str, str]) -> Reading:
         if not whose:
             raise
         home = getattr(getattr(spec.reader, "__code__", None), "co_filename", "")
-        raise DataError(
-            f"The task {spec.name!r} of {whose} could not read {source}: {errors.described(error, home)}.",
-            f"Expected layout: {spec.layout}",
-        ) from error
+        problem = f"The task {spec.name!r} of {whose} could not read {source}: {errors.described(error, home)}."
+        raise DataError(problem, f"Expected layout: {spec.layout}") from error
     if not isinstance(reading, Reading):
         raise DataError(f"The reader of {spec.name!r} returned a {type(reading).__name__}, not a Reading.", whose)
     return reading
@@ -147,15 +143,11 @@ def _check(spec: TaskSpec, source: Path, reading: Reading) -> _Checked:
 
 def _refuse_malformed(spec: TaskSpec, sample: Sample, seen: set[str]) -> None:
     if sample.sample_id in seen:
-        raise DataError(
-            f"Two samples of {spec.name} have the id {sample.sample_id!r}.",
-            "The native files name one item twice; restore them from their source.",
-        )
+        problem = f"Two samples of {spec.name} have the id {sample.sample_id!r}."
+        raise DataError(problem, "The native files name one item twice; restore them from their source.")
     if sample.task != spec.name or spec.group_key not in sample.groups or sample.split not in SPLITS:
-        raise DataError(
-            f"The reader of {spec.name} made a malformed sample {sample.sample_id!r}.",
-            f"Task {spec.name!r}, split train or test and the group {spec.group_key!r} are needed.",
-        )
+        hint = f"Task {spec.name!r}, split train or test and the group {spec.group_key!r} are needed."
+        raise DataError(f"The reader of {spec.name} made a malformed sample {sample.sample_id!r}.", hint)
 
 
 def _image_problem(source: Path, path: str) -> str:

@@ -225,10 +225,8 @@ def hash_images(source: Path, paths: Iterable[str], label: str) -> dict[str, str
     """Return the digest of each image file, `label` in the progress display; a DataError if one cannot be read."""
     found = _hash_all(source, dict.fromkeys(paths), label)
     if failed := next((item for item in found if item.problem), None):
-        raise DataError(
-            f"The image {source / failed.path} is {failed.problem}.",
-            "Restore it or make it readable and prepare again, or leave all images unread with --image-hashes none.",
-        )
+        hint = "Restore it or make it readable and prepare again, or leave all images unread with --image-hashes none."
+        raise DataError(f"The image {source / failed.path} is {failed.problem}.", hint)
     return {item.path: item.sha256 for item in found}
 
 

@@ -106,10 +106,8 @@ def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
             if not _is_whole(suite, suite_dir, target):
                 _prepare_aside(suite, suite_dir, target)
     except OSError as error:
-        raise RunError(
-            f"Cannot write to {home}: {error.strerror or error}.",
-            "Set MEDBENCH_HOME to a folder that you may write to, on a file system that has locks.",
-        ) from error
+        hint = "Set MEDBENCH_HOME to a folder that you may write to, on a file system that has locks."
+        raise RunError(f"Cannot write to {home}: {error.strerror or error}.", hint) from error
     return target
 
 

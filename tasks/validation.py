@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from medbench.tasks.foundation.errors import DataError
-from medbench.tasks.foundation.files import utf8, whole_characters
+from medbench.tasks.foundation.files import readable, utf8, whole_characters
 
 T = TypeVar("T")
 _MOST_SHARED = 1 << 12
@@ -106,10 +106,8 @@ def read_text_bytes(path: Path) -> bytes:
 
 def read_bytes(path: Path) -> bytes:
     """Read a whole file; a DataError if it is missing or cannot be read."""
-    try:
+    with readable(path):
         return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Check the folder given.") from error
 
 
 def _data_error(where: str, error: ValidationError) -> DataError:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from PIL import Image
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.catalog import ADAPTERS
+from medbench.adapters.clip import read_tower_config
 from medbench.adapters.hf.entry import card_of
 from medbench.harness.results import read_results
 from medbench.leaderboard.audit.data.items import training_rows
@@ -237,6 +239,14 @@ def test_no_loader_builds_a_model_of_absurd_sizes(name: str, file: str, inner: s
         of[size] = before
 
 
+def test_a_tower_whose_patches_are_no_length_is_refused_by_the_name_of_its_file(tmp_path: Path) -> None:
+    file = _build("llava-med", tmp_path / "m") / "vision_tower" / "config.json"
+    for patch in ([14], 10**6):
+        file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"patch_size": patch}), encoding="utf-8")
+        with pytest.raises(MedbenchError, match=re.escape(str(file))):
+            read_tower_config(file.parent, "")
+
+
 def test_pickles_that_run_code_and_broken_archives_are_sentences(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,9 +283,8 @@ def test_a_shard_that_is_broken_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"\xff" * 8)
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "x.safetensors"}}', encoding="utf-8")
     shards = open_shards(tmp_path)
-    for read in (shards.size, shards.tensor):
-        with pytest.raises(DataError, match="a cannot be read"):
-            read("a")
+    with pytest.raises(DataError, match="a cannot be read"):
+        shards.tensor("a")
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Served models through the real command line, against a server that does everything wrong: nothing is lost, nothing
 that failed is scored, and no secret is written."""
 
-import asyncio
 import json
 import re
 import signal
@@ -24,19 +23,14 @@ from fault_server import (
     echo,
     failing_first,
     fault_server,
-    in_turn,
     refusal,
 )
-from task_helpers import question
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.catalog import choose_model
 from medbench.adapters.openai import client
-from medbench.adapters.openai.client import load_served as load
 from medbench.adapters.openai.entry import BOXES, SPACES
 from medbench.adapters.wording import question_of
-from medbench.harness.remote.asking import Finished, Question
-from medbench.harness.remote.sharing import Fleet
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from medbench.tasks.prepared import load_prepared
@@ -478,45 +472,6 @@ def test_a_model_that_draws_boxes_as_told_is_right(small_data: Path, tmp_path: P
 
 
 # Concurrency, over real sockets
-
-
-def ask(server: FaultServer, count: int, **arguments: str) -> list[Finished]:
-    adapter = load(LoadOptions(variant=f"tiny@{server.url}", arguments={"backoff": "0.01", **arguments}))
-    spec, finished = get_task("slake-vqa"), list[Finished]()
-    questions = [
-        Question(sample=question(number, inputs={"question": f"{number}?"}), spec=spec, source=Path())
-        for number in range(count)
-    ]
-    asyncio.run(Fleet([adapter], finished.append).ask(questions))
-    assert len({one.outcome.sample_id for one in finished}) == count
-    return finished
-
-
-@pytest.mark.slow
-def test_concurrency_grows_on_a_fast_server_and_respects_its_ceiling() -> None:
-    with fault_server(seconds=0.05) as server:
-        ask(server, 200, concurrency="2", max_concurrency="12")
-        assert 4 <= server.most <= 12
-
-
-@pytest.mark.slow
-def test_concurrency_falls_on_a_server_that_refuses_haste_and_all_is_answered() -> None:
-    def busy(asked: Asked) -> Answer:
-        return refusal(429, Retry_After="0") if asked.under_way > 6 else echo(asked)
-
-    with fault_server(busy, seconds=0.01) as server:
-        finished = ask(server, 200, concurrency="16", max_concurrency="16", attempts="50")
-        assert not any(one.outcome.error for one in finished)
-        late = [asked.under_way for asked in server.seen[-100:]]
-        assert sum(late) / len(late) < 9
-
-
-def test_a_server_that_asks_all_to_wait_is_left_alone() -> None:
-    with fault_server(in_turn(refusal(429, Retry_After="1"))) as server:
-        started = time.monotonic()
-        ask(server, 3, concurrency="1")
-        assert time.monotonic() - started >= 1
-        assert len(server.seen) == 4
 
 
 def test_the_declared_boxes_are_the_default() -> None:

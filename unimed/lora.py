@@ -31,7 +31,9 @@ _COMPUTED = ("r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_
 _TOLD = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
          "lora_dropout", "inference_mode", "init_lora_weights", "megatron_core", "qalora_group_size", "runtime_config",
          "eva_config")  # fmt: skip
-PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # They leave the frozen weights alone.
+_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # They leave the frozen weights alone.
+AGAIN = "Copy the adapter again, whole."
+MERGE = "Merge it into its base where it was trained (`merge_and_unload()` of peft), and give what that writes."
 _LEVELS = 1 << 16
 
 
@@ -196,36 +198,50 @@ def write_adapter(model: nn.Module, trained: Mapping[str, torch.Tensor], folder:
     return set(names)
 
 
-def read_adapter_config(folder: Path) -> "LoraConfig":
-    """Return a LoRA's configuration; DataError if unreadable, UsageError if it changes more than linear layers."""
-    from peft import LoraConfig, PeftConfig
+def peft_lora(folder: Path) -> "LoraConfig":
+    """Return the configuration of a LoRA in peft's format; nothing in the folder is run.
+
+    DataError if it is unreadable; UsageError for another adapter, or one whose start changes the frozen weights.
+    """
+    from peft import PeftConfig
 
     values = read_json(folder / ADAPTER_CONFIG)
     kind = values.get("peft_type") if isinstance(values, dict) else None
     if kind != "LORA":
-        raise UsageError(f"{folder} holds no LoRA, but {kind}.", "Merge it into the language model first.")
+        raise UsageError(f"{folder} holds no LoRA, but {kind or 'nothing that peft knows'}.", MERGE)
     try:
         adapter = cast("LoraConfig", PeftConfig.from_pretrained(str(folder)))
     except LIBRARY_FAULTS as error:
-        raise DataError(f"{folder / ADAPTER_CONFIG} cannot be used: {error}", "Copy the adapter again.") from error
-    plain = LoraConfig()
+        raise DataError(f"{folder / ADAPTER_CONFIG} cannot be used: {error}", AGAIN) from error
+    if adapter.init_lora_weights not in _PLAIN_STARTS:
+        start = f"begins with {adapter.init_lora_weights!r}, which changes the frozen weights too"
+        raise UsageError(f"The LoRA in {folder} {start}.", MERGE)
+    return adapter
+
+
+def adapter_file(folder: Path) -> Path:
+    """Return where the weights of a LoRA lie, by peft's name for them or its older one."""
+    older = (folder / ADAPTER).with_suffix(".bin")
+    return older if older.is_file() and not (folder / ADAPTER).is_file() else folder / ADAPTER
+
+
+def read_adapter_config(folder: Path) -> "LoraConfig":
+    """Return a LoRA's configuration; raises as `peft_lora`, and if it changes more than linear layers."""
+    from peft import LoraConfig
+
+    adapter, plain = peft_lora(folder), LoraConfig()
     other = [name for name, value in adapter.to_dict().items()
              if name not in (*_COMPUTED, *_TOLD) and value != getattr(plain, name)]  # fmt: skip
-    if adapter.init_lora_weights not in PLAIN_STARTS:
-        other.append(f"init_lora_weights {adapter.init_lora_weights!r}, which changes the frozen weights")
     if other:
         problem = f"The adapter in {folder} has what Uni-Med does not take: {', '.join(other)}."
-        raise UsageError(problem, "Give a LoRA on linear layers alone, or merge it into the language model first.")
+        raise UsageError(problem, f"Give a LoRA on linear layers alone. {MERGE}")
     return replace(adapter, init_lora_weights=True, inference_mode=False)
 
 
 def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
     """Return the weights of a LoRA in peft's format by the names of the whole model; DataError if unreadable."""
-    file = folder / ADAPTER
-    if not file.is_file() and file.with_suffix(".bin").is_file():
-        file = file.with_suffix(".bin")
     tensors = {}
-    for name, tensor in read_tensors(file, "Copy the adapter again.").items():
+    for name, tensor in read_tensors(adapter_file(folder), AGAIN).items():
         inner = re.sub(r"magnitude_vector$", "magnitude_vector.weight", name.removeprefix(_PEFT_PREFIX))
         tensors[_LANGUAGE + re.sub(r"(\.lora_\w+)\.", rf"\1.{_NAME}.", inner)] = tensor
     return tensors

@@ -3,17 +3,16 @@
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from httpx2 import HTTPError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -271,43 +270,23 @@ def read_tensors(path: Path, hint: str = "") -> dict[str, torch.Tensor]:
     return dict(state)
 
 
-@contextmanager
-def _explained(name: str, file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (SafetensorError, OSError, KeyError) as error:
-        raise DataError(f"{name} cannot be read from {file}: {error}", "Copy the file again.") from error
-
-
 @dataclass(slots=True, kw_only=True)
 class Shards:
-    """The tensors of a folder, one at a time: models of many gigabytes in little memory."""
+    """The tensors of a folder, on the disk until they are used: models of many gigabytes in little memory."""
 
     files: Mapping[str, Path]  # The file of each tensor, by its name.
-    opened: dict[Path, State] = field(default_factory=dict)  # Torch files; their tensors stay on the disk until used.
+    opened: dict[Path, State] = field(default_factory=dict)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Return one tensor; DataError if its file is broken."""
+        """Return one tensor; DataError if its file is broken, or has no such tensor."""
         file = self.files[name]
-        with _explained(name, file):
-            if file.suffix != ".safetensors":
-                return self._torch_file(file)[name]
-            with safe_open(file, framework="pt") as stream:
-                return cast("torch.Tensor", stream.get_tensor(name))
-
-    def size(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor, of safetensors without reading it; DataError if its file is broken."""
-        file = self.files[name]
-        with _explained(name, file):
-            if file.suffix != ".safetensors":
-                return tuple(self._torch_file(file)[name].shape)
-            with safe_open(file, framework="pt") as stream:
-                return tuple(stream.get_slice(name).get_shape())
-
-    def _torch_file(self, file: Path) -> State:
-        if file not in self.opened:
-            self.opened[file] = read_tensors(file)
-        return self.opened[file]
+        try:
+            if file not in self.opened:
+                self.opened[file] = read_tensors(file)
+            return self.opened[file][name]
+        except (DataError, KeyError) as error:
+            said = error.problem if isinstance(error, DataError) else "there is none of this name."
+            raise DataError(f"{name} cannot be read from {file}: {said}", "Copy the file again.") from error
 
 
 def open_shards(folder: Path) -> Shards:
@@ -316,7 +295,8 @@ def open_shards(folder: Path) -> Shards:
         if (folder / index).is_file():
             return Shards(files={name: inside(folder, file) for name, file in indexed_files(folder / index).items()})
         if (folder / alone).is_file():
-            return Shards(files=dict.fromkeys(_names_in(folder / alone), folder / alone))
+            state = read_tensors(folder / alone)
+            return Shards(files=dict.fromkeys(state, folder / alone), opened={folder / alone: state})
     expected = ", ".join((*_ALONE, *_INDEXES))
     raise DataError(f"{folder} holds no weights.", f"Expected one of {expected}, as transformers writes them.")
 
@@ -337,16 +317,6 @@ def indexed_files(index: Path) -> Mapping[str, str]:
         problem = f"{index} names {len(missing)} files that are not there: {some_of(missing)}."
         raise DataError(problem, "Download the model again, whole.")
     return files
-
-
-def _names_in(file: Path) -> list[str]:
-    if file.suffix != ".safetensors":
-        return list(read_tensors(file))
-    try:
-        with safe_open(file, framework="pt") as stream:
-            return list(stream.keys())
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{file} cannot be read: {error}", "Copy it again.") from error
 
 
 def write_shards(

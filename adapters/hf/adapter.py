@@ -55,9 +55,8 @@ class HfAdapter(LocalAdapter):
         ids = (getattr(config, word, None) for word in ("image_token_id", "image_token_index"))
         image_token_id = next((one for one in ids if one is not None), None)
         if image_token_id is None:
-            raise DataError(
-                f"{config.model_type} names no token for images.", "Use the model behind a server: openai:..."
-            )
+            problem = f"{config.model_type} names no token for images."
+            raise DataError(problem, "Use the model behind a server: openai:...")
         self._image_token_id = int(image_token_id)
         options = _table("images", arguments["images"])
         if not (placed.split or placed.quantised or placed.lora):
@@ -299,15 +298,11 @@ def _read_config(folder: Path) -> processing.Config:
             else "Name a folder with a config.json of a supported architecture; code from repositories is not run.",
         ) from error
     if type(config) not in AutoModelForImageTextToText._model_mapping:  # noqa: SLF001 - the only public way is to try
-        raise UsageError(
-            f"{config.model_type} is no vision-language model of transformers.",
-            "Name a model whose pipeline is image-text-to-text.",
-        )
+        problem = f"{config.model_type} is no vision-language model of transformers."
+        raise UsageError(problem, "Name a model whose pipeline is image-text-to-text.")
     if config.is_encoder_decoder:
-        raise UsageError(
-            f"{config.model_type} encodes its prompt apart from its answer, which `hf` does not drive.",
-            "Name a model that continues its prompt.",
-        )
+        problem = f"{config.model_type} encodes its prompt apart from its answer, which `hf` does not drive."
+        raise UsageError(problem, "Name a model that continues its prompt.")
     return config
 
 

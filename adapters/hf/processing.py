@@ -59,10 +59,8 @@ def load_processor(folder: Path, config: Config) -> tuple[Processor, tuple[str, 
             whole = getattr(importlib.import_module(f"transformers.models.{config.model_type}"), name)
             processor = without_videos(whole).from_pretrained(folder, **_PIL)
     except Exception as error:  # the tokenizer's own library raises bare exceptions
-        raise DataError(
-            f"The processor of {config.model_type} in {folder} cannot be made: {error}",
-            "Its images may need torchvision, or a file of the processor is missing.",
-        ) from error
+        problem = f"The processor of {config.model_type} in {folder} cannot be made: {error}"
+        raise DataError(problem, "Its images may need torchvision, or a file of the processor is missing.") from error
     missing = [name for name in ("tokenizer", "image_processor") if getattr(processor, name, None) is None]
     if missing:
         raise DataError(
@@ -209,9 +207,8 @@ class Renderer:
             return fitting[0]
         problem = problems[_FORMS[0]]
         if system and not all(self._problem(form, "") for form in _FORMS):
-            raise UsageError(
-                f"The model's chat template takes no system message: {problem}.", "Leave --model-arg system out."
-            )
+            problem = f"The model's chat template takes no system message: {problem}."
+            raise UsageError(problem, "Leave --model-arg system out.")
         raise DataError(
             f"The model's chat template cannot be used: {problem}.",
             "Put the template of the published model into chat_template.jinja, or give it what it needs by --model-arg "
@@ -316,10 +313,8 @@ def _pinned(template: Template, today: date) -> Template:
         return {name: _pinned(one, today) for name, one in template.items()}
     text = _TODAY.sub(lambda call: repr(today.strftime(call["form"])), template)
     if "strftime_now(" in text:
-        raise DataError(
-            "The model's chat template looks the date up in a way that cannot be pinned.",
-            "Write strftime_now with a plain text in chat_template.jinja, or the date itself.",
-        )
+        problem = "The model's chat template looks the date up in a way that cannot be pinned."
+        raise DataError(problem, "Write strftime_now with a plain text in chat_template.jinja, or the date itself.")
     return text
 
 

@@ -1,7 +1,6 @@
 """LLaVA-Med as other folders: the deltas of version 1.0 made whole, version 1.5 as a plain folder of transformers."""
 
 import shutil
-from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,10 +32,8 @@ def convert(source: Path, output: Path, base: Path | None, vision_tower: Path | 
     if base is None:
         convert_v15(source, output, vision_tower=vision_tower, dtype=getattr(torch, dtype or "float16"))
     elif given:
-        raise UsageError(
-            f"A delta is added in float16 and has no vision tower, but {', '.join(given)} was given.",
-            "Leave it out; the run takes the tower as --model-arg vision_tower=DIR.",
-        )
+        problem = f"A delta is added in float16 and has no vision tower, but {', '.join(given)} was given."
+        raise UsageError(problem, "Leave it out; the run takes the tower as --model-arg vision_tower=DIR.")
     else:
         convert_delta(base, source, output)
 
@@ -57,10 +54,8 @@ def convert_delta(base: Path, delta: Path, output: Path, *, shard_bytes: int = S
         known = theirs.tensor(name).to(_DELTA_TYPE)
         more = len(whole) - len(known)
         if whole.shape[1:] != known.shape[1:] or more < 0 or (more and name not in _GROWN):
-            raise DataError(
-                f"{name} is {list(whole.shape)} in the delta and {list(known.shape)} in the base.",
-                "Give the base that the delta was made from: LLaMA-7B.",
-            )
+            problem = f"{name} is {list(whole.shape)} in the delta and {list(known.shape)} in the base."
+            raise DataError(problem, "Give the base that the delta was made from: LLaMA-7B.")
         whole[: len(known)] += known
         return whole
 
@@ -72,7 +67,7 @@ def convert_delta(base: Path, delta: Path, output: Path, *, shard_bytes: int = S
             given=[name for name in wanted if name not in _AS_IT_IS],
             expected=[name for name in theirs.files if not name.endswith(ROTARY)],
         )
-        sizes = {name: prod(ours.size(name)) * _DELTA_TYPE.itemsize for name in wanted}
+        sizes = {name: ours.tensor(name).numel() * _DELTA_TYPE.itemsize for name in wanted}
         write_shards(folder, sizes, total, shard_bytes=shard_bytes)
         for file in filter(Path.is_file, map(delta.joinpath, _COPIED)):
             shutil.copyfile(file, folder / file.name)
@@ -92,10 +87,8 @@ def convert_v15(
         form = read_format(source, tower)
         kind = form.config.get_text_config(decoder=True).model_type
         if kind != "mistral" or form.linear or form.marks:
-            raise DataError(
-                f"{source} is not LLaVA-Med 1.5 (language model {kind!r}).",
-                "Only its parts are those of transformers' LLaVA, and only its chat template is known here.",
-            )
+            hint = "Only its parts are those of transformers' LLaVA, and only its chat template is known here."
+            raise DataError(f"{source} is not LLaVA-Med 1.5 (language model {kind!r}).", hint)
         codec = load_codec(source)
         model, _ = load_model(source, form, dtype, tower=tower, from_base=vision_tower is not None)
         # The tokenizer has `<image>`, and BOS before every prompt.

@@ -72,18 +72,14 @@ def read_format(folder: Path, tower: Path | None) -> LlavaFormat:
     file = folder / "config.json"
     flat = read_json_object(file)
     if "text_config" in flat:
-        raise DataError(
-            f"{folder} is a model in the layout of transformers, not of LLaVA.", f"Run it as it is: --model hf:{folder}"
-        )
+        problem = f"{folder} is a model in the layout of transformers, not of LLaVA."
+        raise DataError(problem, f"Run it as it is: --model hf:{folder}")
     if flat.get("model_type") not in list(LANGUAGE_MODELS):
-        raise DataError(
-            f"{folder} holds a model of type {flat.get('model_type')!r}.", f"Allowed: {', '.join(LANGUAGE_MODELS)}."
-        )
+        problem = f"{folder} holds a model of type {flat.get('model_type')!r}."
+        raise DataError(problem, f"Allowed: {', '.join(LANGUAGE_MODELS)}.")
     if "mm_vision_tower" not in flat:
-        raise DataError(
-            f"{file} names no mm_vision_tower: this is a language model alone.",
-            "Give a LLaVA-Med checkpoint; version 1.0 is made of LLaMA and a delta by `medbench convert llava-med`.",
-        )
+        hint = "Give a LLaVA-Med checkpoint; version 1.0 is made of LLaMA and a delta by `medbench convert llava-med`."
+        raise DataError(f"{file} names no mm_vision_tower: this is a language model alone.", hint)
     vision: Any = _tower_config(str(flat["mm_vision_tower"] or ""), tower)
     feature = _one_of(file, flat, "mm_vision_select_feature", _STRATEGIES, "patch")
     visual_tokens = (vision.image_size // vision.patch_size) ** 2 + int(feature == "full")
@@ -113,10 +109,8 @@ def _one_of(file: Path, flat: Mapping[str, Any], name: str, allowed: Mapping[Any
 
 def _tower_config(name: str, folder: Path | None) -> CLIPVisionConfig:
     if "biomedclip" in name.lower():
-        raise DataError(
-            f"The checkpoint was trained with the vision tower {name!r}, which is not supported.",
-            "The weights of LLaVA-Med with BiomedCLIP were never published; use one with OpenAI's CLIP.",
-        )
+        hint = "The weights of LLaVA-Med with BiomedCLIP were never published; use one with OpenAI's CLIP."
+        raise DataError(f"The checkpoint was trained with the vision tower {name!r}, which is not supported.", hint)
     if folder is not None:
         return read_tower_config(folder, _TOWER_HINT)
     settings = TOWERS.get(name.rstrip("/").rpartition("/")[2])
@@ -147,27 +141,21 @@ def load_model(
     own_tower = {_TOWER + name for name, _ in model.model.vision_tower.named_parameters()}
     lacks_tower = own_tower <= missing
     if lacks_tower and not from_base:
-        raise DataError(
-            f"The checkpoint {folder} holds no vision tower.",
-            "Give OpenAI's CLIP: --model-arg vision_source=base --model-arg vision_tower=DIR",
-        )
+        problem = f"The checkpoint {folder} holds no vision tower."
+        raise DataError(problem, "Give OpenAI's CLIP: --model-arg vision_source=base --model-arg vision_tower=DIR")
     # A tower that comes later is not missing.
     weights.refuse_loading_info(
         str(folder), {**info, "missing_keys": missing - own_tower if lacks_tower else missing}, harmless=_BUFFERS
     )
     # A published delta that was not added to LLaMA has the names and shapes of a model, and says nothing.
     if float(model.model.language_model.norm.weight.detach().float().abs().mean()) < _LEAST_NORM:
-        raise DataError(
-            f"{folder} looks like a delta, not like a model: its last normalisation is almost 0.",
-            f"Add it to LLaMA-7B first: `medbench convert llava-med {folder} --base LLAMA_7B --output DIR`.",
-        )
+        hint = f"Add it to LLaMA-7B first: `medbench convert llava-med {folder} --base LLAMA_7B --output DIR`."
+        raise DataError(f"{folder} looks like a delta, not like a model: its last normalisation is almost 0.", hint)
     # A configuration alone is enough where the checkpoint has the weights.
     if tower is None or not any(file.suffix in {".safetensors", ".bin"} for file in tower.iterdir()):
         if from_base:
-            raise UsageError(
-                "The vision tower is not in the checkpoint.",
-                "Give OpenAI's CLIP as --model-arg vision_tower=DIR, a folder with config.json and weights.",
-            )
+            hint = "Give OpenAI's CLIP as --model-arg vision_tower=DIR, a folder with config.json and weights."
+            raise UsageError("The vision tower is not in the checkpoint.", hint)
         return model, None
     ours = model.model.vision_tower.state_dict()
     theirs = read_tower(tower, ours)
@@ -190,13 +178,11 @@ def load_llava_med(options: LoadOptions) -> "LlavaMedAdapter":
     folder, version, chosen = options.folder_of(CARD), options.variant or "v1.5", options.arguments
     templates, from_base = TEMPLATES[version], chosen["vision_source"] == "base"
     if chosen["template"] not in templates:
-        raise UsageError(
-            f"LLaVA-Med {version} has no template {chosen['template']!r}.", f"Allowed: {', '.join(templates)}."
-        )
+        problem = f"LLaVA-Med {version} has no template {chosen['template']!r}."
+        raise UsageError(problem, f"Allowed: {', '.join(templates)}.")
     if version == "v1.0" and not from_base:
-        raise UsageError(
-            "A checkpoint of version 1.0 holds no vision tower.", "Leave --model-arg vision_source=checkpoint out."
-        )
+        problem = "A checkpoint of version 1.0 holds no vision tower."
+        raise UsageError(problem, "Leave --model-arg vision_source=checkpoint out.")
     tasks = [name.strip() for name in chosen["trained_on"].split(",") if name.strip()]
     trained_on = frozenset(get_task(name).name for name in tasks if tasks != ["none"]) if tasks else None
     with room_for(f"LLaVA-Med in {folder}"):
@@ -237,10 +223,8 @@ def mark_ids(codec: TextCodec, vocabulary: int) -> tuple[int, int, int]:
         return codec.size, codec.size + 1, codec.size + 2
     patch, start, end = found
     if patch is None or start is None or end is None or max(patch, start, end) >= vocabulary:
-        raise DataError(
-            f"The tokenizer has {codec.size} tokens, {', '.join(MARKS)} at {found}, the model {vocabulary}.",
-            "Copy the tokenizer's files of the same checkpoint, added_tokens.json among them.",
-        )
+        problem = f"The tokenizer has {codec.size} tokens, {', '.join(MARKS)} at {found}, the model {vocabulary}."
+        raise DataError(problem, "Copy the tokenizer's files of the same checkpoint, added_tokens.json among them.")
     return patch, start, end
 
 
@@ -270,11 +254,8 @@ class LlavaMedAdapter(TextAdapter[TextCodec]):
         prompt = self.put(without_marks(spec.instruction(sample)), sample)
         longest = self.form.longest_prompt
         if longest is not None and prompt.length > longest:
-            raise SampleError(
-                f"The prompt of {sample.sample_id!r} has {prompt.length} tokens, but the model reads {longest}.",
-                "Nothing is cut; the sample counts as an error.",
-                kind="prompt",
-            )
+            problem = f"The prompt of {sample.sample_id!r} has {prompt.length} tokens, but the model reads {longest}."
+            raise SampleError(problem, "Nothing is cut; the sample counts as an error.", kind="prompt")
         return prompt
 
     def put(self, question: str, sample: Sample) -> Prompt:

@@ -33,10 +33,8 @@ class Example:
 def authors_examples(shots: str, folder: Path | None) -> tuple[Example, ...]:
     """Return the authors' six if they are shown; UsageError if there must be, or are, images that cannot be read."""
     if shots == "6" and folder is None:
-        raise UsageError(
-            "shots=6 shows the authors' six examples for VQA, and their images are not given.",
-            "Give --model-arg demo_images=DIR, or shots=auto, which shows six of the task's train split instead.",
-        )
+        hint = "Give --model-arg demo_images=DIR, or shots=auto, which shows six of the task's train split instead."
+        raise UsageError("shots=6 shows the authors' six examples for VQA, and their images are not given.", hint)
     if shots == "0" or folder is None:
         return ()
     try:
@@ -46,10 +44,8 @@ def authors_examples(shots: str, folder: Path | None) -> tuple[Example, ...]:
         )
     except SampleError as error:
         names = ", ".join(name for name, _, _ in AUTHORS)
-        raise UsageError(
-            f"demo_images={folder} does not give the authors' images: {error.problem}",
-            f"It needs {names}: from img/ of the model's repository, or from VQA-RAD.",
-        ) from error
+        problem = f"demo_images={folder} does not give the authors' images: {error.problem}"
+        raise UsageError(problem, f"It needs {names}: from img/ of the model's repository, or from VQA-RAD.") from error
 
 
 def drawn_examples(
@@ -87,10 +83,8 @@ def examples_of(
         origin = "of its train split"
         examples = drawn_examples(spec, options.train_samples(spec.name), options.source_of(spec.name), fits)
         if shots == "6" and len(examples) < SHOTS:
-            raise DataError(
-                f"The train split of {spec.name} has {len(examples)} usable examples; shots=6 needs {SHOTS}.",
-                "Prepare the task with its train split, or give shots=auto or shots=0.",
-            )
+            problem = f"The train split of {spec.name} has {len(examples)} usable examples; shots=6 needs {SHOTS}."
+            raise DataError(problem, "Prepare the task with its train split, or give shots=auto or shots=0.")
     if not examples:
         return (), f"Med-Flamingo answers {spec.name} without examples."
     names = ", ".join(example.name for example in examples)

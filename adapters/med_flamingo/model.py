@@ -98,10 +98,8 @@ def load_med_flamingo(options: LoadOptions) -> "MedFlamingoAdapter":
         rows = len(blocks[_EMBEDDINGS])
         if rows != int(config.vocab_size) + ADDED_TOKENS:
             known = f"the LLaMA in {files['llama']} knows {config.vocab_size} tokens"
-            raise DataError(
-                f"{files['trained']} has {rows} embeddings, {known}.",
-                f"Med-Flamingo adds {ADDED_TOKENS} tokens to the vocabulary of the first LLaMA-7B.",
-            )
+            hint = f"Med-Flamingo adds {ADDED_TOKENS} tokens to the vocabulary of the first LLaMA-7B."
+            raise DataError(f"{files['trained']} has {rows} embeddings, {known}.", hint)
         shards = open_shards(files["llama"])
         needed = [name for name in shards.files if not name.endswith(weights.ROTARY) and name != _EMBEDDINGS]
         state = {name: shards.tensor(name) for name in needed} | blocks
@@ -150,9 +148,8 @@ def _llama_config(folder: Path) -> LlamaConfig:
         # The head has no rows for the added tokens, so that it cannot be the table of embeddings.
         config = LlamaConfig.from_dict({**values, **special, "tie_word_embeddings": False})
     if values.get("model_type") != "llama":
-        raise DataError(
-            f"{folder} holds a model of type {values.get('model_type')!r}.", "Med-Flamingo is built on LLaMA-7B."
-        )
+        problem = f"{folder} holds a model of type {values.get('model_type')!r}."
+        raise DataError(problem, "Med-Flamingo is built on LLaMA-7B.")
     return config
 
 

@@ -80,10 +80,8 @@ def read_address(variant: str) -> Address:
     if not usable or url.scheme not in {"http", "https"} or not text.isprintable() or " " in text:
         raise UsageError("The base URL of the model 'openai' is no http or https URL.", _EXAMPLE)
     if "@" in url.netloc:
-        raise UsageError(
-            "The base URL carries credentials, which would be written into the run's files.",
-            "Leave them out; name the environment variable that holds the key: --model-arg key_env=NAME",
-        )
+        hint = "Leave them out; name the environment variable that holds the key: --model-arg key_env=NAME"
+        raise UsageError("The base URL carries credentials, which would be written into the run's files.", hint)
     if url.query or url.fragment:
         raise UsageError("The base URL has a query or a fragment.", f"Leave out what follows `?` or `#`. {_EXAMPLE}")
     path, host = url.path.rstrip("/") or "/v1", url.hostname or ""
@@ -110,10 +108,8 @@ def read_key(name: str, address: Address) -> SecretStr:
     not set and the server is another machine, or holds what cannot stand in a header.
     """
     if not _VARIABLE.fullmatch(name):
-        raise UsageError(
-            "key_env is not the name of an environment variable in capitals.",
-            "Give the variable's name, never the key itself: --model-arg key_env=MY_SERVER_KEY",
-        )
+        problem = "key_env is not the name of an environment variable in capitals."
+        raise UsageError(problem, "Give the variable's name, never the key itself: --model-arg key_env=MY_SERVER_KEY")
     value = os.environ.get(name, "").strip()
     if not value and not address.on_this_machine:
         raise UsageError(
@@ -122,10 +118,8 @@ def read_key(name: str, address: Address) -> SecretStr:
             "or name another one: --model-arg key_env=NAME",
         )
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise UsageError(
-            "The key in the environment variable has characters that no key has (spaces, control characters...).",
-            "Set it again, without quotes and line ends.",
-        )
+        problem = "The key in the environment variable has characters that no key has (spaces, control characters...)."
+        raise UsageError(problem, "Set it again, without quotes and line ends.")
     return SecretStr(value)
 
 
@@ -258,15 +252,11 @@ def read_options(given: Mapping[str, str], address: Address) -> Options:
     unknown = sorted((profile.never & added) | (added - profile.only if profile.only else set()))
     if unknown:
         allowed = f" Allowed: {', '.join(sorted(profile.only))}." if profile.only else ""
-        raise UsageError(
-            f"A server of the profile {profile.name!r} does not take {', '.join(unknown)}.",
-            f"Leave them out of extra_body, or choose another --model-arg profile.{allowed}",
-        )
+        problem = f"A server of the profile {profile.name!r} does not take {', '.join(unknown)}."
+        raise UsageError(problem, f"Leave them out of extra_body, or choose another --model-arg profile.{allowed}")
     if SPACES[options.boxes].units is None and options.max_pixels:
-        raise UsageError(
-            "Boxes in pixels mean those of the original image, but max_pixels sends a smaller one.",
-            "Choose boxes that do not depend on the size, e.g. --model-arg boxes=permille.",
-        )
+        problem = "Boxes in pixels mean those of the original image, but max_pixels sends a smaller one."
+        raise UsageError(problem, "Choose boxes that do not depend on the size, e.g. --model-arg boxes=permille.")
     return options
 
 
@@ -303,16 +293,12 @@ def _fields(text: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise _not_allowed("extra_body", text, """Give a JSON object, for example '{"top_k": 1}'.""")
     if _holds_secret(fields):
-        raise UsageError(
-            "extra_body seems to hold a key or a password, and it would be written into the run's files.",
-            "Name the environment variable that holds the key: --model-arg key_env=NAME",
-        )
+        problem = "extra_body seems to hold a key or a password, and it would be written into the run's files."
+        raise UsageError(problem, "Name the environment variable that holds the key: --model-arg key_env=NAME")
     own = sorted(_OWN_FIELDS & fields.keys())
     if own:
-        raise UsageError(
-            f"extra_body has {', '.join(own)}, which the adapter sends itself.",
-            f"Use the options for that: {', '.join(sorted(ARGUMENTS))}.",
-        )
+        problem = f"extra_body has {', '.join(own)}, which the adapter sends itself."
+        raise UsageError(problem, f"Use the options for that: {', '.join(sorted(ARGUMENTS))}.")
     if not isinstance(fields.get(STREAM), bool | None):
         raise _not_allowed("extra_body", text, "`stream` is true, false, or null to leave it out.")
     return fields

@@ -48,8 +48,6 @@ async def there_and_alike(servers: Sequence[S]) -> tuple[tuple[S, ...], Told]:
     first, wanted = there[0]
     other = next(((server, one) for server, one in there if one != wanted), None)
     if other:
-        raise RunError(
-            f"The servers do not serve the same: {first.host} is {wanted}; {other[0].host} is {other[1]}.",
-            "Serve the same weights with the same options and version, or leave one of them out.",
-        )
+        problem = f"The servers do not serve the same: {first.host} is {wanted}; {other[0].host} is {other[1]}."
+        raise RunError(problem, "Serve the same weights with the same options and version, or leave one of them out.")
     return tuple(server for server, _ in there), wanted

@@ -53,10 +53,8 @@ def read_published(path: Path) -> tuple[weights.State, weights.State]:
     state = {name: one for name, one in state.items() if name not in rotary and not name.startswith(_PRETRAINING)}
     strangers = [name for name in state if not name.startswith((LANGUAGE, VISION))]
     if strangers:
-        raise DataError(
-            f"{path} holds what no RadFM has: {weights.some_of(strangers)}.",
-            "Give the state dictionary that RadFM's authors publish as pytorch_model.bin.",
-        )
+        problem = f"{path} holds what no RadFM has: {weights.some_of(strangers)}."
+        raise DataError(problem, "Give the state dictionary that RadFM's authors publish as pytorch_model.bin.")
     return weights.part_of(state, LANGUAGE), weights.part_of(state, VISION)
 
 
@@ -181,9 +179,8 @@ def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes:
         raise UsageError(f"{source} is no folder.", f"Give one with {CHECKPOINT} and {TOKENIZER_FILE}.")
     missing = [name for name in (CHECKPOINT, TOKENIZER_FILE) if not (source / name).is_file()]
     if missing:
-        raise DataError(
-            f"{source} lacks {', '.join(missing)}.", "Put the authors' two files, unpacked, into one folder."
-        )
+        problem = f"{source} lacks {', '.join(missing)}."
+        raise DataError(problem, "Put the authors' two files, unpacked, into one folder.")
     with new_folder(output) as folder:
         _, sizes = _tokenizer(source)
         language, vision = read_published(source / CHECKPOINT)

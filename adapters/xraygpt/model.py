@@ -101,10 +101,8 @@ def config_of(files: Mapping[str, Path]) -> Blip2Config:
     values = read_json_object(files["language"] / "config.json")
     if values.get("model_type") != "llama" or sizes.keys() - _SIZES:
         given = sorted(sizes) or "as published"
-        raise DataError(
-            f"{files['language']} is of type {values.get('model_type')!r}, with sizes {given}.",
-            f"XrayGPT's language model is a `llama`; sizes are {', '.join(sorted(_SIZES))}.",
-        )
+        problem = f"{files['language']} is of type {values.get('model_type')!r}, with sizes {given}."
+        raise DataError(problem, f"XrayGPT's language model is a `llama`; sizes are {', '.join(sorted(_SIZES))}.")
     with usable("The sizes of this XrayGPT cannot be used", "Copy its files again."):
         return Blip2Config(
             vision_config=transformers.Blip2VisionConfig(**sizes.get("vision_config", {})),

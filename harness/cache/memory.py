@@ -6,8 +6,9 @@ ends a run: it says so once, and the model answers.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain, islice
-from typing import Any, Self
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -37,7 +38,7 @@ _GENERATION: Mapping[type[Generation], TypeAdapter[Any]] = {
 Answer = Callable[[Iterator[Request]], Iterator[list[Outcome]]]
 
 
-class Memory:
+class Memory(AbstractContextManager["Memory"]):
     """The cache for one loaded model of a run; its keys are made by one thread, or by several for a served one."""
 
     def __init__(self, store: Store, keys: Keys, model: str, kind: type[Generation], phases: Phases) -> None:
@@ -45,9 +46,6 @@ class Memory:
         self._reads = self._writes = True
         self._waiting: dict[str, bytes] = {}
         self._kept_at = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Write what is kept in memory."""

@@ -44,20 +44,8 @@ _FORGET_ALL = "DELETE FROM answers WHERE used <= ? AND (model GLOB ? OR model GL
 _FORGET = "DELETE FROM answers WHERE key IN (SELECT key FROM answers ORDER BY used, rowid LIMIT ?)"
 # With these nothing is wrong with the file: somebody holds it, the disk is full, the folder cannot be written to.
 _NOT_ITS_FAULT = tuple(
-    f"SQLITE_{name}"
-    for name in (
-        "BUSY",
-        "LOCKED",
-        "FULL",
-        "IOERR",
-        "READONLY",
-        "CANTOPEN",
-        "PERM",
-        "AUTH",
-        "NOMEM",
-        "PROTOCOL",
-        "NOLFS",
-    )
+    f"SQLITE_{one}"
+    for one in ("BUSY", "LOCKED", "FULL", "IOERR", "READONLY", "CANTOPEN", "PERM", "AUTH", "NOMEM", "PROTOCOL", "NOLFS")
 )
 
 

@@ -60,9 +60,8 @@ class Engine(GenerationEngine):
         if why_static and adapter.attention != "causal":
             self.why_whole = f"its visual tokens read one another, and {why_static}"
         if self.why_whole and type(adapter).written_whole is LocalAdapter.written_whole:
-            raise UsageError(
-                f"{adapter.title} cannot be driven: {self.why_whole}.", "This model cannot be run; name another."
-            )
+            problem = f"{adapter.title} cannot be driven: {self.why_whole}."
+            raise UsageError(problem, "This model cannot be run; name another.")
         self.why_static = "" if self.why_whole else why_static
         self._library = library
         self.budget = budget

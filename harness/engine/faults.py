@@ -1,7 +1,7 @@
 """What a model, a library or a device raises while it computes: a lack of memory, a fault, or the end of a device."""
 
 import re
-from typing import Self
+from contextlib import AbstractContextManager
 
 from medbench.tasks.foundation.errors import MedbenchError, RunError, described
 from medbench.tasks.foundation.shortages import ran_out_of_memory
@@ -32,7 +32,7 @@ def is_lost(error: Exception) -> bool:
     )
 
 
-class Survived:
+class Survived(AbstractContextManager["Survived"]):
     """Notes what a model's code or a library raises in its block: `problem`, or that `memory` ran out.
 
     DeviceError if nothing more can be answered here. What failed is held by its error until that is let go; only then
@@ -43,9 +43,6 @@ class Survived:
         self._device = device
         self.memory = False
         self.problem = ""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
         # What is not written at all is no sample's fault.

@@ -8,9 +8,10 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -106,11 +107,11 @@ class FeatureCache:
         return tempfile.TemporaryDirectory(prefix="medbench-features-")
 
 
-class Images:
+class Images(AbstractContextManager["Images"]):
     """Reads expected images in threads, encodes every one once, with others that are ready, and embeds segments [L, D].
 
     Features do not depend on the task; visual tokens do, and are projected for those who share them. Images are known
-    by the bytes of their files. A context manager.
+    by the bytes of their files.
     """
 
     def __init__(self, adapter: LocalAdapter, phases: Phases) -> None:
@@ -126,9 +127,6 @@ class Images:
         self._broken: dict[ImageKey, tuple[str, FailureKind]] = {}
         self._pixels: dict[str, Pixels] = {}
         self._features = FeatureCache()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -67,11 +67,6 @@ class KVPages(KVStore):
         self._spoilt: set[int] = set()
         self._layers: dict[int, KeysAndValues] = {}  # Keys and values [P, page, K, D].
 
-    @property
-    def pages_held(self) -> int:
-        """How many pages rows and prefixes hold."""
-        return self._count - len(self._free)
-
     def places(self, rows: Sequence[PrefixedRequest], prefixes: Iterable[SharedPrefix]) -> int:
         """Return the places of the pages of all of them; each row has its own copy of where its prefix ends."""
         longest = (

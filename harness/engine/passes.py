@@ -132,7 +132,5 @@ def compile_layers(decoder: Any) -> None:  # noqa: ANN401 - a decoder of transfo
             for part in parts[:1]:
                 part(torch.zeros(1, 2, width, device=decoder.device, dtype=decoder.dtype))
     except RuntimeError as error:
-        raise UsageError(
-            f"torch.compile does not work here: {str(error).splitlines()[0]}",
-            "Install a C++ compiler (g++), or name yours in the environment variable CXX, or leave --compile out.",
-        ) from error
+        hint = "Install a C++ compiler (g++), or name yours in the environment variable CXX, or leave --compile out."
+        raise UsageError(f"torch.compile does not work here: {str(error).splitlines()[0]}", hint) from error

@@ -7,8 +7,9 @@ processors would have made of them: expanded ids, pixels of each image, and the 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from transformers import BatchFeature
@@ -79,11 +80,8 @@ class SeenImage:
     item: Any  # Its pixels, under the names that vLLM's class reads.
 
 
-class Pictures:
-    """Reads images ahead in threads, and keeps those that were asked for last; vLLM encodes and remembers them.
-
-    A context manager.
-    """
+class Pictures(AbstractContextManager["Pictures"]):
+    """Reads images ahead in threads, and keeps those that were asked for last; vLLM encodes and remembers them."""
 
     def __init__(self, llm: Vllm, adapter: LocalAdapter) -> None:
         self._processor = llm.llm_engine.renderer.get_mm_processor()
@@ -93,9 +91,6 @@ class Pictures:
         self._kept: OrderedDict[ImageKey, Future[SeenImage]] = OrderedDict()
         self._ahead: set[ImageKey] = set()
         self.digests: set[str] = set()  # Of the images that were handed over.
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -4,13 +4,13 @@ import asyncio
 import random
 import re
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from medbench.adapters.guarding import one_sample
 from medbench.adapters.remote import Complete, RemoteAdapter, Reply, RetryableError
@@ -20,6 +20,8 @@ from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleErro
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
+Take = Callable[[], "Question | None"]
+"""Returns a server's next question; None if there is none now."""
 Sign = Literal["answered", "strained", "neutral"]
 # Answers come in bursts: rounds that are long enough that one burst more or less matters little.
 _ROUND = 2
@@ -55,18 +57,6 @@ class Question:
 
 class GoneError(RunError):
     """A server is not there, or answers no more: none of its questions is lost, others may answer them."""
-
-
-class Source(Protocol):
-    """Where a server's questions come from, one after another."""
-
-    def take(self) -> Question | None:
-        """Return the next question; None if there is none now."""
-        ...
-
-    async def more(self) -> bool:
-        """Wait until there may be more after all; False if there never will be."""
-        ...
 
 
 def in_order(loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]]) -> list[Question]:
@@ -228,17 +218,19 @@ class Asking:
         self._refused: dict[bool, tuple[str, int]] = {}
         self.retries: Counter[str] = Counter()
 
-    async def ask(self, questions: Source) -> None:
-        """Ask all questions; each is reported once.
+    async def ask(self, take: Take, more: Callable[[], Awaitable[bool]]) -> None:
+        """Ask all questions, each reported once; `more` waits until there may be some after all, or says no.
 
         Raises RunError if the server refuses everything, GoneError if it cannot be reached, or answers no more. What
         was not reported by then was not answered.
         """
         self._last_word = asyncio.get_running_loop().time()
         async with self._adapter.session() as complete, all_together() as group:
-            await self._begin_all(questions, complete, group)
+            await self._begin_all(take, more, complete, group)
 
-    async def _begin_all(self, questions: Source, complete: Complete, group: asyncio.TaskGroup) -> None:
+    async def _begin_all(
+        self, take: Take, more: Callable[[], Awaitable[bool]], complete: Complete, group: asyncio.TaskGroup
+    ) -> None:
         """Prepare questions some way ahead, and send them in their order."""
         ahead: deque[asyncio.Task[Finished | _Prepared]] = deque()
 
@@ -252,14 +244,14 @@ class Asking:
             group.create_task(asking).add_done_callback(lambda _: self._begun.release())
 
         while True:
-            question = questions.take()
+            question = take()
             if question is not None:
                 ahead.append(group.create_task(asyncio.to_thread(self._prepare, question)))
             if ahead and (question is None or len(ahead) > min(_MOST_AHEAD, self.window.limit)):
                 await begin_next()
             elif question is None:
                 self._all_begun = True
-                if not await questions.more():
+                if not await more():
                     return
                 self._all_begun = False
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
-from medbench.adapters.remote import RemoteAdapter
+from medbench.adapters.remote import RemoteAdapter, Usage
 from medbench.harness.cache.memory import Memory
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.phases import Phases
@@ -32,21 +33,16 @@ LOG_FILE = "calls.jsonl"
 _NONE_CACHED = "none in its cache, or does not say"
 
 
-class LoggedRequest(BaseModel, frozen=True, extra="forbid"):
-    """What one question took: a line of `calls.jsonl`; `Finished` and `Usage` say what is in it."""
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class LoggedRequest(Usage):
+    """What one question took: a line of `calls.jsonl`; `Finished` says what else is in it."""
 
     task: str
     sample_id: str
     state: str  # `answered` or `failed`.
     attempts: int
     seconds: float
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    thought_tokens: int = 0
-    cached_tokens: int = 0
-    cost: float | None = None
     model: str = ""  # The model that answered, in the server's words.
-    fingerprint: str = ""
 
 
 class RequestLog:
@@ -56,12 +52,10 @@ class RequestLog:
         self._logged: list[LoggedRequest] = []
         for number, line in read_numbered_json_lines(path, torn_tail="drop") if path.exists() else ():
             try:
-                self._logged.append(LoggedRequest.model_validate(line))
+                self._logged.append(LoggedRequest(**line))
             except ValidationError as error:
-                raise RunError(
-                    f"{path}, line {number} is no record of a call: {error.errors()[0]['msg']}.",
-                    "Delete the file: it only counts what the answers took.",
-                ) from error
+                problem = f"{path}, line {number} is no record of a call: {error.errors()[0]['msg']}."
+                raise RunError(problem, "Delete the file: it only counts what the answers took.") from error
         self._stream = open_whole_lines(path)
 
     def append(self, finished: Iterable[Finished]) -> None:
@@ -74,7 +68,7 @@ class RequestLog:
             )
             for one, said in ((one, one.reply.generation) for one in finished)
         ]  # fmt: skip
-        append_lines(self._stream, (one.model_dump() for one in new))
+        append_lines(self._stream, map(asdict, new))
         self._logged += new
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, groupby
 from typing import Any
 
@@ -37,7 +38,7 @@ class Board:
 
         self._groups = deque(deque(group) for _, group in groupby(questions, picture))
         self._shares = [_Share() for _ in range(servers)]
-        self._news: asyncio.Future[None] | None = None
+        self._news = asyncio.Event()
 
     def take(self, server: int) -> Question | None:
         """Return a server's next question; None if there is none now."""
@@ -71,30 +72,13 @@ class Board:
     async def more(self) -> bool:
         """Wait until some question is given back, or all are answered; return whether any is left."""
         while not self._groups and any(share.taken or share.waiting for share in self._shares):
-            self._news = self._news or asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._news)
+            await self._news.wait()
         return bool(self._groups)
 
     def _tell(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
-        self._news = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A server's place at the board."""
-
-    board: Board
-    server: int
-
-    def take(self) -> Question | None:
-        """Return the next question; None if there is none now."""
-        return self.board.take(self.server)
-
-    async def more(self) -> bool:
-        """Wait until there may be more after all; False if there never will be."""
-        return await self.board.more()
+        # All who wait look again.
+        self._news.set()
+        self._news.clear()
 
 
 class Fleet:
@@ -123,7 +107,7 @@ class Fleet:
 
     async def _see_through(self, number: int) -> None:
         try:
-            await self.askings[number].ask(_Place(self._board, number))
+            await self.askings[number].ask(partial(self._board.take, number), self._board.more)
         except GoneError as error:
             if self._left == {number}:
                 raise

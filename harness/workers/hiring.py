@@ -23,9 +23,8 @@ def hired(settings: Settings, workload: Workload, model: ChosenModel, phases: Ph
     asked = wanted(settings.workers or "1")
     if settings.device == "mps" or ":" in settings.device:
         problem = f"--device {settings.device} is one device, and --workers asks for several processes."
-        raise UsageError(
-            problem, "Leave --device out: each worker gets a GPU of its own, or a share of the processors."
-        )
+        hint = "Leave --device out: each worker gets a GPU of its own, or a share of the processors."
+        raise UsageError(problem, hint)
     on_some = "device" in model.entry.takes and settings.device != "cpu"
     crew: Crew
     if asked.ray:
@@ -68,9 +67,8 @@ def local_gpus(count: int, settings: Settings) -> list[str]:
     if count * each > there:
         needed = f"--workers {count} needs {count * each} GPUs{f', {each} for each' if each > 1 else ''}"
         way_out = f"Give --workers {there // each}" if there >= each else "Leave --workers out"
-        raise UsageError(
-            f"{needed}; there {'is' if there == 1 else 'are'} {there}.", f"{way_out}, or add --device cpu."
-        )
+        problem = f"{needed}; there {'is' if there == 1 else 'are'} {there}."
+        raise UsageError(problem, f"{way_out}, or add --device cpu.")
     visible = [name.strip() for name in os.environ.get(_VISIBLE, "").split(",") if name.strip()]
     names = visible[:there] or [str(number) for number in range(there)]
     return [",".join(names[first : first + each]) for first in range(0, count * each, each)]

@@ -121,9 +121,8 @@ def on_ray(asked: Wanted, gpus_of: Callable[[int], int] | None, needs_gpus: bool
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     gpus = int(sum(node.get("GPU", 0) for node in nodes)) if gpus_of else 0
     if needs_gpus and not gpus:
-        raise UsageError(
-            "--device cuda: the Ray cluster has no GPU.", "Leave --device out, or start Ray where they are."
-        )
+        problem = "--device cuda: the Ray cluster has no GPU."
+        raise UsageError(problem, "Leave --device out, or start Ray where they are.")
     each = gpus_of(gpus) if gpus_of and gpus else 0
     nodes = [node for node in nodes if not each or node.get("GPU", 0) >= each]
     room = sum(int(node.get("GPU", 0)) // each if each else int(node["CPU"]) for node in nodes)

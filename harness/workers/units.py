@@ -8,6 +8,9 @@ unit; after the second death alone; after a third it is given up.
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from scipy.cluster.hierarchy import DisjointSet
 
 from medbench.harness.engine.requests import LONG_ANSWERS_FIRST, Name
 from medbench.harness.generate import Plan
@@ -28,25 +31,17 @@ class Lost:
 
 def groups_of(plan: Plan) -> list[Group]:
     """Return the samples that a plan misses, those that share an image together, long answers first."""
-    loads = sorted(plan.loads, key=lambda load: LONG_ANSWERS_FIRST.index(load.spec.kind))
     first_with: dict[object, Name] = {}
-    leader: dict[Name, Name] = {}
-
-    def head(name: Name) -> Name:
-        while leader[name] != name:
-            leader[name] = name = leader[leader[name]]
-        return name
-
-    for load in loads:
+    sets: Any = DisjointSet()
+    for load in sorted(plan.loads, key=lambda load: LONG_ANSWERS_FIRST.index(load.spec.kind)):
         for sample in plan.missing[load.spec.name]:
             name = (load.spec.name, sample.sample_id)
-            leader[name] = name
+            sets.add(name)
             for image in sample.images:
-                other = head(first_with.setdefault((load.prepared.source, image), name))
-                leader[head(name)] = other
+                sets.merge(first_with.setdefault((load.prepared.source, image), name), name)
     together: dict[Name, list[Name]] = {}
-    for name in leader:
-        together.setdefault(head(name), []).append(name)
+    for name in sets:
+        together.setdefault(sets[name], []).append(name)
     return [tuple(part) for names in together.values() for part in _parts(names, LARGEST)]
 
 

@@ -1,16 +1,7 @@
-"""DermaMNIST and OrganSMNIST: one small image, one label out of a closed list.
+"""DermaMNIST and OrganSMNIST: one small image, one label out of a closed list. Files and samples: docs/data.md.
 
 Source: Yang et al., MedMNIST v2, 2023 (https://medmnist.com). Licence: DermaMNIST CC BY-NC 4.0, OrganSMNIST
 CC BY 4.0; the stand-ins of the mini suite, RetinaMNIST and BreastMNIST, CC BY 4.0.
-
-Native layout: `<flag>_224.npz`, as in the paper, or else `_128`, `_64` or `<flag>.npz` (28 pixels), which is another
-benchmark and gives a warning: `uint8` arrays `train_images` [N, H, W] or [N, H, W, 3], `train_labels` [N, 1] or [N],
-and the same for `val` and `test`. Floats, channels that come first, volumes and labels beyond the classes are refused,
-since they were made by somebody from the authors' file, nobody knows how, e.g.::
-
-    dermamnist_224.npz   test_images [2005, 224, 224, 3], test_labels [2005, 1] with values 0-6
-
-Samples (`test/12` for row 12 of the test arrays), questions, split and groups: docs/data.md.
 """
 
 from collections.abc import Iterator, Mapping

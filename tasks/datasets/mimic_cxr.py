@@ -1,28 +1,8 @@
-"""MIMIC-CXR: chest X-rays with the radiologist's report.
+"""MIMIC-CXR: chest X-rays with the radiologist's report. Both native layouts, and samples: docs/data.md.
 
 Source: Johnson et al., MIMIC-CXR-JPG 2.0.0 on PhysioNet; as it is, or in the R2Gen annotation of Chen et al., 2020.
 Licence: PhysioNet Credentialed Health Data License 1.5.0: access needs training and a signed agreement, and
 neither reports nor images may leave the machine.
-
-Two native layouts are read. The annotation, which holds the paper's selection and is preferred::
-
-    annotation.json        {"train": [...], "val": [...], "test": [...]} of rows (invented here)
-        {"id": "<dicom id>", "study_id": 50000000, "subject_id": 10000000, "split": "test",
-         "report": "No finding.", "image_path": ["p10/p10000000/s50000000/<dicom id>.jpg"]}
-    annotation_small.json  the Uni-Med authors' subset, of which only "train" is used; optional
-    files/p10/p10000000/s50000000/<dicom id>.jpg    or p10/... beside the annotation
-
-and the raw files, as PhysioNet ships them: the official split file, one text per study, one image per view::
-
-    mimic-cxr-2.0.0-split.csv[.gz]    dicom_id,study_id,subject_id,split; split is train, validate or test
-    files/p10/p10000000/s50000000.txt, or the same in mimic-cxr-reports/ or reports/    (invented here)
-        FINDINGS:
-        The lungs are clear. ___ was told.
-
-        IMPRESSION: Normal.
-    files/p10/p10000000/s50000000/<dicom id>.jpg
-
-Samples (`s50000000/<dicom id>`), the three tasks, the split, the draw and how a report is taken apart: docs/data.md.
 """
 
 import gzip
@@ -81,16 +61,12 @@ _CHOSEN = {"findings": "findings are", "impression": "impression is", "both": "f
 _ANNOTATION_FILE = "annotation.json"
 
 
-def _none_for_missing(value: object) -> object:
-    return [] if empty_for_missing(value) == "" else value
-
-
 class _Row(NativeRow):
     id: str
     study_id: int | str
     subject_id: int | str
     report: MaybeText
-    image_path: Annotated[list[str], BeforeValidator(_none_for_missing)]
+    image_path: Annotated[list[str], BeforeValidator(lambda given: [] if empty_for_missing(given) == "" else given)]
 
 
 class _Annotation(NativeRow):
@@ -113,10 +89,8 @@ def read_reports(native: Native) -> Reading:
     if split_file is not None:
         return _read_raw(native, split_file, section)
     if annotation.is_file():
-        raise DataError(
-            f"{annotation} holds one text per report, which {native.task} cannot be made of.",
-            f"The raw layout is needed: {native.layout}",
-        )
+        problem = f"{annotation} holds one text per report, which {native.task} cannot be made of."
+        raise DataError(problem, f"The raw layout is needed: {native.layout}")
     raise native.other_layout(_ANNOTATION_FILE, _SPLIT_FILES[0])
 
 

@@ -1,18 +1,8 @@
-"""MPx-Single: one MedPix image, one caption.
+"""MPx-Single: one MedPix image, one caption. Files and samples: docs/data.md.
 
 Source: Wu et al., RadFM, 2023: `MedPix_single_{train,test}.csv` of its data_csv, images from MedPix
 (https://medpix.nlm.nih.gov). Licence: none stated; the rights in images and texts lie with the MedPix
 contributors, so neither may be passed on.
-
-Native layout::
-
-    MedPix_single_train.csv, MedPix_single_test.csv   with at least these columns; rows invented here
-        name,type,context
-        MPX1000_synpic1000.jpg,caption,Axial image through the upper abdomen.
-        MPX1000_synpic1000.jpg,modality,CT
-    images/MPX1000_synpic1000.jpg
-
-Samples (`test/MPX1000_synpic1000.jpg/c0`), what is dropped, and the split: docs/data.md.
 """
 
 import re

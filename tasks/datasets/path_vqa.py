@@ -1,19 +1,7 @@
-"""Path-VQA: questions about pathology images from textbooks and the PEIR library.
+"""Path-VQA: questions about pathology images from textbooks and the PEIR library. Files and samples: docs/data.md.
 
 Source: He et al., PathVQA, 2020 (https://github.com/UCSD-AI4H/PathVQA). Licence: texts MIT; the images stay
 the property of the textbooks' publishers and of PEIR.
-
-Native layout (`pvqa` or its parent is given)::
-
-    qas/train_vqa.pkl, qas/test_vqa.pkl   a pickled list of
-        {"img_id": "train_0422", "question_id": 100422000, "question_type": "where",
-         "sent": "where are liver stem cells (oval cells) located?", "answer_type": "other",
-         "label": {"in the canals of hering": 1}}
-    images/train/train_0422.jpg, images/test/test_0001.jpg   (some are CMYK)
-
-The pickles are read by an unpickler that knows plain data only.
-
-Samples (`train_0422/q100422000`) and split: docs/data.md.
 """
 
 from pathlib import Path

@@ -105,10 +105,8 @@ class _PlainUnpickler(_InPython):
         """Return a plain container or a stand-in; everything else is a DataError."""
         plain = _PLAIN_GLOBALS.get((module_name, global_name))
         if plain is None:
-            raise DataError(
-                f"A pickle asks for {module_name}.{global_name}, which is refused: it could run code.",
-                "Only plain data is read from pickles; download the file again from its authors.",
-            )
+            problem = f"A pickle asks for {module_name}.{global_name}, which is refused: it could run code."
+            raise DataError(problem, "Only plain data is read from pickles; download the file again from its authors.")
         return plain
 
 

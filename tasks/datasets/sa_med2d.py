@@ -1,21 +1,7 @@
-"""SA-Med2D: boxes around organs and lesions in CT and MR slices.
+"""SA-Med2D: boxes around organs and lesions in CT and MR slices. Both native layouts, and samples: docs/data.md.
 
 Source: Ye et al., SA-Med2D-20M, 2023 (https://github.com/OpenGVLab/SAM-Med2D). Licence: CC BY-NC-SA 4.0, on
 top of the licences of the public datasets it collects.
-
-Two native layouts are read. The Uni-Med authors' processed bundle, which holds the paper's selection::
-
-    images_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.png
-    regions_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.json    [{"liver": [7.0, 8.0, 28.0, 37.0]}, ...]
-
-and the raw release (in `SAMed2Dv1` or in the folder itself)::
-
-    images/mr_t1--BraTS2021--BraTS2021_00218--z_0141.png
-    masks/mr_t1--BraTS2021--BraTS2021_00218--z_0141--0011_000.png        class 0011, instance 000
-    SAMed2D_v1.json                     {"images/<name>.png": ["masks/<name>--0011_000.png", ...], ...}
-    SAMed2D_v1_class_mapping_id.json    {"BraTS2021": {"necrotic_tumor_core": "0011", ...}, ...}
-
-Samples (by region, REC and REG alike), the split and the draw: docs/data.md.
 """
 
 import heapq
@@ -33,7 +19,7 @@ from PIL import Image
 
 from medbench.tasks.datasets.native import Found, Native, collect, if_missing, is_litter, rank, ranked_split, sorted_out
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
-from medbench.tasks.foundation.files import encoding_of, json_events
+from medbench.tasks.foundation.files import encoding_of, json_events, readable
 from medbench.tasks.images import image_size, locate, open_mask
 from medbench.tasks.sample import SPLITS, Box, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
@@ -137,17 +123,16 @@ def stream_index(path: Path) -> Iterator[tuple[str, list[str]]]:
 
     Raises DataError if the file is missing or is something else.
     """
+    again = "Download the file again."
     try:
-        with path.open("rb") as stream:
+        with readable(path, again), path.open("rb") as stream:
             encoding, mark = encoding_of(stream.read(4))
             stream.seek(mark)
             # The authors' file is UTF-8; one that was saved again as something else is read whole.
             whole = stream if encoding == "utf-8" else BytesIO(read_text_bytes(path))
             yield from _entries(json_events(whole))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Download the file again.") from error
     except ValueError as error:
-        raise DataError(f"{path} is not one JSON object of lists: {error}.", "Download the file again.") from error
+        raise DataError(f"{path} is not one JSON object of lists: {error}.", again) from error
 
 
 def _entries(events: Iterable[tuple[str, object]]) -> Iterator[tuple[str, list[str]]]:

@@ -1,24 +1,7 @@
 """Slake: questions about, and boxes in, 642 CT, MRI and X-ray images; English half of a bilingual dataset.
 
-Source: Liu et al., SLAKE, ISBI 2021 (https://www.med-vqa.com/slake). Licence: CC BY 4.0.
-
-Native layout, as the official Uni-Med code reads it::
-
-    train.txt, test.txt        folder names separated by white space: the authors' split by image
-    imgs/xmlab3/source.jpg
-    imgs/xmlab3/question.json  [{"img_id": 3, "img_name": "xmlab3/source.jpg", "question":
-                                 "What modality is used to take this image?", "answer": "MRI", "q_lang": "en",
-                                 "answer_type": "OPEN", "modality": "MRI", "content_type": "Modality",
-                                 "qid": 44, ...}, ...]
-    imgs/xmlab3/detection.json [{"Liver": [10.0, 12.0, 20.5, 15.0]}, ...]  left, top, width, height in pixels
-
-As it is downloaded from its authors or from the Hub, the questions may be in three files instead::
-
-    train.json, validate.json (validation.json on the Hub), test.json    [the same rows, of all images]
-
-An image without a `question.json` of its own has the rows whose `img_name` starts with the name of its folder.
-
-Samples (`xmlab3/q44`, `xmlab3/d0`) and split: docs/data.md.
+Source: Liu et al., SLAKE, ISBI 2021 (https://www.med-vqa.com/slake). Licence: CC BY 4.0. Files, as the official Uni-Med
+code reads them or as they are downloaded, and samples: docs/data.md.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,10 +115,8 @@ def _splits(native: Native, root: Path, folders: Sequence[str]) -> tuple[Mapping
     native.refuse_options(["seed"], "the split is given by train.txt and test.txt")
     trained, tested = (read_text_bytes(path).decode().split() for path in (train, test))
     if both := sorted(set(trained).intersection(tested)):
-        raise DataError(
-            f"{root}: {len(both)} images are in train.txt and in test.txt, {both[0]!r} for one.",
-            "Restore the authors' lists, or remove both for a split of our own.",
-        )
+        problem = f"{root}: {len(both)} images are in train.txt and in test.txt, {both[0]!r} for one."
+        raise DataError(problem, "Restore the authors' lists, or remove both for a split of our own.")
     splits: dict[str, Split] = {**dict.fromkeys(trained, "train"), **dict.fromkeys(tested, "test")}
     return splits, "authors' lists train.txt and test.txt"
 

@@ -1,25 +1,10 @@
-"""MedQA and PubMedQA: questions that have no image. Samples, the two tasks of each and the splits: docs/data.md.
+"""MedQA and PubMedQA: questions that have no image. Files, samples, the two tasks of each and the splits: docs/data.md.
 
 MedQA, questions of the United States medical licensing examination. Source: Jin et al., MedQA, 2021
-(https://github.com/jind11/MedQA). Licence: MIT (repository). Native layout (`data_clean` or its parent is given)::
-
-    questions/US/train.jsonl, questions/US/test.jsonl                       five options, as in the paper
-    questions/US/4_options/phrases_no_exclude_{train,test}.jsonl            or four options
-
-        {"question": "A junior orthopaedic surgery resident is completing a carpal tunnel repair ... Which of
-         the following is the correct next action for the resident to take?",
-         "answer": "Tell the attending that he cannot fail to disclose this mistake", "answer_idx": "B",
-         "options": {"A": "Disclose the error ...", "B": "Tell ...", ...}, "meta_info": "step1", ...}
+(https://github.com/jind11/MedQA). Licence: MIT (repository).
 
 PubMedQA (expert-labelled part): is the claim in the title of a paper true, by its abstract? Source: Jin et al.,
-PubMedQA, 2019 (https://github.com/pubmedqa/pubmedqa). Licence: MIT. Native layout, one of::
-
-    ori_pqal.json, test_ground_truth.json   all 1000 questions, and the 500 test ids with their answers
-    train_set.json, test_set.json           what the dataset's own split script writes
-
-        {"21645374": {"QUESTION": "Do mitochondria play a role in remodelling lace plant leaves during
-         programmed cell death?", "CONTEXTS": ["Programmed cell death (PCD) is ...", ...],
-         "final_decision": "yes", ...}}
+PubMedQA, 2019 (https://github.com/pubmedqa/pubmedqa). Licence: MIT.
 """
 
 from collections.abc import Mapping

@@ -50,10 +50,8 @@ def extract(
             names = tuple(sorted(path.name for path in new.iterdir()))
             taken = next((name for name in names if name not in replace and (folder / name).exists()), None)
             if taken is not None:
-                raise DataError(
-                    f"{archive.name} holds {taken!r}, and {folder / taken} is already there.",
-                    "Move it away or remove it, and run the same command again.",
-                )
+                problem = f"{archive.name} holds {taken!r}, and {folder / taken} is already there."
+                raise DataError(problem, "Move it away or remove it, and run the same command again.")
             for name in names:
                 if (folder / name).exists():
                     (folder / name).rename(old / name)
@@ -118,16 +116,12 @@ def _check(archive: Path, sizes: Sequence[tuple[str, int]], max_bytes: int) -> N
         problem = "leads out of its folder" if _OUTSIDE.match(name) else ""
         problem = problem or ("" if path.parts and min(name) >= " " else "is no text")
         if problem or path in paths:
-            raise DataError(
-                f"{archive} is refused: its member {name!r} {problem or 'is named twice'}.",
-                "Nothing was unpacked. Download the archive again from its authors; if it is the same, tell them.",
-            )
+            hint = "Nothing was unpacked. Download the archive again from its authors; if it is the same, tell them."
+            raise DataError(f"{archive} is refused: its member {name!r} {problem or 'is named twice'}.", hint)
         paths.add(path)
     if sum(size for _, size in sizes) > max_bytes:
-        raise DataError(
-            f"{archive} unpacks to more than {readable_size(max_bytes)}, which is refused.",
-            "If you trust it, unpack it by hand.",
-        )
+        problem = f"{archive} unpacks to more than {readable_size(max_bytes)}, which is refused."
+        raise DataError(problem, "If you trust it, unpack it by hand.")
     if not sizes:
         raise DataError(f"{archive} holds none of the files that are looked for.", "Download it again.")
 
@@ -153,10 +147,8 @@ def _explained(archive: Path, folder: Path) -> Iterator[None]:
     except (OSError, *_MALFORMED) as error:
         # Decompressors report damage as an OSError without a number.
         if isinstance(error, OSError) and error.errno is not None:
-            raise RunError(
-                f"{archive} cannot be unpacked into {folder}: {error.strerror or error}.",
-                "Choose a folder that you may write to, or free some space, and run the same command again.",
-            ) from error
+            hint = "Choose a folder that you may write to, or free some space, and run the same command again."
+            raise RunError(f"{archive} cannot be unpacked into {folder}: {error.strerror or error}.", hint) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{archive} is damaged or incomplete: {reason}.",

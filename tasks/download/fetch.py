@@ -112,19 +112,15 @@ def download(
     with _alone(folder):
         record = read_record(folder) or Record(source=source.home, revision="", licence=source.licence)
         if record.source != source.home:
-            raise DataError(
-                f"{folder} holds files of {record.source}, not of {source.home}.",
-                f"Choose another folder with --source, or move {folder} away.",
-            )
+            problem = f"{folder} holds files of {record.source}, not of {source.home}."
+            raise DataError(problem, f"Choose another folder with --source, or move {folder} away.")
         commit, files = _promised(source, record, HfApi(endpoint=endpoint, library_name="medbench"), revision, refresh)
         missing = [file for file in files if not _is_there(file, record, folder, check=refresh)]
         needed = sum(file.size for file in missing)
         if max_bytes is not None and needed > max_bytes:
             allowed = f"--max-gb {max_bytes / 10**9:g}"
-            raise UsageError(
-                f"{source.family} would fetch {readable_size(needed)}, more than {allowed} allows.",
-                f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
-            )
+            problem = f"{source.family} would fetch {readable_size(needed)}, more than {allowed} allows."
+            raise UsageError(problem, f"If that is what you want, add --max-gb {needed // 10**9 + 1}.")
         require_space(folder, needed, f"downloading {source.family}")
         whole = not missing and all(record.has_unpacked(path, folder) for path in source.unpack)
         record.revision = commit
@@ -186,16 +182,12 @@ def _asked(source: HubSource, hub: HfApi, commit: str | None) -> tuple[str, list
             info = hub.dataset_info(source.repo, revision=asked, files_metadata=True, timeout=_ANSWER_SECONDS)
         # What huggingface_hub raises on an answer that is not the Hub's, such as a login page of a network.
         except (ValueError, KeyError, TypeError) as error:
-            raise DownloadError(
-                f"{page} gives an answer that is not the Hub's.",
-                "Check HF_ENDPOINT, and whether your network asks you to log in first.",
-            ) from error
+            hint = "Check HF_ENDPOINT, and whether your network asks you to log in first."
+            raise DownloadError(f"{page} gives an answer that is not the Hub's.", hint) from error
     found = str(info.sha)
     if not COMMIT.fullmatch(found) or found != (commit or found):
-        raise DownloadError(
-            f"{page} answers with commit {found!r} to the question for {asked}.",
-            "This is not the Hub, or it is out of order; check HF_ENDPOINT.",
-        )
+        problem = f"{page} answers with commit {found!r} to the question for {asked}."
+        raise DownloadError(problem, "This is not the Hub, or it is out of order; check HF_ENDPOINT.")
     if commit is None:
         warn(
             f"medbench pins no commit of {source.repo}: the newest one of {_BRANCH}, {found}, is fetched and "
@@ -214,10 +206,8 @@ def _wanted(repo: str, commit: str, path: str, sibling: RepoSibling | None) -> W
         size = (large.size if large else sibling.size) or 0
         problem = "" if _DIGEST.fullmatch(digest) and size > 0 else "tells no checksum or size for"
     if problem:
-        raise DownloadError(
-            f"{repo} at {commit} {problem} {path!r}.",
-            "Choose another commit with --revision, and tell the authors of medbench.",
-        )
+        problem = f"{repo} at {commit} {problem} {path!r}."
+        raise DownloadError(problem, "Choose another commit with --revision, and tell the authors of medbench.")
     return WebFile(path=path, url="", size=size, digest=digest)
 
 
@@ -230,10 +220,8 @@ def _is_there(file: WebFile, record: Record, folder: Path, *, check: bool) -> bo
         return False
     same = target.is_file() and _digest(target, file.digest) == file.digest
     if not same and fetched is None:
-        raise DataError(
-            f"{target} is already there, and it is not the file that is to be fetched ({file.digest}).",
-            "Move it away, and run the same command again.",
-        )
+        problem = f"{target} is already there, and it is not the file that is to be fetched ({file.digest})."
+        raise DataError(problem, "Move it away, and run the same command again.")
     return same
 
 

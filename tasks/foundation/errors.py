@@ -87,10 +87,8 @@ def refuse_secret(kept: object, where: str) -> None:
     except ValueError as error:
         raise UsageError(f"{where} holds a number of thousands of digits.", "Correct it.") from error
     if masked(text) != text:
-        raise UsageError(
-            f"{where} holds a password or a key, which would be written into files.",
-            "Leave it out. Keys are read from environment variables, which are named and never written down.",
-        )
+        hint = "Leave it out. Keys are read from environment variables, which are named and never written down."
+        raise UsageError(f"{where} holds a password or a key, which would be written into files.", hint)
 
 
 def described(error: BaseException, home: str = "") -> str:

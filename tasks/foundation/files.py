@@ -64,10 +64,8 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
             _sync(partial)
             partial.replace(path)
         except (OSError, UnicodeEncodeError) as error:
-            raise RunError(
-                f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.",
-                "Choose a folder that you may write to, or free some space, and run the same command again.",
-            ) from error
+            hint = "Choose a folder that you may write to, or free some space, and run the same command again."
+            raise RunError(f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.", hint) from error
         with suppress(OSError):
             # The names in a folder outlive a power cut, too, where the system can do that.
             _sync(path.parent)
@@ -184,30 +182,34 @@ def read_json_lines(path: Path) -> Iterator[JsonObject]:
     return (value for _, value in read_numbered_json_lines(path))
 
 
+@contextmanager
+def readable(path: Path, hint: str = "Check the folder that was given.") -> Iterator[None]:
+    """Make a DataError, with a hint, of what the system says where a file cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.", hint) from error
+
+
 def read_numbered_json_lines(path: Path, *, torn_tail: str = "refuse") -> Iterator[tuple[int, JsonObject]]:
     """Yield line number and object of each line that is not blank; raises DataError with the line of what is no object.
 
     `torn_tail="drop"` ignores one unfinished last line, which is what a killed writer leaves.
     """
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if torn_tail == "drop" and not line.endswith(b"\n"):
-                    return
-                if line.strip():
-                    yield number, _parse_line(path, number, line)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", "Check the folder that was given.") from error
+    with readable(path), path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if torn_tail == "drop" and not line.endswith(b"\n"):
+                return
+            if line.strip():
+                yield number, _parse_line(path, number, line)
 
 
 def _parse_line(path: Path, number: int, line: bytes) -> JsonObject:
     try:
         value = json_value(line)
     except ValueError as error:
-        raise DataError(
-            f"{path}, line {number} is not JSON: {error}.",
-            "Restore the line from a backup, or delete it so that its sample is made again.",
-        ) from error
+        hint = "Restore the line from a backup, or delete it so that its sample is made again."
+        raise DataError(f"{path}, line {number} is not JSON: {error}.", hint) from error
     if not isinstance(value, dict):
         raise DataError(f"{path}, line {number} is a JSON {type(value).__name__}, not an object.")
     return value

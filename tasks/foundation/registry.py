@@ -42,10 +42,8 @@ class Registry(Generic[T]):
         for entry in entry_points(group=self._group):
             if entry.name in self._builtin or entry.name in found:
                 owner = entry.dist.name if entry.dist else "an unnamed distribution"
-                raise UsageError(
-                    f"The {self._kind} {entry.name!r} of {owner} has a name that is already taken.",
-                    f"Uninstall {owner}, or ask its authors for another name in the group {self._group!r}.",
-                )
+                hint = f"Uninstall {owner}, or ask its authors for another name in the group {self._group!r}."
+                raise UsageError(f"The {self._kind} {entry.name!r} of {owner} has a name that is already taken.", hint)
             found[entry.name] = entry
         return found
 

@@ -224,8 +224,6 @@ def _tokenise_all(texts: Sequence[str]) -> list[str]:
     jar, name = _TOKENIZER
     found = _finished(packaged_jar(jar), name, "\n".join(lines).encode("utf-8", "replace")).decode("utf-8").split("\n")
     if len(found) != len(lines) or any(line.strip() != _NEXT_LINE for line in found[1::2]):
-        raise MedbenchError(
-            f"The PTB tokenizer returned {len(found)} lines for {len(lines)}, so no token can be trusted.",
-            "Please report the texts; until then score this task without its BLEU and METEOR.",
-        )
+        problem = f"The PTB tokenizer returned {len(found)} lines for {len(lines)}, so no token can be trusted."
+        raise MedbenchError(problem, "Please report the texts; until then score this task without its BLEU and METEOR.")
     return [" ".join(word for word in line.rstrip().split(" ") if word not in _PUNCTUATION) for line in found[::2]]

@@ -139,10 +139,8 @@ def _parsed(reply: str) -> list[float]:
     with suppress(ValueError):
         if len(fields := [float(field) for field in reply.split()]) == _FIELDS:
             return fields
-    raise MedbenchError(
-        f"METEOR answered {reply!r} where {_FIELDS} numbers were expected.",
-        "Reinstall it: pip install --force-reinstall pycocoevalcap",
-    )
+    problem = f"METEOR answered {reply!r} where {_FIELDS} numbers were expected."
+    raise MedbenchError(problem, "Reinstall it: pip install --force-reinstall pycocoevalcap")
 
 
 def _program() -> JavaProgram:

@@ -94,7 +94,7 @@ def _sharded(folder: Path) -> None:
 
 def _tensors(folder: Path) -> object:
     shards = open_shards(folder)
-    return [(shards.size(name), shards.tensor(name)) for name in shards.files]
+    return [shards.tensor(name) for name in shards.files]
 
 
 def weights() -> Iterator[Reader]:

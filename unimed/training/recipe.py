@@ -214,9 +214,8 @@ def _refuse_contradictions(recipe: Recipe) -> None:
         raise UsageError(problem, "Take medqa and pubmedqa out of the mixture.")
     if recipe.feature_cache_gb and (recipe.tower_share or recipe.augment_classification):
         problem = "Features can only be cached for a frozen tower that sees the same image every time."
-        raise UsageError(
-            problem, "Set feature_cache_gb=0, or vision_stage.later_rate=0 and augment_classification=false."
-        )
+        hint = "Set feature_cache_gb=0, or vision_stage.later_rate=0 and augment_classification=false."
+        raise UsageError(problem, hint)
 
 
 def _refuse_unnamed_weights(recipe: Recipe) -> None:

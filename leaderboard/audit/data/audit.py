@@ -63,10 +63,8 @@ def read_data(
     """
     data_dir = data_dir or prepare_mini_suite()
     if not data_dir.is_dir():
-        raise DataError(
-            f"The data folder {data_dir} does not exist.",
-            "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR",
-        )
+        problem = f"The data folder {data_dir} does not exist."
+        raise DataError(problem, "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR")
     prepared = {name: load_prepared(data_dir, name) for name in prepared_names(data_dir)}
     chosen = _chosen(tasks, tuple(prepared))
     compared = [name for name in prepared if with_train and (name in chosen or not get_task(name).variant_of)]
@@ -87,10 +85,8 @@ def _chosen(selection: str | None, present: tuple[str, ...]) -> tuple[str, ...]:
     named = dict.fromkeys(select_tasks(selection))
     missing = [name for part in selection.split(",") if (name := part.strip()) in named and name not in present]
     if missing:
-        raise DataError(
-            f"Not prepared: {', '.join(missing)}.",
-            f"Prepare it: medbench data prepare {missing[0]} --source DIR --data-dir DIR",
-        )
+        problem = f"Not prepared: {', '.join(missing)}."
+        raise DataError(problem, f"Prepare it: medbench data prepare {missing[0]} --source DIR --data-dir DIR")
     found = tuple(name for name in named if name in present)
     if not found:
         raise DataError(f"No task of {selection!r} is prepared.", f"Prepared are: {', '.join(present)}.")

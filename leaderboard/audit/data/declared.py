@@ -24,8 +24,8 @@ from medbench.leaderboard.audit.data.scan import ItemIndex, Scan, Tally
 from medbench.leaderboard.audit.document import Audit, TaskVerdict, Verdict, plain, strongest, wording
 from medbench.leaderboard.audit.normalise import NORM_VERSION
 from medbench.tasks.catalog import benchmark_of
-from medbench.tasks.foundation.errors import DataError, UsageError, unknown_name
-from medbench.tasks.foundation.files import inside, read_yaml_table
+from medbench.tasks.foundation.errors import UsageError, unknown_name
+from medbench.tasks.foundation.files import inside, read_yaml_table, readable
 from medbench.tasks.prepared import Prepared
 from medbench.tasks.suite import suite_of
 from medbench.tasks.validation import NativeRow, parse_json_file
@@ -296,12 +296,9 @@ def _matched(version: Version, there: Sequence[Prepared]) -> tuple[Rows, str]:
 
 
 def _ids_in(path: Path, pattern: re.Pattern[str]) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                yield from pattern.findall(line)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", "Check the source folder.") from error
+    with readable(path, "Check the source folder."), path.open(encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            yield from pattern.findall(line)
 
 
 def audit_provenance(model: str, *, manifest: Path | None = None, **prepared: Any) -> Audit:

@@ -7,17 +7,16 @@ so that a file may be of any length. `fields.yaml` has what fields are called in
 import json
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ijson
 
 from medbench.tasks.catalog import TASKS, get_task
+from medbench.tasks.foundation import files
 from medbench.tasks.foundation.errors import DataError
-from medbench.tasks.foundation.files import JsonObject, json_events, read_numbered_json_lines, read_yaml_table
 from medbench.tasks.prepared import Prepared
 from medbench.tasks.sample import ImageRef, Sample, Split
 from medbench.tasks.spec import Kind, TaskSpec
@@ -125,7 +124,7 @@ def read_ids(paths: Iterable[Path]) -> Mapping[str, Mapping[str, Mapping[str, st
     task or sample_id, or an id that is no text or number.
     """
     found: dict[str, dict[str, Mapping[str, str]]] = defaultdict(dict)
-    for path, (number, row) in ((file, line) for file in paths for line in read_numbered_json_lines(file)):
+    for path, (number, row) in ((file, line) for file in paths for line in files.read_numbered_json_lines(file)):
         task, sample = row.pop("task", None), row.pop("sample_id", None)
         if not isinstance(task, str) or not isinstance(sample, str):
             raise DataError(f"{path}, line {number} has no task or no sample_id.", "Give both as texts.")
@@ -135,7 +134,7 @@ def read_ids(paths: Iterable[Path]) -> Mapping[str, Mapping[str, Mapping[str, st
     return found
 
 
-_FIELDS: Mapping[str, Any] = read_yaml_table(Path(__file__).resolve().parent.parent / "fields.yaml")
+_FIELDS: Mapping[str, Any] = files.read_yaml_table(Path(__file__).resolve().parent.parent / "fields.yaml")
 _BLOCK = 1 << 20
 
 
@@ -144,33 +143,21 @@ def training_rows(path: Path, images: Path) -> Iterator[Item]:
 
     Raises DataError if the file cannot be read, or a row has nothing to compare; the message names the line.
     """
-    numbered = _listed(path) if path.suffix.lower() == ".json" else read_numbered_json_lines(path)
+    numbered = _listed(path) if path.suffix.lower() == ".json" else files.read_numbered_json_lines(path)
     for place, row in numbered:
         yield _item_of(row, f"{path.name}:{place}", images)
 
 
 def row_count(path: Path) -> int:
-    """Return about how many rows a file has: its lines, which is what a display of progress needs.
-
-    Raises DataError if it cannot be read.
-    """
-    with _opened(path) as stream:
+    """Return about how many rows a file has: its lines, for a display of progress; DataError if it cannot be read."""
+    with files.readable(path), path.open("rb") as stream:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK), b""))
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with path.open("rb") as stream:
-            yield stream
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", "Check the path that was given.") from error
-
-
-def _listed(path: Path) -> Iterator[tuple[int, JsonObject]]:
-    with _opened(path) as stream:
+def _listed(path: Path) -> Iterator[tuple[int, files.JsonObject]]:
+    with files.readable(path), path.open("rb") as stream:
         try:
-            events = json_events(stream)
+            events = files.json_events(stream)
             if next(events, ("", None))[0] != "start_array":
                 raise DataError(f"{path} holds JSON, but not a list of rows.", "Give a list or JSON lines.")
             # What builds the rows bounds neither depth nor numbers.
@@ -184,7 +171,7 @@ def _listed(path: Path) -> Iterator[tuple[int, JsonObject]]:
             raise DataError(f"{path} is not JSON: {error}.") from error
 
 
-def _item_of(row: JsonObject, item_id: str, images: Path) -> Item:
+def _item_of(row: files.JsonObject, item_id: str, images: Path) -> Item:
     questions, answers, more, families, languages = (
         [row[name] for name in _FIELDS[kind] if isinstance(row.get(name), str) and row[name].strip()]
         for kind in ("questions", "answers", "texts", "families", "languages")
@@ -209,7 +196,7 @@ def _without_image_mark(question: str) -> str:
     return question.replace("<image>", " ").strip()
 
 
-def _turns(row: JsonObject) -> Iterator[str]:
+def _turns(row: files.JsonObject) -> Iterator[str]:
     """Yield what is said in conversations, by whomever but the system."""
     there = (row[name] for name in _FIELDS["turns"] if isinstance(row.get(name), list))
     for turn in chain.from_iterable(there):
@@ -221,7 +208,7 @@ def _turns(row: JsonObject) -> Iterator[str]:
                     yield _without_image_mark(text)
 
 
-def _image_paths(row: JsonObject) -> Iterator[str]:
+def _image_paths(row: files.JsonObject) -> Iterator[str]:
     for value in (row.get(name) for name in _FIELDS["images"]):
         for one in value if isinstance(value, list) else [value]:
             path = one.get("path") if isinstance(one, dict) else one
@@ -229,7 +216,7 @@ def _image_paths(row: JsonObject) -> Iterator[str]:
                 yield path
 
 
-def _groups(row: JsonObject) -> dict[str, str]:
+def _groups(row: files.JsonObject) -> dict[str, str]:
     found = {
         name: str(row[column])
         for name, columns in _FIELDS["ids"].items()
