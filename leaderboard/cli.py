@@ -25,12 +25,36 @@ _LAYOUTS = click.Choice(["table2", "table3", "table5", "table6"])
 _DATASET = "[TASK=]OWNER/NAME"
 _MARGIN = click.FloatRange(0, 100)
 _RELATIONSHIPS = click.Choice(["first_party", "third_party", "collaborative", "other"])
+_ORDERS = click.Choice(["given", "name", "rank", "mean"])
+_FIGURES = click.Choice(["forest", "radar", "heatmap", "routing", "coverage"])
+_IMAGES = click.Choice(["svg", "pdf", "png"])
+_WIDTHS = click.Choice(["column", "page"])
+_DIGITS = click.IntRange(0, 4)
+_POINTS = click.FloatRange(200, 2000)
 _run = click.argument("run", type=_PATH)
 _PROTOCOL = click.Choice(PROTOCOLS)
 _pair_protocol = click.option(
     "--protocol", type=_PROTOCOL, default="strict", show_default=True, help="Whose definitions."
 )
 _shared_tasks = click.option("-t", "--tasks", help="Names, kinds or globs, comma-separated.  [default: all shared]")
+
+_some_tasks = click.option("-t", "--tasks", help="Names, kinds or globs, comma-separated.  [default: all]")
+
+
+def _pairs(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str] | None:
+    from medbench.harness.commands import as_table
+
+    return as_table(context, option, given)
+
+
+_names = click.option(
+    "--name", "names", multiple=True, metavar="RUN=NAME", callback=_pairs,
+    help="What a run is called: by its folder's name, its identity or its present name.",
+)  # fmt: skip
+_order = click.option(
+    "--order", type=_ORDERS, default="given", show_default=True,
+    help="Runs as given, by name, or the best first: by mean rank, or by the mean of primary metrics.",
+)  # fmt: skip
 
 
 def _write(output: Path, text: str) -> None:
@@ -43,7 +67,18 @@ def _write(output: Path, text: str) -> None:
 @click.option("--format", "form", type=_FORMS, default="markdown", show_default=True)
 @click.option("--protocol", type=_PROTOCOL, help="One protocol alone.  [default: both; latex: paper]")
 @click.option("--layout", type=_LAYOUTS, help="Rows as in a table of the Uni-Med paper.")
-@click.option("--models-as-rows", is_flag=True, help="A row for each model (markdown).")
+@click.option("--models-as-rows", is_flag=True, help="A row for each model (markdown, latex).")
+@click.option("--primary", is_flag=True, help="Only the metric by which each task is decided.")
+@click.option("--no-intervals", "intervals", is_flag=True, default=True, flag_value=False, help="Numbers alone.")
+@_some_tasks
+@_names
+@_order
+@click.option("--digits", type=_DIGITS, help="Decimals (markdown, latex).  [default: 2; latex: 1 where 2 do not fit]")
+@click.option("--caption", help="What stands before what the marks mean (latex).")
+@click.option("--label", help="What the text refers to the table by (latex).  [default: tab:medbench]")
+@click.option(
+    "--text-width", type=_POINTS, help="\\the\\textwidth or \\columnwidth to fit, points (latex).  [default: 345]"
+)
 @click.option("--mean", "grouped", is_flag=True, help="One column for all runs of a model: mean ± std.")
 @click.option(
     "--reported", multiple=True,
@@ -52,7 +87,10 @@ def _write(output: Path, text: str) -> None:
 @click.option("--baseline", help="Name of the model that gains are counted against.")
 @click.option("--data-audit", type=_PATH, help="audit-data.json of `medbench audit data`: marks ‡.")
 @click.option("--output", type=_PATH, help="Write to this file.  [default: standard output]")
-def leaderboard_command(runs: tuple[Path, ...], output: Path | None, **wishes: Any) -> None:
+def leaderboard_command(
+    runs: tuple[Path, ...], output: Path | None, form: str, *, primary: bool, intervals: bool, tasks: str | None,
+    **wishes: Any,
+) -> None:  # fmt: skip
     """Put RUNS side by side in one table, or the numbers of a paper alone.
 
     RUNS are folders of runs, or folders that hold some. What is not finished, or is of another suite than the others,
@@ -62,15 +100,53 @@ def leaderboard_command(runs: tuple[Path, ...], output: Path | None, **wishes: A
     Example:  medbench leaderboard runs
               medbench leaderboard runs/uni-med-mini-* runs/blind-mini-*
               medbench leaderboard --reported table3 --layout table3 --format latex
+              medbench leaderboard runs --format latex --primary --name uni-med-0123="Ours" --order rank
     """
+    from medbench.leaderboard.numbers import Shown
     from medbench.leaderboard.pages import leaderboard
     from medbench.leaderboard.runs import gather
 
-    page = leaderboard(gather(runs).paths if runs else [], **wishes)
+    given = {name: value for name, value in wishes.items() if value is not None}
+    for name in ("caption", "label", "text_width", "digits"):
+        if name in given and form not in ("latex", *(("markdown",) if name == "digits" else ())):
+            raise UsageError(f"--{name.replace('_', '-')} says nothing of {form}.", "It is for --format latex.")
+    shown = Shown(primary=primary, intervals=intervals, tasks=tasks)
+    page = leaderboard(gather(runs).paths if runs else [], form=form, shown=shown, **given)
     if output is None:
         emit(page)
     else:
         _write(output, page)
+
+
+@click.command("plot")
+@click.argument("kind", type=_FIGURES)
+@click.argument("runs", nargs=-1, required=True, type=_PATH)
+@click.option("--format", "form", type=_IMAGES, help="svg, pdf or png.  [default: as --output ends, or pdf]")
+@click.option("--output", type=_PATH, help="The file.  [default: KIND.FORMAT]")
+@click.option("--width", type=_WIDTHS, default="page", show_default=True, help="One column of text, or the page.")
+@click.option("--protocol", type=_PROTOCOL, default="paper", show_default=True, help="Whose definitions.")
+@_some_tasks
+@_names
+@_order
+def plot_command(kind: str, runs: tuple[Path, ...], form: str | None, output: Path | None, **wishes: Any) -> None:
+    """Draw RUNS for a paper, primary metrics in percent; a run has the colour and the mark that it has in the report.
+
+    `forest`: a panel for each task, with 95 % intervals. `radar`: a spoke for each task. `heatmap`: models by tasks.
+    `routing`: how Uni-Med's connector weighed its experts, by kind of task. `coverage`: how many samples of each task
+    were answered, and what became of the others. Needs the extra medbench[plot].
+
+    \b
+    Example:  medbench plot forest runs --output figures/forest.pdf
+              medbench plot heatmap runs --width column --name uni-med-0123="Ours" --order rank --format svg
+    """
+    from medbench.leaderboard.plots import draw
+    from medbench.leaderboard.runs import gather
+
+    target = output or Path(f"{kind}.{form or 'pdf'}")
+    if form and target.suffix != f".{form}":
+        raise UsageError(f"{target.name} is no .{form}.", f"Write --output {target.with_suffix(f'.{form}')}.")
+    draw(kind, gather(runs).paths, target, **wishes)
+    say(f"Written to {target}")
 
 
 @click.command("breakdown")

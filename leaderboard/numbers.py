@@ -4,19 +4,20 @@ The rows stand in the order of the catalogue and of the tables from the start, s
 CSV, JSON, the report and the site are all made of these rows, and `Number` says what a row holds.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Literal, NamedTuple, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import pandas as pd
 
 from medbench.harness.results import Results, read_results
 from medbench.leaderboard import runs as known
-from medbench.leaderboard.compare import ScoresByRun, Standing, compared_values, standings_of
+from medbench.leaderboard.compare import ScoresByRun, Standing, compared_values, rank_runs, standings_of
 from medbench.leaderboard.paper import Layout, Publication
 from medbench.leaderboard.samples import read_score_tables
 from medbench.tasks.catalog import get_task
@@ -27,6 +28,7 @@ from medbench.tasks.protocols import PROTOCOLS, Protocol
 from medbench.tasks.statistics.paired import geometric_gain, relative_gain
 
 Origin = Literal["run", "runs", "reported"]
+Order = Literal["given", "name", "rank", "mean"]
 _BOUNDS = ("if_failed_wrong", "if_failed_right")
 CSV_COLUMNS = (
     "protocol", "task", "metric", "model", "kind", "source", "value", "low", "high", "n", "std", "runs", "ceiling",
@@ -148,6 +150,14 @@ class Table(NamedTuple):
             yield first, tuple(by_column.get(place) for place in range(len(self.columns)))
 
 
+class Shown(NamedTuple):
+    """Which numbers of a table are shown."""
+
+    primary: bool = False  # only the metric by which each task is decided
+    intervals: bool = True
+    tasks: str | None = None  # names, kinds or globs
+
+
 class Board(NamedTuple):
     """Runs that may be compared, their names made distinct, and their numbers under both protocols."""
 
@@ -168,9 +178,12 @@ def read(paths: Sequence[Path]) -> pd.DataFrame:
     return frame.assign(**order)
 
 
-def read_board(paths: Sequence[Path]) -> tuple[Board, ScoresByRun]:
-    """Read runs, with their scores by sample if there are several, and put them side by side; raises like `read`."""
-    runs = [read_results(path) for path in paths]
+def read_board(paths: Sequence[Path], names: Mapping[str, str] | None = None) -> tuple[Board, ScoresByRun]:
+    """Read runs, with their scores by sample if there are several, and put them side by side; raises like `read`.
+
+    `names` are what models are called instead, by what `known.renamed` takes for a run.
+    """
+    runs = known.renamed(paths, [read_results(path) for path in paths], names or {})
     several = zip(paths, runs, strict=True) if len(runs) > 1 else ()
     scores = {run.run: read_score_tables(path, run) for path, run in several}
     return make_board(runs, known.leaks_of(paths, runs), scores), scores
@@ -220,15 +233,39 @@ def _task_numbers(board: Board, protocol: Protocol, task: str, scores: ScoresByR
                 )  # fmt: skip
 
 
+def ordered(board: Board, scores: ScoresByRun, order: Order, protocol: Protocol) -> Board:
+    """Return a board with its runs in an order: as given, by name, or the best first by rank or mean.
+
+    Both are of primary metrics: the mean rank with kinds of tasks alike, as the ranks are shown, and the mean of the
+    tasks on which all have a number. What has neither keeps its place behind the others.
+    """
+    keys: Sequence[Any] = range(len(board.runs))
+    if order == "name":
+        keys = [name.casefold() for name in board.names]
+    elif order == "rank" and len(board.runs) > 1:
+        keys = rank_runs(board.runs, scores, board.names, protocol, board.leaks).overall or keys
+    elif order == "mean":
+        shown = board.numbers[board.numbers["primary"] & board.numbers["protocol"].eq(protocol)]
+        wide = shown.pivot(index="task", columns="column", values="value").dropna()
+        keys = [-wide[place].mean() if place in wide and len(wide) else math.inf for place in keys]
+    places = sorted(range(len(board.runs)), key=lambda place: keys[place])
+    moved = board.numbers.assign(column=board.numbers["column"].map({old: new for new, old in enumerate(places)}))
+    return board._replace(
+        runs=tuple(board.runs[place] for place in places), names=tuple(board.names[place] for place in places),
+        numbers=moved.sort_values("column", kind="stable", ignore_index=True),
+    )  # fmt: skip
+
+
 def make_table(
     board: Board | None, protocol: Protocol, *, grouped: bool = False, published: Sequence[Publication] = (),
-    layout: Layout | None = None, overlapping: Collection[str] = (),
+    layout: Layout | None = None, overlapping: Collection[str] = (), shown: Shown | None = None,
 ) -> Table:  # fmt: skip
     """Return the table of a board, of published numbers, or of both.
 
     If `grouped`, runs of one title become one column: their mean, and from three runs on the standard deviation.
-    `layout` says which rows; all that the runs have, or the papers without runs, if there is none. Raises UsageError if
-    published numbers follow another protocol or would stand beside another suite than the paper's.
+    `layout` says which rows, all that the runs have, or the papers without runs, if there is none; `shown` which of
+    them. Raises UsageError if published numbers follow another protocol or would stand beside another suite than the
+    paper's, and if no row is left.
     """
     if other := next((one for one in published if one.protocol != protocol), None):
         raise UsageError(
@@ -241,14 +278,14 @@ def make_table(
             "They belong to the paper's datasets: run on those, or leave --reported out.",
         )
     columns, of_runs = tuple[Column, ...](), _NO_NUMBERS
-    shown = of_runs
+    own = of_runs
     if board is not None:
-        shown = of_runs = board.numbers[board.numbers["protocol"] == protocol]
+        own = of_runs = board.numbers[board.numbers["protocol"] == protocol]
         columns = tuple(Column(name, "run", run.run) for name, run in zip(board.names, board.runs, strict=True))
         if grouped:
-            columns, shown = _means(board, of_runs)
+            columns, own = _means(board, of_runs)
     more, of_papers = _of_papers(published, len(columns))
-    numbers = pd.concat([shown, as_frame(of_papers)], ignore_index=True)
+    numbers = pd.concat([own, as_frame(of_papers)], ignore_index=True)
     there = _pairs(numbers if board is None else of_runs)
     order = known.in_catalogue_order(task for task, _ in there)
     lines = layout.rows if layout else sorted(there, key=lambda line: order.index(line[0]))
@@ -260,7 +297,17 @@ def make_table(
     numbers["title"] = [titles.get(task) or get_task(task).title for task in numbers["task"]]
     numbers["remark"] = [remarks.get(pair, "") for pair in _pairs(numbers)]
     numbers["overlaps"] = numbers["task"].isin(list(overlapping))
+    numbers = numbers if shown is None else _chosen(numbers, shown)
     return Table(protocol=protocol, columns=(*columns, *more), numbers=_ranked(numbers.drop(columns="line")))
+
+
+def _chosen(numbers: pd.DataFrame, shown: Shown) -> pd.DataFrame:
+    tasks = known.chosen_tasks(dict.fromkeys(numbers["task"]), shown.tasks)
+    numbers = numbers[numbers["task"].isin(tasks) & (numbers["primary"] | (not shown.primary))]
+    if tasks and not len(numbers):
+        raise UsageError("No number is left to be shown.", "Leave --primary, --tasks or --layout out.")
+    nothing = {} if shown.intervals else dict.fromkeys(("low", "high"), math.nan)
+    return numbers.assign(**nothing).reset_index(drop=True)
 
 
 def _pairs(numbers: pd.DataFrame) -> list[tuple[str, str]]:
@@ -285,7 +332,7 @@ def _ranked(numbers: pd.DataFrame) -> pd.DataFrame:
 def _means(board: Board, numbers: pd.DataFrame) -> tuple[tuple[Column, ...], pd.DataFrame]:
     """Return a column for each model, and means over its runs, where all of them have a number."""
     places: dict[str, list[int]] = {}
-    for place, run in sorted(enumerate(board.runs), key=lambda one: one[1].model.title):
+    for place, run in enumerate(board.runs):
         places.setdefault(run.model.title, []).append(place)
     columns, found = [], []
     for place, (title, own) in enumerate(places.items()):
@@ -324,6 +371,7 @@ def _of_papers(published: Sequence[Publication], start: int) -> tuple[list[Colum
             numbers.append(
                 Number(
                     protocol=publication.protocol, task=task, title="", metric=metric, column=start + len(columns),
+                    primary=metric == known.PRIMARY[get_task(task).kind],
                     model=title, kind="reported", source=publication.source, value=score / 100, runs=model.runs,
                     compared=None if leaked else score / 100, std=None if std is None else std / 100, leaked=leaked,
                     zero_shot=task in model.zero_shot,

@@ -1,8 +1,7 @@
 """Whole pages in markdown, and those of a run's own folder and of several runs together."""
 
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,8 @@ from medbench.leaderboard import numbers, render
 from medbench.leaderboard import runs as known
 from medbench.leaderboard.audit.outputs.audit import audit_after_run
 from medbench.leaderboard.compare import VERDICTS, Comparison, Ranking, rank_runs
-from medbench.leaderboard.numbers import Board, Table
+from medbench.leaderboard.latex import Wishes, table_as_latex
+from medbench.leaderboard.numbers import Board, Order, Shown, Table
 from medbench.leaderboard.paper import LAYOUTS, read_publication
 from medbench.leaderboard.render import markdown_text, metric_title, p_text, render_markdown
 from medbench.leaderboard.report.document import AT_THE_END_OF_A_RUN, REPORT_FILE, report_of
@@ -37,48 +37,53 @@ _OWN_HEADINGS = ("# Leaderboard", "## What happened to the samples", "## Definit
 def leaderboard(
     paths: Sequence[Path], *, form: str = "markdown", protocol: Protocol | None = None, layout: str | None = None,
     models_as_rows: bool = False, grouped: bool = False, reported: Sequence[str] = (), baseline: str | None = None,
-    data_audit: Path | None = None,
+    data_audit: Path | None = None, names: Mapping[str, str] | None = None, order: Order = "given",
+    shown: Shown | None = None, digits: int | None = None, **wishes: Any,
 ) -> str:  # fmt: skip
     """Return the page of `medbench leaderboard`.
 
     `form` is `markdown`, `csv`, `latex` or `json`; no protocol stands for all that fit. `baseline` is the model that
-    gains are counted against, `data_audit` a file whose marks stand beside the tasks. Raises UsageError if runs or
+    gains are counted against, `data_audit` a file whose marks stand beside the tasks, `names` what runs are called
+    instead, `shown` which rows and whether intervals, `digits` the decimals, `wishes` what else a LaTeX table may be
+    told (`latex.Wishes`). Raises UsageError if runs or
     options do not fit together; RunError if a folder is no finished run; DataError if an audit's file is broken.
     """
     published = [read_publication(name) for name in reported]
     if not paths and not published:
         raise UsageError("No run was given.", "Give folders that `medbench run` made, or --reported table3.")
-    board, scores = numbers.read_board(paths) if paths else (None, {})
+    board, scores = numbers.read_board(paths, names) if paths else (None, {})
     shape = LAYOUTS[layout] if layout else None
     all_protocols: Sequence[Protocol] = ("paper",) if form == "latex" else PROTOCOLS
     protocols = (protocol,) if protocol else tuple(dict.fromkeys(one.protocol for one in published)) or all_protocols
     overlapping = known.overlaps_in(data_audit) if data_audit else frozenset()
-    made = partial(numbers.make_table, board, grouped=grouped, published=published, overlapping=overlapping)
+    board = numbers.ordered(board, scores, order, protocols[0]) if board else None
+    made = partial(
+        numbers.make_table, board, grouped=grouped, published=published, overlapping=overlapping, shown=shown
+    )
     tables = [made(one, layout=shape) for one in protocols]
     notices = [*known.notices_of(board.runs), *_not_audited(board)] if board else []
+    as_rows = models_as_rows or (shape is not None and shape.models_as_rows)
+    if form == "latex":
+        asked = Wishes(models_as_rows=as_rows, digits=digits, **wishes)
+        return "\n".join(table_as_latex(table, asked, notices) for table in tables)
     if form != "markdown":
-        written = numbers.as_json if form == "json" else _latex
-        return numbers.as_csv(tables) if form == "csv" else written(tables, notices)
+        return numbers.as_csv(tables) if form == "csv" else numbers.as_json(tables, notices)
     sections = [f"Source: {publication.source}." for publication in published]
     if shape is None and baseline is not None:
         sections.insert(0, gains_section(made(protocols[0], layout=LAYOUTS["table2"]), baseline))
     if shape is None and board is not None and len(board.runs) > 1 and not grouped:
         ranking = rank_runs(board.runs, scores, board.names, protocols[0], board.leaks)
         sections.insert(0, ranks_section(board.names, ranking))
-    as_rows = shape.models_as_rows if shape else models_as_rows
     whole = None if shape is not None or models_as_rows else board
-    return _page(notices, tables, sections, board=whole, models_as_rows=as_rows, layout=shape, baseline=baseline)
+    return _page(
+        notices, tables, sections, board=whole, models_as_rows=as_rows, layout=shape, baseline=baseline,
+        digits=2 if digits is None else digits,
+    )  # fmt: skip
 
 
 def _not_audited(board: Board) -> list[str]:
     names = [name for name, run in zip(board.names, board.runs, strict=True) if run.run not in board.leaks]
     return [f"Not audited for leaks: {', '.join(names)}. Do it with medbench audit model RUN."] if names else []
-
-
-def _latex(tables: Sequence[Table], notices: Sequence[str]) -> str:
-    legends = [re.sub(r"`|\*\*|</?u>|</?sup>", "", render.legend([table])) for table in tables]
-    captions = [f"Protocol {table.protocol}. {legend}" for table, legend in zip(tables, legends, strict=True)]
-    return "\n".join(render.table_as_latex(*one, notices) for one in zip(tables, captions, strict=True))
 
 
 def board_as_markdown(board: Board, tables: Sequence[Table] | None = None, sections: Sequence[str] = ()) -> str:
@@ -99,7 +104,8 @@ def _page(
         "leaderboard.md", notices=notices, legend=render.legend(tables), tables=tables, sections=sections, board=board,
         models=models, states=STATES, definitions=definitions, written_heads=render.WRITTEN_HEADS,
         written=[(name, task) for name, run in models for task in run.tasks.values() if render.wrote(task)],
-        gains_section=gains_section, **{"models_as_rows": False, "layout": None, "baseline": None, **shape},
+        gains_section=gains_section,
+        **{"models_as_rows": False, "layout": None, "baseline": None, "digits": 2, **shape},
     )  # fmt: skip
 
 

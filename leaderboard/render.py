@@ -27,7 +27,10 @@ WRITTEN_HEADS = ("Thinks first", "Thought tokens", "Thoughts cut off", "At the l
 _WHOLE = 0.99995  # the first share that two decimals of a percentage show as all
 _SMALLEST_P = 0.0001
 _NEVER = ["link", "image", "autolink", "html_inline", "html_block", "reference"]
-_LATEX_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "‡": r"$\ddagger$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+}  # fmt: skip
 
 
 def metric_title(metric: str) -> str:
@@ -52,7 +55,7 @@ def markdown_code(text: str) -> str:
 
 def latex_text(text: str) -> str:
     """Return text with everything that LaTeX would take for its own escaped."""
-    return re.sub(r"[\\~^&%$#_{}]", lambda found: _LATEX_SPECIAL.get(found[0], f"\\{found[0]}"), _flat(text))
+    return re.sub(r"[\\~^&%$#_{}±‡<>|]", lambda found: _LATEX_SPECIAL.get(found[0], f"\\{found[0]}"), _flat(text))
 
 
 def markdown_table(
@@ -115,46 +118,44 @@ def written_cells(task: TaskResult) -> list[str]:
     return [thinking, share, str(written.cut_thoughts), at_limit]
 
 
-def value_text(value: float | None) -> str:
-    """Return a number as a percentage with two decimals, `n/a` where nothing could be scored."""
-    return "n/a" if value is None else f"{100 * value:.2f}"
+def value_text(value: float | None, digits: int = 2) -> str:
+    """Return a number as a percentage with some decimals, `n/a` where nothing could be scored."""
+    return "n/a" if value is None else f"{100 * value:.{digits}f}"
 
 
-# How no number looks, the best, the second, what stands behind a leaked one, and before a deviation.
-_MARKDOWN = ("", "**{}**", "<u>{}</u>", r"\*", "±")
-# As in the paper's Table 3: bold, underlined, starred; zero-shot numbers are shaded.
-_LATEX = ("--", r"\textbf{{{}}}", r"\underline{{{}}}", "$^{*}$", r"$\pm$")
+def interval_text(interval: tuple[float, float] | None, digits: int = 1) -> str:
+    """Return an interval in percent, with one decimal or none; empty if there is none."""
+    shown = min(1, digits)
+    return f"[{100 * interval[0]:.{shown}f}, {100 * interval[1]:.{shown}f}]" if interval else ""
 
 
-def _cell(number: Number | None, style: tuple[str, str, str, str, str]) -> str:
-    nothing, best, second, star, plus_minus = style
+def _cell(number: Number | None, digits: int) -> str:
     if number is None:
-        return nothing
-    mark = {"best": best, "second": second, "none": "{}"}[number.standing]
-    text = mark.format(value_text(number.value)) + (star if number.leaked else "")
+        return ""
+    mark = {"best": "**{}**", "second": "<u>{}</u>", "none": "{}"}[number.standing]
+    text = mark.format(value_text(number.value, digits)) + (r"\*" if number.leaked else "")
     if number.std is not None:
-        text += f" {plus_minus} {100 * number.std:.2f}"
-    elif number.interval is not None and number.value is not None:
-        text += f" [{100 * number.interval[0]:.1f}, {100 * number.interval[1]:.1f}]"
-    if style is _LATEX:
-        return (r"\cellcolor[gray]{0.9}" if number.zero_shot else "") + text
+        text += f" ± {100 * number.std:.{digits}f}"
+    elif number.value is not None:
+        text = f"{text} {interval_text(number.interval, digits)}".rstrip()
     ceiling = "" if number.ceiling is None else f" of {100 * number.ceiling:.1f}"
     shade = " <sup>zs</sup>" if number.zero_shot else ""
     return "; ".join([f"{text}{ceiling}{shade}", *beside(number.answered, number.bounds)])
 
 
-def _column_names(table: Table) -> list[str]:
+def column_names(table: Table) -> list[str]:
+    """Return the heads of a table's columns."""
     return [f"{column.name}{' (reported)' if column.kind == 'reported' else ''}" for column in table.columns]
 
 
-def table_as_markdown(table: Table, *, models_as_rows: bool = False) -> str:
+def table_as_markdown(table: Table, *, models_as_rows: bool = False, digits: int = 2) -> str:
     """Return a table: a line for each metric of each task, or for each model."""
-    names = list(map(markdown_text, _column_names(table)))
+    names = list(map(markdown_text, column_names(table)))
     heads, cells = [], []
     for first, line in table.lines():
         title = f"{markdown_text(first.title)}{' ‡' if first.overlaps else ''}"
         heads.append([title, markdown_text(metric_title(first.metric))])
-        cells.append([_cell(number, _MARKDOWN) for number in line])
+        cells.append([_cell(number, digits) for number in line])
     if models_as_rows:
         rows = [[name, *(line[place] for line in cells)] for place, name in enumerate(names)]
         return markdown_table(["Model", *map(" ".join, heads)], rows, right=len(heads))
@@ -181,10 +182,9 @@ def told_under(table: Table) -> list[str]:
     return parts
 
 
-def legend(tables: Sequence[Table]) -> str:
-    """Return what the marks in these tables mean; only of marks that are there."""
+def legend(tables: Sequence[Table], marks: Mapping[str, str] = WORDING["marks"]) -> str:
+    """Return what the marks in these tables mean, by the field of a number that brings each; only of those there."""
     numbers = [number for table in tables for number in as_numbers(table.numbers)]
-    marks: Mapping[str, str] = WORDING["marks"]
     told = [
         text.format(overlap=OVERLAP_TEXT) for name, text in marks.items() if any(_has(one, name) for one in numbers)
     ]
@@ -198,13 +198,6 @@ def _has(number: Number, mark: str) -> bool:
         return is_partly_answered(number.answered)
     value = getattr(number, mark)
     return value is not None and value is not False and value != "none"
-
-
-def table_as_latex(table: Table, caption: str, notices: Sequence[str] = ()) -> str:
-    """Return a `table` environment with booktabs rules; needs the packages booktabs and xcolor, option `table`."""
-    lines = [(first, line, [_cell(number, _LATEX) for number in line]) for first, line in table.lines()]
-    heads = ["Task", "Metric", *_column_names(table)]
-    return render_text("table.tex", caption=caption, heads=heads, lines=lines, notices=notices, beside=beside)
 
 
 @cache

@@ -1,6 +1,7 @@
 """What is known of runs before they are compared: where they are, which may stand side by side, what may be shown."""
 
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -101,6 +102,29 @@ def distinct_names(runs: Sequence[Results]) -> tuple[str, ...]:
     titles = [run.model.title for run in runs]
     pairs = zip(titles, runs, strict=True)
     return tuple(title if titles.count(title) == 1 else f"{title} #{run.run[:6]}" for title, run in pairs)
+
+
+def renamed(paths: Sequence[Path], runs: Sequence[Results], names: Mapping[str, str]) -> list[Results]:
+    """Return runs whose models have other names: by the run's folder, its identity or the name that it has now.
+
+    Raises UsageError if a name is of no run, or of several.
+    """
+    shown = distinct_names(runs)
+    titles = [run.model.title for run in runs]
+    calls = [
+        {path.name, str(path), run.run, run.model.title, name}
+        for path, run, name in zip(paths, runs, shown, strict=True)
+    ]
+    for given, name in names.items():
+        places = [place for place, called in enumerate(calls) if given.rstrip("/") in called]
+        if len(places) != 1:
+            there = ", ".join(f"{path.name} ({name})" for path, name in zip(paths, shown, strict=True))
+            which = "is no run of these" if not places else f"is {len(places)} runs"
+            raise UsageError(f"--name {given}: {given!r} {which}.", f"There are {there}: give the folder's name.")
+        if not name.strip():
+            raise UsageError(f"--name {given}= gives an empty name.", f"Write --name {given}=NAME.")
+        titles[places[0]] = name.strip()
+    return [replace(run, model=replace(run.model, title=title)) for run, title in zip(runs, titles, strict=True)]
 
 
 def notices_of(runs: Iterable[Results]) -> list[str]:

@@ -135,6 +135,10 @@ def _of_runs(at: Path) -> dict[str, list[Case]]:
         "leaderboard": [
             case("leaderboard", one, other, "--format", form) for form in ("markdown", "csv", "latex", "json")
         ],
+        "plot": [
+            case("plot", kind, one, other, "--output", out / f"{kind}.svg")
+            for kind in ("forest", "radar", "heatmap", "coverage")
+        ],
         "report": [case("report", one, other, "--output", out / "report.html")],
         "breakdown": [case("breakdown", one, "--output", out / "breakdown.md")],
         "compare": [case("compare", one, other, "--output", out / "compare.md")],

@@ -20,9 +20,10 @@ from medbench.leaderboard.export.formats import (
     write_every_eval,
 )
 from medbench.leaderboard.export.public import parquet_metadata, read_public
+from medbench.leaderboard.latex import table_as_latex
 from medbench.leaderboard.numbers import as_csv, as_json, make_board, make_table
 from medbench.leaderboard.pages import board_as_markdown
-from medbench.leaderboard.render import beside, table_as_latex, written_cells
+from medbench.leaderboard.render import beside, written_cells
 from medbench.leaderboard.report.document import report_of
 from medbench.leaderboard.runs import NOT_OK
 from medbench.leaderboard.site import collect, site_files
@@ -84,9 +85,7 @@ def test_forms_for_programs_and_papers_have_them_too() -> None:
     assert [row[name] for name in ("among_answered", "if_failed_wrong", "if_failed_right")] == ["1.0", "0.27", "0.37"]
     [line] = json.loads(as_json([table], []))["tables"][0]["lines"]
     assert (line["cells"][0]["not_ok"], line["cells"][0]["bounds"]) == (SILENT, [0.27, 0.37])
-    assert "% DermaMNIST, Accuracy, A: 33.3 % answered; failures wrong 27.00, right 37.00." in table_as_latex(
-        table, "A"
-    )
+    assert "% DermaMNIST, Accuracy, A: 33.3 % answered; failures wrong 27.00, right 37.00." in table_as_latex(table)
 
 
 def test_exports_have_them_too(tmp_path: Path) -> None:

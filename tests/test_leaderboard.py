@@ -12,10 +12,11 @@ import pytest
 from command_line import medbench
 
 from medbench.harness.results import MetricResult, ModelInfo, Results, TaskResult
+from medbench.leaderboard.latex import Wishes, table_as_latex
 from medbench.leaderboard.numbers import as_csv, as_json, gains_over, make_board, make_table
 from medbench.leaderboard.pages import board_as_markdown
 from medbench.leaderboard.paper import LAYOUTS, read_publication
-from medbench.leaderboard.render import latex_text, legend, table_as_latex, table_as_markdown
+from medbench.leaderboard.render import latex_text, legend, table_as_markdown
 from medbench.leaderboard.runs import leaks_of, overlaps_in
 from medbench.tasks.foundation.errors import EXIT_USAGE, DataError, UsageError
 from medbench.tasks.foundation.files import fingerprint
@@ -161,7 +162,7 @@ def test_tasks_whose_data_overlap_are_marked(tmp_path: Path) -> None:
     table = make_table(make_board([results("A", 0.5)]), "paper", overlapping=overlaps_in(file))
     assert table_as_markdown(table).splitlines()[2].startswith("| DermaMNIST ‡ | Accuracy |")
     assert "every model trained on it" in legend([table])
-    assert r"DermaMNIST $\ddagger$" in table_as_latex(table, "A")
+    assert r"DermaMNIST $\ddagger$" in table_as_latex(table)
     file.write_text("[]", encoding="utf-8")
     with pytest.raises(DataError, match="is no audit of data"):
         overlaps_in(file)
@@ -175,6 +176,8 @@ def test_runs_of_one_model_become_mean_and_standard_deviation() -> None:
     # The standard deviation of two numbers says nothing.
     assert table_as_markdown(two).splitlines()[2] == "| DermaMNIST | Accuracy | 55.00 |"
     assert two.columns[0].kind == "runs"
+    mixed = make_board([results("B", 0.1), *runs, results("B", 0.2)])
+    assert [column.name for column in make_table(mixed, "paper", grouped=True).columns] == ["B", "A"]
     missing = [*runs, replace(results("A", 0.1), tasks={})]
     assert list(make_table(make_board(missing), "paper", grouped=True).lines()) == []
 
@@ -191,9 +194,9 @@ def test_the_papers_table_3_is_rebuilt_with_its_marks() -> None:
     assert radfm is not None
     assert (radfm.leaked, radfm.standing, radfm.value) == (True, "none", 0.2101)
     assert by_row["slake-vqa", "bleu1"][3] is None
-    latex = table_as_latex(table, "Table 3 & more")
+    latex = table_as_latex(table, Wishes(caption="Table 3 & more"))
     assert latex == (Path(__file__).parent / "golden" / "table3.tex").read_text(encoding="utf-8")
-    for mark in (r"\textbf{82.12}", r"\underline{81.66}", "21.01$^{*}$", r"\cellcolor[gray]{0.9}21.51", r"\& more"):
+    for mark in (r"\bfseries 82.12", r"\underline{81.66}", "21.01{$^{*}$}", r"\cellcolor[gray]{0.9}21.51", r"\& more"):
         assert mark in latex
 
 

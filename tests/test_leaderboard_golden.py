@@ -1,6 +1,7 @@
 """Every renderer's bytes, for a board with all marks; made anew by `python tests/test_leaderboard_golden.py`."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -8,15 +9,17 @@ import pytest
 from test_compare import answers, compared
 from test_leaderboard import declared, metric, results, task
 
+from medbench.leaderboard.latex import Wishes, table_as_latex
 from medbench.leaderboard.numbers import as_csv, as_json, gains_over, make_board, make_table
 from medbench.leaderboard.pages import board_as_markdown, breakdown_as_markdown, comparison_as_markdown, gains_section
 from medbench.leaderboard.paper import LAYOUTS, read_publication
-from medbench.leaderboard.render import table_as_latex, table_as_markdown
+from medbench.leaderboard.render import table_as_markdown
 from medbench.tasks.protocols import PROTOCOLS
 
 GOLDEN = Path(__file__).parent / "golden" / "leaderboard"
 
 
+@cache
 def pages() -> dict[str, str]:
     """Return every page by the name of its file."""
     limited = replace(metric(0.41), ceiling=0.874)
@@ -38,7 +41,7 @@ def pages() -> dict[str, str]:
         "mean.md": table_as_markdown(averaged) + "\n",
         "board.csv": as_csv([*tables, averaged]),
         "board.json": as_json(tables, ["MINI SUITE: say so"]),
-        "board.tex": table_as_latex(tables[0], "A & B"),
+        "board.tex": table_as_latex(tables[0], Wishes(caption="A & B")),
         "gains.md": gains_section(primary, "RadFM") + "\n",
         "table6.md": table_as_markdown(make_table(board, "paper", layout=LAYOUTS["table6"])) + "\n",
         "compare.md": comparison_as_markdown(

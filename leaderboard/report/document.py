@@ -216,7 +216,8 @@ def _run(name: str, run: RunSource, withheld: Sequence[str]) -> dict[str, Any]:
     return {
         "name": name, "run": results.run, "suite": results.suite, "unsupported": list(results.unsupported),
         "trainedOn": list(results.model.trained_on), "missing": list(run.missing),
-        "provenance": sources.provenance(run), "timing": sources.timing(run), "routing": sources.routing(run),
+        "provenance": sources.provenance(run), "timing": sources.timing(run),
+        "routing": sources.routing(run.environment),
         "audit": sources.audit_findings(run, withheld), "audited": run.audit is not None,
     }  # fmt: skip
 

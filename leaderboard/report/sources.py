@@ -236,11 +236,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def routing(run: RunSource) -> dict[str, list[float]] | None:
-    """Return the weights of Uni-Med's experts by kind of task, or None if the run did not record them."""
-    recorded = _mapping(_mapping((run.environment or {}).get("engine")).get("routing"))
+def routing(environment: Mapping[str, Any] | None) -> dict[str, list[float]] | None:
+    """Return the weights of Uni-Med's experts by kind of task in a run's `env.json`, or None if there are none."""
+    recorded = _mapping(_mapping((environment or {}).get("engine")).get("routing"))
     rows = [(str(kind), row) for kind, row in recorded.items() if isinstance(row, list) and row]
     return {kind: row for kind, row in rows if all(map(_is_number, row))} or None
+
+
+def routing_of(path: Path) -> dict[str, list[float]] | None:
+    """Return the same of the folder of a run."""
+    environment = _optional(path, "env.json", [])
+    return routing(environment if isinstance(environment, dict) else None)
 
 
 def audit_findings(run: RunSource, withheld: Sequence[str]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from tensorboardX import SummaryWriter
 
 from medbench.tasks.foundation import files
+from medbench.tasks.foundation.drawing import drawn, shades, stack
 from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import canonical_json, read_json, read_json_lines, write_atomically
 from medbench.unimed.checkpoint import RECIPE_FILE
@@ -25,6 +26,7 @@ from medbench.unimed.weights import read_torch_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LOG_FILE, CURVE_FILE = "train_log.jsonl", "learning_curve.svg"
 _STEP = re.compile(r"step-(\d{8})")
@@ -266,40 +268,40 @@ def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def draw_curve(log: Path, image: Path) -> str:
     """Draw a log as an SVG if matplotlib is there (the `plot` extra); return a line that says what was done."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        return "The learning curve was not drawn: install the extra medbench[plot] for it."
     records = [record for record in read_json_lines(log) if record["stage"] == "language"]
     lines: dict[str, dict[int, float]] = {}
     for record in records:
         for name, value in scalars(record):
             lines.setdefault(name, {})[record["step"]] = value
-    # An overflow of fp16 has no norm: a gap in the line.
-    norms = {record["step"]: lines.get("gradient_norm", {}).get(record["step"], math.nan) for record in records}
-    mpl.rcParams["svg.hashsalt"] = "medbench"
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    try:
+        with drawn(image) as figure:
+            _draw_records(figure, records, lines)
+    except UsageError as error:
+        return f"The learning curve was not drawn: {error.problem} {error.hint}"
+    return f"The learning curve is in {image}."
+
+
+def _draw_records(figure: "Figure", records: Sequence[Record], lines: Mapping[str, dict[int, float]]) -> None:
+    figure.set_size_inches(9, 6)
     (losses, entries), (gradient, experts) = figure.subplots(2, 2)
     _draw(losses, [("training", lines["mean_loss"])], width=1.5)
     _draw(losses, ((f"held out: {task}", line) for task, line in _below("held_out", lines)), style="--")
     _draw(entries, _below("loss", lines))
+    # An overflow of fp16 has no norm: a gap in the line.
+    norms = {record["step"]: lines.get("gradient_norm", {}).get(record["step"], math.nan) for record in records}
     _draw(gradient, [("norm of the gradient", norms)])
     gradient.set(xlabel="step", title="Gradient and learning rate", yscale="log", ylabel="norm of the gradient")
     rate = gradient.twinx()
     _draw(rate, [("learning rate", lines["learning_rate"])], width=1.5, color="tab:orange")
     rate.set_ylabel("learning rate")
-    drawn = _draw_experts(experts, records[-max(1, len(records) // 4) :])
+    drawn_experts = _draw_experts(experts, records[-max(1, len(records) // 4) :])
     losses.set(xlabel="step", ylabel="cross-entropy per answer token", title="Loss", yscale="log")
     entries.set(xlabel="step", title="Training loss per entry of the mixture", yscale="log")
-    experts.set(title="Mean routing weight, last quarter", ylim=(0, 1))
+    experts.set(title="Mean routing weight, last quarter")
     gradient.grid(alpha=0.3)
-    for axes in (losses, entries, *((experts,) if drawn else ())):
-        axes.legend(fontsize=6, ncols=2)
+    for axes in (losses, entries, *((experts,) if drawn_experts else ())):
+        axes.legend(fontsize=6, ncols=2, frameon=True)
         axes.grid(alpha=0.3)
-    with files.replaced_when_whole(image) as partial:
-        figure.savefig(partial, format=image.suffix[1:], metadata={"Date": None})
-    return f"The learning curve is in {image}."
 
 
 def _below(name: str, lines: Mapping[str, dict[int, float]]) -> list[tuple[str, dict[int, float]]]:
@@ -321,8 +323,6 @@ def _draw_experts(axes: "Axes", late: Sequence[Record]) -> bool:
         for entry, weights in record.get("expert_use", {}).items():
             uses.setdefault(entry, []).append(weights)
     means = {entry: [sum(of) / len(of) for of in zip(*uses[entry], strict=True)] for entry in sorted(uses)}
-    bottoms = [0.0] * len(means)
-    for expert, heights in enumerate(zip(*means.values(), strict=True)):
-        axes.bar(list(means), heights, bottom=bottoms, label=f"expert {expert}")
-        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+    parts = {f"expert {place + 1}": list(of) for place, of in enumerate(zip(*means.values(), strict=True))}
+    stack(axes, list(means), parts, shades(len(parts)))
     return bool(means)
