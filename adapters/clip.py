@@ -1,6 +1,7 @@
 """OpenAI's CLIP as several models use it: pixels, and a vision tower in a folder of its own."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -49,9 +50,10 @@ def read_tower_config(folder: Path, hint: str) -> CLIPVisionConfig:
         raise DataError(f"The vision tower in {folder} is of type {kind!r}, not CLIP.", hint)
     with usable(f"{file} cannot be used", "Copy it again."):
         config = CLIPVisionConfig.from_dict(own)
+        sizes: Any = config
         # Lengths that are lists, or patches beyond the image, would end further on, without the name of the file.
-        if config.image_size // config.patch_size < 1:
-            raise ValueError(f"patches of {config.patch_size} pixels do not fit into {config.image_size}")
+        if sizes.image_size // sizes.patch_size < 1:
+            raise ValueError(f"patches of {sizes.patch_size} pixels do not fit into {sizes.image_size}")
     return config
 
 

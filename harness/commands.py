@@ -319,7 +319,7 @@ def show_results(results: Results) -> None:
             if (metric := task.paper.get(metric_id)) is not None
         ]
     columns = ["task", "metric", "value % [95 % interval]", "n", "not ok"]
-    emit_table(columns, rows, title=f"{results.model.title}, paper protocol")
+    emit_table(columns, rows, title=f"{results.title}, paper protocol")
 
 
 @click.command("merge")
@@ -344,7 +344,7 @@ def merge_command(runs: tuple[Path, ...], output_dir: Path | None, data_dir: Pat
     return exit_code(outcome.results)
 
 
-_FORMATS = ("jsonl", "medevalkit", "multimedeval", "llava-med", "uni-med")
+_FORMATS = ("table", "lm-eval", "lmms-eval", "inspect", "medevalkit", "multimedeval", "llava-med", "uni-med")
 
 
 @click.command("score")
@@ -352,7 +352,11 @@ _FORMATS = ("jsonl", "medevalkit", "multimedeval", "llava-med", "uni-med")
 @click.option("--data-dir", type=_FOLDER, help="Where the prepared tasks of RUNS are now.")
 @click.option("-t", "--task", help="The task that --predictions answer.")
 @click.option("--predictions", type=_FOLDER, help="A file of predictions, made by anybody.")
-@click.option("--from", "source", type=click.Choice(_FORMATS), help="Format of the file.  [default: jsonl]")
+@click.option("--from", "source", type=click.Choice(_FORMATS), help="Format of the file.  [default: by the file]")
+@click.option(
+    "--column", "columns", multiple=True, callback=as_table, metavar="OURS=THEIRS",
+    help="Name of a table's column: prediction=answer; repeat.  [default: guessed]",
+)  # fmt: skip
 @click.option("--references", type=_FOLDER, help="The right answers, where the format has none.")
 @click.option(
     "--boxes", type=click.Choice(list(BOX_SPACES)), help="How the model writes boxes (REC).  [default: uni-med]"
@@ -362,8 +366,9 @@ _FORMATS = ("jsonl", "medevalkit", "multimedeval", "llava-med", "uni-med")
 def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | None, **options: Any) -> int:
     """Score the answers of RUNS again without the model, or score anybody's predictions of one task.
 
-    A line of predictions has at least `prediction` and `reference`; for REC `prediction`, `box` [x1, y1, x2, y2] in
+    A row of predictions has at least `prediction` and `reference`; for REC `prediction`, `box` [x1, y1, x2, y2] in
     pixels and `image_size` [width, height]; optional are `answer_type` (OPEN or CLOSED), `choices` and `group`.
+    Names of columns that are common for these are understood; `medbench import` makes a run of such files.
 
     \b
     Example:  medbench score runs/uni-med-mini-0123456789ab
@@ -396,15 +401,16 @@ def _score_runs(runs: Sequence[Path], data_dir: Path | None) -> int:
 
 
 def _score_predictions(
-    task: str, predictions: Path | None, source: str | None, references: Path | None, boxes: str | None,
-    protocol: str | None, form: str | None,
+    task: str, predictions: Path | None, source: str | None, columns: dict[str, str] | None, references: Path | None,
+    boxes: str | None, protocol: str | None, form: str | None,
 ) -> int:  # fmt: skip
     if predictions is None:
         raise UsageError("--task needs --predictions.", "Add --predictions FILE.")
     protocols = [name for name in PROTOCOLS if protocol in {None, "both", name}]
     scores = scoring.score(
-        task, predictions, source=source or "jsonl", references=references, boxes=boxes or "", protocols=protocols
-    )
+        task, predictions, source=source or "", columns=columns or {}, references=references, boxes=boxes or "",
+        protocols=protocols,
+    )  # fmt: skip
     numbers = [(name, *found) for name, metrics in scores.protocols.items() for found in metrics.items()]
     if form == "json":
         emit(canonical_json(scores.as_json(), indent=2))

@@ -11,7 +11,7 @@ from medbench.harness.failing import Failed, Watch, kinds_of, tell
 from medbench.harness.identity import write_environment
 from medbench.harness.models import ModelFacts
 from medbench.harness.phases import Phases
-from medbench.harness.results import RESULTS_FILE, Results, felt_limits, read_results, write_results
+from medbench.harness.results import RESULTS_FILE, Imported, Results, felt_limits, read_results, write_results
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.score import Scores, score_tasks
 from medbench.harness.settings import Settings
@@ -45,6 +45,7 @@ class Answers:
     failures: Sequence[Failed]  # The samples that got no answer.
     shards: Mapping[str, Any] = field(default_factory=dict)  # What env.json says of each shard, if there were some.
     again: str = "The same command tries them again."
+    imported: Imported | None = None  # Where the answers come from, if they are somebody else's.
 
     def finish(self, directory: RunDirectory, publish: Publish) -> RunOutcome:
         """Score the answers and write all that is made of them, and `done` when nothing of it is missing.
@@ -83,7 +84,7 @@ class Answers:
             run=directory.identity, model=self.facts.info, suite=self.workload.suite, limit=self.settings.limit,
             seed=self.settings.seed, notices=tuple(dict.fromkeys(notices)), tasks=scores.tasks,
             unsupported=tuple(load.spec.name for load in self.workload.loads if load not in loads),
-            probe=self.settings.probe,
+            probe=self.settings.probe, imported=self.imported,
         )  # fmt: skip
         write_results(directory.path / RESULTS_FILE, results)
         return results, scores

@@ -146,6 +146,11 @@ class Results:
     imported: Imported | None = None  # Whose answers these are, if medbench did not ask for them.
     schema: Literal[1] = field(default=SCHEMA)
 
+    @property
+    def title(self) -> str:
+        """The model's title, with a mark if somebody else had its answers."""
+        return f"{self.model.title} (imported)" if self.imported else self.model.title
+
 
 for _record in (ModelInfo, Imported, IntervalInfo, MetricResult, Written, TaskResult, Results):
     with_config(ConfigDict(extra="forbid"))(_record)

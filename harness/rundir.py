@@ -220,6 +220,16 @@ class RunDirectory:
                 file.unlink()
 
 
+def directory_of(settings: Settings, suite: str, parts: Mapping[str, object]) -> RunDirectory:
+    """Return the folder of a run, which may not be there yet; arguments are those of `open_run`."""
+    identity = fingerprint(parts)[:_DIGITS]
+    probe = f"-{settings.probe}" if settings.probe else ""
+    # The readable part of the name; what makes it unique is the identity.
+    slug = re.sub(r"[^a-z0-9.]+", "-", str(parts["model"]).lower())[:_SLUG_CHARACTERS].strip("-.")
+    path = settings.output_dir.absolute() / f"{slug}-{suite}{probe}-{identity}"
+    return RunDirectory(path=path, identity=identity)
+
+
 @contextmanager
 def open_run(
     settings: Settings, suite: str, parts: Mapping[str, object], *, overwrite: str = "never", shard: bool = False
@@ -231,12 +241,8 @@ def open_run(
     is short unless it merges. RunError if the folder cannot be written to or holds another run, BusyError if it is in
     use.
     """
-    identity = fingerprint(parts)[:_DIGITS]
-    probe = f"-{settings.probe}" if settings.probe else ""
-    # The readable part of the name; what makes it unique is the identity.
-    slug = re.sub(r"[^a-z0-9.]+", "-", str(parts["model"]).lower())[:_SLUG_CHARACTERS].strip("-.")
-    path = settings.output_dir.absolute() / f"{slug}-{suite}{probe}-{identity}"
-    directory = RunDirectory(path=path, identity=identity)
+    directory = directory_of(settings, suite, parts)
+    path, identity = directory.path, directory.identity
     make_folder(path)
     with _writing(f"The output folder {path.parent} cannot be written to", _OTHER_FOLDER):
         (path / ".writable").touch()

@@ -173,7 +173,7 @@ def breakdown_command(
     parts = break_down(results, tables, protocol, by=by, every_metric=every_metric)
     if output is not None:
         write_atomically(output, breakdown_as_markdown(results, protocol, parts))
-    title = f"{results.model.title}, protocol {protocol}"
+    title = f"{results.title}, protocol {protocol}"
     if len(parts):
         emit_table(("task", "label", "value", "metric", "score % [95 %]", "n", "of"), part_rows(parts), title=title)
     else:

@@ -201,7 +201,7 @@ def make_board(runs: Sequence[Results], leaks: known.Leaks | None = None, scores
 
 def numbers_of(run: Results) -> list[Number]:
     """Return the numbers of a run that stands alone."""
-    return list(_numbers(Board(runs=(run,), names=(run.model.title,), numbers=_NO_NUMBERS, leaks={}), {}))
+    return list(_numbers(Board(runs=(run,), names=(run.title,), numbers=_NO_NUMBERS, leaks={}), {}))
 
 
 def _numbers(board: Board, scores: ScoresByRun) -> Iterator[Number]:
@@ -333,7 +333,7 @@ def _means(board: Board, numbers: pd.DataFrame) -> tuple[tuple[Column, ...], pd.
     """Return a column for each model, and means over its runs, where all of them have a number."""
     places: dict[str, list[int]] = {}
     for place, run in enumerate(board.runs):
-        places.setdefault(run.model.title, []).append(place)
+        places.setdefault(run.title, []).append(place)
     columns, found = [], []
     for place, (title, own) in enumerate(places.items()):
         column = Column(title, "runs" if len(own) > 1 else "run", " ".join(board.runs[one].run for one in own))

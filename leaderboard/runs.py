@@ -99,7 +99,7 @@ def definition_of(signature: str) -> str:
 
 def distinct_names(runs: Sequence[Results]) -> tuple[str, ...]:
     """Return the titles of the models, those that several runs share with the beginning of the run's identity."""
-    titles = [run.model.title for run in runs]
+    titles = [run.title for run in runs]
     pairs = zip(titles, runs, strict=True)
     return tuple(title if titles.count(title) == 1 else f"{title} #{run.run[:6]}" for title, run in pairs)
 

@@ -180,7 +180,7 @@ def as_frame(results: Results, task: str, records: Iterable[ScoreRecord]) -> "Da
                 rows.append({**own, "cluster": record.group, "protocol": protocol, "metric": metric, **score})
     names = ["protocol", "metric", "state", "sample_id", "cluster", "score", "statistics", "prediction", "labels"]
     frame = pd.DataFrame(rows, columns=[*names, "box", "error"], dtype=object).astype({"score": "float64"})
-    whole = {"run": results.run, "model": results.model.title, "suite": results.suite, "task": task, "kind": found.kind}
+    whole = {"run": results.run, "model": results.title, "suite": results.suite, "task": task, "kind": found.kind}
     return frame.assign(**whole)[[*whole, *frame.columns]]
 
 

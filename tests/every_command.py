@@ -128,6 +128,9 @@ def _of_runs(at: Path) -> dict[str, list[Case]]:
     ]  # fmt: skip
     return {
         "merge": [case("merge", "machine1", "machine2", "--output-dir", at / "merged")],
+        "import": [
+            case("import", "--name", "x", "--task", f"slake-vqa={answers(at)}", "--output-dir", out / "imported"),
+        ],
         "score": [
             case("score", one),
             case("score", "--task", "slake-vqa", "--predictions", answers(at), "--format", "json"),

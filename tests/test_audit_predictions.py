@@ -136,7 +136,7 @@ def test_missing_answers_are_missing_and_numbers_are_their_digits(tmp_path: Path
         ('{"sample_id": "a", "prediction": "x", "reference": "y"}\n' * 2, "line 2 has the sample_id of"),
         ('{"sample_id": "a", "prediction": ["secret"], "reference": "y"}\n', "line 1, field prediction"),
         ('{"sample_id": "a", "prediction": true, "reference": "y"}\n', "line 1, field prediction"),
-        ('{"sample_id": "a", "reference": "y"}\n', "No line of .* has the field prediction"),
+        ('{"sample_id": "a", "reference": "y"}\n', "No column of .* common for a prediction"),
         ('{"sample_id": "a", "prediction": "y"}\n', "No line of .* has the field reference"),
         ("", "No line of"),
         ("[1]\n", "line 1"),

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_data import write_json
 
-from medbench.harness.predictions.json_lines import Prediction
-from medbench.harness.predictions.scoring import DEFAULT_FORMAT, FORMATS, marked_answer, read_predictions
+from medbench.harness.predictions.formats import FORMATS, TABLE, read_predictions
+from medbench.harness.predictions.peers import marked_answer
+from medbench.harness.predictions.rows import Prediction, Source
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.sample import Box
@@ -45,12 +46,16 @@ def write_table(path: Path, *rows: tuple[object, ...]) -> Path:
     return path
 
 
+def read(path: Path, form: str, spec: TaskSpec, references: Path | None = None) -> tuple[Prediction, ...]:
+    return read_predictions(Source(path=path, form=form, references=references), spec)
+
+
 def read_lines(folder: Path, *rows: object, kind: Kind = "vqa") -> tuple[Prediction, ...]:
-    return read_predictions(write_lines(folder / "p.jsonl", *rows), DEFAULT_FORMAT, task(kind))
+    return read(write_lines(folder / "p.jsonl", *rows), TABLE, task(kind))
 
 
 def read_list(folder: Path, format_name: str, name: str, *rows: object) -> tuple[Prediction, ...]:
-    return read_predictions(write_json(folder / "results.json", list(rows)), format_name, get_task(name))
+    return read(write_json(folder / "results.json", list(rows)), format_name, get_task(name))
 
 
 def refusal(folder: Path, *rows: object, kind: Kind = "vqa") -> DataError:
@@ -64,17 +69,17 @@ def refusal(folder: Path, *rows: object, kind: Kind = "vqa") -> DataError:
 
 
 def test_every_entry_loads_and_names_known_kinds(tmp_path: Path) -> None:
-    assert DEFAULT_FORMAT in FORMATS
+    assert TABLE in FORMATS
     for name, entry in FORMATS.items():
         assert set(entry.kinds) <= set(get_args(Kind))
-        references = tmp_path / "missing.json" if entry.needs_references else None
+        references = tmp_path / "missing.json" if entry.references == "always" else None
         with pytest.raises(DataError, match="cannot be read"):
-            read_predictions(tmp_path / "missing", name, task(entry.kinds[0]), references)
+            read(tmp_path / "missing", name, task(entry.kinds[0]), references)
 
 
 def test_an_unknown_format_is_named_with_the_closest_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no format of predictions named 'medevalkitt'(.|\n)*Did you mean medevalkit"):
-        read_predictions(tmp_path / "x", "medevalkitt", task("vqa"))
+        read(tmp_path / "x", "medevalkitt", task("vqa"))
 
 
 @pytest.mark.parametrize(
@@ -82,22 +87,22 @@ def test_an_unknown_format_is_named_with_the_closest_one(tmp_path: Path) -> None
     [(name, kind) for name, entry in FORMATS.items() for kind in get_args(Kind) if kind not in entry.kinds],
 )
 def test_a_kind_that_a_format_does_not_hold_is_refused(tmp_path: Path, name: str, kind: Kind) -> None:
-    with pytest.raises(UsageError, match=rf"'{name}' holds no predictions of the kind {kind}(.|\n)*jsonl"):
-        read_predictions(tmp_path / "x", name, task(kind), tmp_path / "y" if FORMATS[name].needs_references else None)
+    with pytest.raises(UsageError, match=rf"'{name}' holds no predictions of the kind {kind}(.|\n)*table"):
+        read(tmp_path / "x", name, task(kind), tmp_path / "y" if FORMATS[name].references == "always" else None)
 
 
 def test_references_are_demanded_and_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no file of references(.|\n)*--references FILE"):
-        read_predictions(tmp_path / "x", "llava-med", task("vqa"))
+        read(tmp_path / "x", "llava-med", task("vqa"))
     with pytest.raises(UsageError, match=r"takes no file of references(.|\n)*--references"):
-        read_predictions(tmp_path / "x", "medevalkit", task("vqa"), tmp_path / "y")
+        read(tmp_path / "x", "medevalkit", task("vqa"), tmp_path / "y")
 
 
 @pytest.mark.parametrize("text", ["", "\n  \n"])
 def test_a_file_without_predictions_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.jsonl").write_text(text)
-    with pytest.raises(DataError, match=r"holds no predictions for slake-vqa(.|\n)*jsonl"):
-        read_predictions(tmp_path / "p.jsonl", DEFAULT_FORMAT, task("vqa"))
+    with pytest.raises(DataError, match=r"holds no predictions for slake-vqa(.|\n)*table"):
+        read(tmp_path / "p.jsonl", TABLE, task("vqa"))
 
 
 # JSON lines
@@ -129,15 +134,14 @@ def test_json_lines_of_boxes(tmp_path: Path, reference: dict[str, object]) -> No
 def test_the_mark_of_an_editor_is_no_part_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prediction": "a", "reference": "b"}\r\n')
-    assert read_predictions(path, DEFAULT_FORMAT, task("vqa"))[0].prediction == "a"
+    assert read(path, TABLE, task("vqa"))[0].prediction == "a"
 
 
 @pytest.mark.parametrize(
     ("row", "field"),
     [
         ({"reference": SECRET}, "field prediction: Field required"),
-        ({"prediction": SECRET}, "field reference: Field required"),
-        ({"prediction": SECRET, "reference": None}, "field reference"),
+        ({"prediction": SECRET, "reference": [1]}, "field reference"),
         ({"prediction": [SECRET], "reference": "x"}, "field prediction"),
         ({"prediction": True, "reference": SECRET}, "field prediction"),
         ({"prediction": SECRET, "reference": "x", "answer_type": "both"}, "field answer_type"),
@@ -147,7 +151,7 @@ def test_the_mark_of_an_editor_is_no_part_of_the_file(tmp_path: Path) -> None:
         ({"prediction": "x", "reference": "x", "choices": [SECRET]}, "field choices"),
         ({"prediction": "x", "reference": SECRET, "choices": {"A": "x"}}, "field reference: it is no key"),
         ('{"prediction": Infinity, "reference": "x"}', "field prediction"),
-        (f'{{"prediction": "{SECRET}", "refer', "Invalid JSON"),
+        (f'{{"prediction": "{SECRET}", "refer', "is not JSON"),
         (f'["{SECRET}"]', "object"),
     ],
 )
@@ -161,8 +165,6 @@ def test_a_broken_line_is_named_without_its_values(tmp_path: Path, row: object, 
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({}, "box"),
-        ({"image_size": None}, "image_size"),
         ({"image_size": [0, 10]}, "image_size"),
         ({"image_size": [10, -1]}, "image_size"),
         ({"image_size": [10]}, "image_size"),
@@ -177,8 +179,7 @@ def test_a_broken_line_is_named_without_its_values(tmp_path: Path, row: object, 
 )
 def test_a_broken_box_is_named(tmp_path: Path, fields: dict[str, object], field: str) -> None:
     whole: dict[str, object] = {"prediction": SECRET, "box": [1, 2, 3, 4], "image_size": [512, 256]}
-    row = {**whole, **fields} if fields else {"prediction": SECRET, "image_size": [1, 1]}
-    error = refusal(tmp_path, row, kind="rec")
+    error = refusal(tmp_path, {**whole, **fields}, kind="rec")
     assert "line 1" in error.problem
     assert field in error.problem
 
@@ -278,7 +279,7 @@ def test_medevalkit_reports_are_compared_in_the_form_that_was_asked_for(tmp_path
 def test_medevalkit_metrics_are_not_results(tmp_path: Path) -> None:
     path = write_json(tmp_path / "metrics.json", {"total metrics": {"acc": 0.5}})
     with pytest.raises(DataError, match=r"valid (array|list)(.|\n)*beside metrics\.json"):
-        read_predictions(path, "medevalkit", task("vqa"))
+        read(path, "medevalkit", task("vqa"))
 
 
 # MultiMedEval
@@ -293,7 +294,7 @@ def test_multimedeval_questions_with_options_and_without(tmp_path: Path) -> None
         ("C: stop,\nthe drug", "OPTION B IS CORRECT.", "b", "c", False),
         ("yes", "Yes: it does", "Invalid answer", "yes", False),
     )
-    option, free = read_predictions(path, "multimedeval", task("qa"))
+    option, free = read(path, "multimedeval", task("qa"))
     assert (option.prediction, option.reference) == ("OPTION B IS CORRECT.", "C")
     assert option.choices == {"A": "", "B": "", "C": "", "D": "", "E": ""}
     assert (free.prediction, free.reference, free.choices) == ("Yes: it does", "yes", {})
@@ -302,9 +303,7 @@ def test_multimedeval_questions_with_options_and_without(tmp_path: Path) -> None
 
 def test_multimedeval_visual_questions(tmp_path: Path) -> None:
     rows = (("yes", "Yes.", 1.0, 1.0, 1.0, "{'yes'}", "{'yes'}"), ("left lung", "", 0, 0, 0, "set()", "set()"))
-    closed, open_one = read_predictions(
-        write_table(tmp_path / "SLAKE.csv", VQA_HEADER, *rows), "multimedeval", task("vqa")
-    )
+    closed, open_one = read(write_table(tmp_path / "SLAKE.csv", VQA_HEADER, *rows), "multimedeval", task("vqa"))
     assert (closed.prediction, closed.reference, closed.answer_type) == ("Yes.", "yes", "CLOSED")
     assert (open_one.prediction, open_one.reference, open_one.answer_type) == ("", "left lung", "OPEN")
     assert open_one.where.endswith("row 3")
@@ -312,7 +311,7 @@ def test_multimedeval_visual_questions(tmp_path: Path) -> None:
 
 def test_multimedeval_reports(tmp_path: Path) -> None:
     rows = (("Clear.", "Clear lungs.", 0.5, 0.1, 0.6), ("Clear.", "Invalid Response", 0.0, 0.0, 0.0))
-    found = read_predictions(write_table(tmp_path / "M.csv", REPORT_HEADER, *rows), "multimedeval", task("report"))
+    found = read(write_table(tmp_path / "M.csv", REPORT_HEADER, *rows), "multimedeval", task("report"))
     assert [(prediction.prediction, prediction.reference) for prediction in found] == [
         ("Clear lungs.", "Clear."),
         ("", "Clear."),
@@ -333,7 +332,7 @@ def test_multimedeval_files_of_another_form_are_errors(
     tmp_path: Path, kind: Kind, rows: list[tuple[str, ...]], problem: str
 ) -> None:
     with pytest.raises(DataError, match=problem) as caught:
-        read_predictions(write_table(tmp_path / "x.csv", *rows), "multimedeval", task(kind))
+        read(write_table(tmp_path / "x.csv", *rows), "multimedeval", task(kind))
     assert SECRET not in str(caught.value)
 
 
@@ -341,7 +340,7 @@ def test_multimedeval_files_of_another_form_are_errors(
 def test_multimedeval_files_that_are_no_csv_are_errors(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.csv").write_bytes(data)
     with pytest.raises(DataError, match="not a readable CSV file"):
-        read_predictions(tmp_path / "x.csv", "multimedeval", task("qa"))
+        read(tmp_path / "x.csv", "multimedeval", task("qa"))
 
 
 def published(name: str) -> tuple[tuple[Prediction, ...], list[list[str]], float]:
@@ -349,7 +348,7 @@ def published(name: str) -> tuple[tuple[Prediction, ...], list[list[str]], float
     with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.reader(stream))
     accuracy: float = json.loads((folder / f"metrics_{name}.json").read_text())["accuracy"]
-    return read_predictions(folder / f"{name}.csv", "multimedeval", get_task("pubmedqa")), rows, accuracy
+    return read(folder / f"{name}.csv", "multimedeval", get_task("pubmedqa")), rows, accuracy
 
 
 def test_the_published_answers_of_pmc_llama_to_pubmedqa_give_the_published_accuracy() -> None:
@@ -394,7 +393,7 @@ def read_llava(folder: Path, answers: list[object], questions: object) -> tuple[
         references.write_text(questions)
     else:
         write_json(references, questions)
-    return read_predictions(path, "llava-med", task("vqa"), references)
+    return read(path, "llava-med", task("vqa"), references)
 
 
 def test_llava_med_answers_meet_their_questions_by_id(tmp_path: Path) -> None:
@@ -568,11 +567,10 @@ _DOCUMENTS = (
 def test_whatever_comes_is_read_or_refused(tmp_path: Path, name: str, kind: Kind, data: bytes, right: bytes) -> None:
     (tmp_path / "predictions").write_bytes(data)
     (tmp_path / "references").write_bytes(right)
-    references = tmp_path / "references" if FORMATS[name].needs_references else None
+    references = tmp_path / "references" if FORMATS[name].references == "always" else None
     try:
-        found = read_predictions(tmp_path / "predictions", name, task(kind), references)
+        found = read(tmp_path / "predictions", name, task(kind), references)
     except MedbenchError:
         return
     assert found
-    assert all(isinstance(prediction.reference, str) for prediction in found)
-    assert kind != "rec" or all(prediction.box for prediction in found)
+    assert all(isinstance(prediction.where, str) for prediction in found)

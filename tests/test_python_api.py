@@ -17,7 +17,8 @@ from medbench.adapters.function import card_of, hash_of_source, name_of
 from medbench.adapters.mock import RandomMock
 from medbench.harness.commands import _FORMATS
 from medbench.harness.finish import RunOutcome
-from medbench.harness.predictions.scoring import FORMATS, score
+from medbench.harness.predictions.formats import FORMATS
+from medbench.harness.predictions.scoring import score
 from medbench.harness.run import run
 from medbench.harness.score import rescore
 from medbench.harness.settings import Settings
@@ -230,7 +231,7 @@ def test_a_table_of_pandas_is_scored_by_its_records() -> None:
 @pytest.mark.parametrize(
     ("rows", "boxes", "told"),
     [
-        ([], "", "no predictions"), ([{"prediction": "x"}], "", "prediction 0, field reference"),
+        ([], "", "no predictions"), ([{"prediction": "x"}], "", "prediction 0 has no reference"),
         ([{"prediction": "x", "reference": object()}], "", "no object of plain values"),
         ([{"prediction": "x", "reference": "y"}], "pixels", "no effect"),
     ],

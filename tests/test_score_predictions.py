@@ -9,7 +9,7 @@ import pytest
 from command_line import medbench
 from fixture_root import fixtures
 
-from medbench.harness.predictions.json_lines import Prediction
+from medbench.harness.predictions.rows import Prediction
 from medbench.harness.predictions.scoring import score_predictions
 from medbench.tasks.answers.box_space import UNI_MED
 from medbench.tasks.catalog import get_task
@@ -121,6 +121,17 @@ def test_a_reference_is_one_of_the_answers_in_any_case(tmp_path: Path) -> None:
     assert "melanocytic nevi" in result.stderr
 
 
+def test_what_is_scored_needs_its_right_answer(tmp_path: Path) -> None:
+    for task, row, words in (
+        ("slake-vqa", {"prediction": "yes"}, "line 1 has no reference"),
+        ("slake-rec", {"prediction": "x", "box": [1, 2, 3, 4]}, "line 1 has no box or no image_size"),
+        ("slake-rec", {"prediction": "x", "image_size": [3, 4]}, "line 1 has no box or no image_size"),
+    ):
+        result = medbench("score", "--task", task, "--predictions", write(tmp_path / "a.jsonl", [row]))
+        assert result.returncode == 1
+        assert words in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -130,7 +141,7 @@ def test_a_reference_is_one_of_the_answers_in_any_case(tmp_path: Path) -> None:
         (["--task", "slak-vqa", "--predictions", "x.jsonl"], 2, "slake-vqa"),
         (["--task", "slake-vqa", "--predictions", "x.jsonl"], 1, "x.jsonl"),
         (["--task", "slake-vqa", "--predictions", "x.jsonl", "--boxes", "percent"], 1, "x.jsonl"),
-        (["--task", "slake-vqa", "--predictions", "x.jsonl", "--from", "nonsense"], 2, "jsonl"),
+        (["--task", "slake-vqa", "--predictions", "x.jsonl", "--from", "nonsense"], 2, "lm-eval"),
         (["runs/x", "--task", "slake-vqa"], 2, "exclude"),
         (["runs/x", "--format", "json"], 2, "--format needs --task"),
     ],

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from medbench.harness.predictions.scoring import read_predictions
+from medbench.harness.predictions.formats import read_predictions
+from medbench.harness.predictions.rows import Source
 from medbench.tasks.catalog import get_task
 from medbench.tasks.datasets.native import is_litter
 from medbench.tasks.foundation.errors import DataError
@@ -23,7 +24,7 @@ JSON_LINES = "".join(f"{json.dumps(row, ensure_ascii=False)}\r\n" for row in ROW
 def test_predictions_are_read_however_they_were_saved(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_bytes(JSON_LINES.encode(encoding))
-    found = read_predictions(path, "jsonl", get_task("slake-vqa"))
+    found = read_predictions(Source(path=path), get_task("slake-vqa"))
     assert [one.prediction for one in found] == ["Größe 5 µm", None]
     assert [one.answer_type for one in found] == ["OPEN", "CLOSED"]
 
@@ -33,7 +34,7 @@ def test_an_old_code_page_is_refused_with_its_line(tmp_path: Path, encoding: str
     path = tmp_path / "answers.jsonl"
     path.write_bytes(b'{"prediction": "a", "reference": "b"}\n' + JSON_LINES.encode(encoding))
     with pytest.raises(DataError, match=r"line 2 is not UTF-8 text: byte 0xf6") as raised:
-        read_predictions(path, "jsonl", get_task("slake-vqa"))
+        read_predictions(Source(path=path), get_task("slake-vqa"))
     assert "iconv" in raised.value.hint
 
 
@@ -41,7 +42,7 @@ def test_half_a_character_is_replaced_and_a_whole_one_kept(tmp_path: Path) -> No
     text = r'{"prediction": "Yes \uD83D", "reference": "\ud83d\ude00 \\ud83d \udc00"}'
     path = tmp_path / "answers.jsonl"
     path.write_text(text)
-    (found,) = read_predictions(path, "jsonl", get_task("slake-vqa"))
+    (found,) = read_predictions(Source(path=path), get_task("slake-vqa"))
     assert found.prediction == "Yes \ufffd"
     assert found.reference == "\U0001f600 \\ud83d \ufffd"
     assert whole_characters(rb'"\\\ud83d"') == rb'"\\\ufffd"'
@@ -50,10 +51,9 @@ def test_half_a_character_is_replaced_and_a_whole_one_kept(tmp_path: Path) -> No
 def test_an_answer_that_is_not_a_number_is_one_that_failed(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_text('{"prediction": NaN, "reference": "yes"}\n')
-    assert read_predictions(path, "jsonl", get_task("slake-vqa"))[0].prediction is None
+    assert read_predictions(Source(path=path), get_task("slake-vqa"))[0].prediction is None
     path.write_text('{"prediction": "yes", "reference": NaN}\n')
-    with pytest.raises(DataError, match="field reference"):
-        read_predictions(path, "jsonl", get_task("slake-vqa"))
+    assert read_predictions(Source(path=path), get_task("slake-vqa"))[0].reference is None
 
 
 HEADER = ["correct", "predicted", "F1", "BLEU", "recall", "correct tokens", "predicted tokens"]
@@ -69,7 +69,7 @@ def test_a_table_of_any_spreadsheet_with_cells_of_any_length(
     lines = [mark.join(f'"{cell}"' for cell in row) for row in rows]
     path = tmp_path / "log.csv"
     path.write_bytes((said + "\r\n".join(lines) + "\r\n").encode(encoding))
-    first, second = read_predictions(path, "multimedeval", get_task("path-vqa"))
+    first, second = read_predictions(Source(path=path, form="multimedeval"), get_task("path-vqa"))
     assert (first.prediction, first.answer_type) == (LONG, "CLOSED")
     assert (second.reference, second.answer_type) == ("left, lower; lung", "OPEN")
 

@@ -18,7 +18,7 @@ from medbench.adapters.catalog import ADAPTERS
 from medbench.adapters.hf.entry import FAMILIES, KNOWN, TAKEN_APART, Known
 from medbench.harness.cli import COMMANDS, cli
 from medbench.harness.doctor import PSEUDO_MODELS, examine_scorers
-from medbench.harness.predictions.scoring import FORMATS
+from medbench.harness.predictions.formats import FORMATS
 from medbench.harness.results import MetricResult, Results, read_results_file
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload

@@ -87,6 +87,14 @@ def _interrupted(room: Room) -> None:
     warm.command(words, room.logs, lambda pid: at.inject(pid, "signal=KILL"))
 
 
+def _import(room: Room) -> list[object]:
+    """Write a table of somebody's answers with its references, which becomes a run."""
+    room.given.mkdir(exist_ok=True)
+    file = room.given / "answers.csv"
+    file.write_text("id,response,gt\n1,liver,Liver\n2,lung,Liver\n")
+    return ["import", "--name", "x", "--task", f"slake-vqa={file}", "--output-dir", room.work]
+
+
 def _two_runs(room: Room) -> None:
     for model in ("mock:oracle", "blind"):
         room.do(*_run(room, "--model", model, to=room.given))
@@ -161,6 +169,7 @@ SCENARIOS = (
         name="merge in place", prepare=_shards_beside, promise="*/done", words=lambda room: ["merge", _in(room.work)]
     ),
     Scenario(name="score", prepare=_finished, words=lambda room: ["score", _in(room.work)]),
+    Scenario(name="import", words=_import, promise="*/done"),
     Scenario(
         name="report", prepare=_two_runs,
         words=lambda room: ["report", *sorted(room.given.glob("*/")), "--output", room.work / "page.html"],

@@ -7,7 +7,9 @@ from typing import Any, get_args
 
 import click
 
+from medbench.harness.commands import as_table
 from medbench.leaderboard.audit.document import EXIT_CODES, show
+from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, UsageError, unknown_name
 from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.spec import Kind
@@ -63,8 +65,15 @@ def _prepared(command: Command) -> Command:
 
 @audit_group.command("model", short_help="Did a model's outputs repeat test references?")
 @click.argument("run", required=False, type=_path)
-@_file("--predictions", help="Instead of a run: JSON lines with sample_id, group, prediction, reference.")
+@_file("--predictions", help="Instead of a run: a file with sample_id, group, prediction, reference.")
 @click.option("--kind", type=click.Choice(get_args(Kind)), help="What --predictions answer.  [default: report]")
+@click.option("-t", "--task", help="The same by the name of a task.")
+@click.option("--from", "source", help="Format of --predictions, as in `medbench score`.  [default: by the file]")
+@click.option(
+    "--column", "columns", multiple=True, callback=as_table, metavar="OURS=THEIRS",
+    help="Name of a table's column: prediction=answer; repeat.  [default: guessed]",
+)  # fmt: skip
+@_file("--references", help="The right answers by sample_id, where --predictions has none.")
 @_file(
     "--train-references",
     help="Known training references, JSON lines with reference; of a run beside those of its prepared tasks.",
@@ -78,7 +87,8 @@ def _prepared(command: Command) -> Command:
 @_reveal
 @_shown("table", folder="  [default: RUN/audit]")
 def model_command(
-    run: Path | None, *, predictions: Path | None, kind: Kind | None, peers: tuple[Path, ...],
+    run: Path | None, *, predictions: Path | None, kind: Kind | None, task: str | None, source: str | None,
+    columns: dict[str, str] | None, references: Path | None, peers: tuple[Path, ...],
     more_peers: tuple[Path, ...], output: Path | None, form: str, **options: Any,
 ) -> int:  # fmt: skip
     """Did the outputs of RUN repeat test references more often than an honest model could?
@@ -90,8 +100,9 @@ def model_command(
 
     \b
     Example:  medbench audit model runs/uni-med-mini-* --peers runs/blind-mini-* runs/radfm-mini-*
-              medbench audit model --predictions answers.jsonl --train-references train.jsonl --format json
+              medbench audit model --predictions answers.csv --references right.csv --column prediction=said
     """
+    from medbench.harness.predictions.rows import Source
     from medbench.leaderboard.audit.outputs.audit import audit_predictions, audit_run
     from medbench.leaderboard.runs import AUDIT_FILE
 
@@ -99,7 +110,9 @@ def model_command(
         # Without a run the first plain word is a peer as well.
         others = (*peers, *((run,) if run is not None else ()), *more_peers)
         train = options["train_references"]
-        audit = audit_predictions(predictions, kind or "report", train_references=train, peers=others)
+        kind = kind or (get_task(task).kind if task else "report")
+        file = Source(path=predictions, form=source or "", references=references, columns=columns or {})
+        audit = audit_predictions(file, kind, train_references=train, peers=others)
         return show(audit, form, output, name=AUDIT_FILE.stem)
     if run is None:
         raise UsageError("Nothing to audit was given.", "Give the folder of a run, or --predictions FILE.")
@@ -108,8 +121,9 @@ def model_command(
             f"Several runs were given: {', '.join(map(str, (run, *more_peers)))}.",
             "Audit one after the other, or give the others as its peers: --peers RUN RUN.",
         )
-    if kind is not None:
-        raise UsageError("--kind goes with --predictions.", "A run knows the kinds of its tasks: leave it out.")
+    if any((kind, task, source, columns, references)):
+        problem = "--kind, --task, --from, --column and --references go with --predictions."
+        raise UsageError(problem, "A run knows its tasks and answers: leave them out.")
     audit = audit_run(run, peers=(*peers, *more_peers), **options)
     return show(audit, form, output or run / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
 

@@ -204,7 +204,8 @@ def _document(run: PublicRun, names: Names, options: EveryEvalOptions) -> JsonOb
     ]
     if not numbers:
         raise UsageError(f"The run has no number under protocol {options.protocol}.", "There is nothing to export.")
-    library, served = {"name": "medbench", "version": version("medbench")}, model.name.startswith("openai:")
+    library = {"name": "medbench", "version": version("medbench")}
+    elsewhere = model.name.startswith("openai:") or results.imported is not None
     return {
         "schema_version": SCHEMA_VERSION, "evaluation_id": names.evaluation,
         "evaluation_timestamp": str(options.timestamp), "retrieved_timestamp": str(options.timestamp),
@@ -219,9 +220,9 @@ def _document(run: PublicRun, names: Names, options: EveryEvalOptions) -> JsonOb
         },
         "model_info": {
             "name": model.title, "id": names.model, "developer": names.model.partition("/")[0],
-            **({} if served else {"inference_engine": library}),
+            **({} if elsewhere else {"inference_engine": library}),
             "additional_details": {
-                "deployment_type": UNKNOWN if served else "self_deployed", "model_availability": UNKNOWN,
+                "deployment_type": UNKNOWN if elsewhere else "self_deployed", "model_availability": UNKNOWN,
                 "medbench_name": model.name, **picked(model, ("weights", "device", "dtype")),
                 "trained_on": ", ".join(model.trained_on),
             },
@@ -245,9 +246,10 @@ def _evaluation_names(task: str, metric: str, protocol: Protocol) -> dict[str, s
 
 
 def _evaluation(run: PublicRun, task: str, metric_id: str, metric: MetricResult, protocol: Protocol) -> JsonObject:
-    settings: Mapping[str, Any] = run.settings.get("settings", {})
+    # Of somebody else's answers nobody knows how they were asked for.
+    settings: Mapping[str, Any] = {} if run.results.imported else run.settings.get("settings", {})
     chosen = {name: settings[name] for name in ("temperature", "top_p", "top_k") if name in settings}
-    if task in TASKS:
+    if task in TASKS and not run.results.imported:
         chosen |= {"max_tokens": get_task(task).max_new_tokens, "prompt_template": get_task(task).prompt}
     others = {name: str(settings[name]) for name in ("beams", "repetition_penalty", "seed") if name in settings}
     return {

@@ -4,11 +4,11 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medbench.harness.results import read_results
+from medbench.harness.results import Results, read_results
 from medbench.harness.rundir import RunDirectory, read_run
 from medbench.harness.settings import CHOOSING, Settings
 from medbench.leaderboard.compare import Side
@@ -19,11 +19,12 @@ from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageErro
 from medbench.tasks.foundation.files import JsonObject, read_json, read_numbered_json_lines
 from medbench.tasks.prepared import load_prepared
 from medbench.tasks.sample import Sample
-from medbench.tasks.spec import TaskSpec
+from medbench.tasks.spec import Kind, TaskSpec
 from medbench.tasks.suite import prepare_mini_suite
 
 _PHASES = ("seconds", "background_seconds", "efficiency", "counts", "tasks")
 _LONGEST = 2000
+_ABOUT: Mapping[Kind, str] = {"qa": "{question}", "vqa": "{question}", "rec": "{object}", "reg": "{box}"}
 
 
 class RawAnswer(NamedTuple):
@@ -86,7 +87,7 @@ def read_run_source(path: Path) -> RunSource:
                 missing.append(f"{what}: {file.relative_to(path)} is missing.")
                 continue
             lines = read_numbered_json_lines(file, torn_tail="drop")
-            generations[task] = {str(line.get("sample_id")): _raw_answer(line) for _, line in lines}
+            generations[task] = {str(line.get("sample_id")): _raw_answer(line, results) for _, line in lines}
         except MedbenchError as error:
             missing.append(f"{what}: {_without(path, error)}")
     document, environment = _optional(path, "run.yaml", missing), _optional(path, "env.json", missing)
@@ -97,8 +98,10 @@ def read_run_source(path: Path) -> RunSource:
     )  # fmt: skip
 
 
-def _raw_answer(line: JsonObject) -> RawAnswer:
+def _raw_answer(line: JsonObject, results: Results) -> RawAnswer:
     text, stop, error = (str(line.get(name, "")) for name in ("text", "stop", "error"))
+    # Why somebody else's answer ended is known only where it was cut off.
+    stop = "" if results.imported and stop == "eos" else stop
     tokens = line.get("output_tokens")
     return RawAnswer(text=text, stop=sys.intern(stop), tokens=tokens if isinstance(tokens, int) else 0, error=error)
 
@@ -133,6 +136,9 @@ def read_task_source(task: str, runs: Sequence[RunSource], data_dir: Path | None
     except MedbenchError as error:
         missing = error.problem if folder is None else _without(folder, error)
         folder, samples = None, {}
+    if spec is not None and all(one.results.imported for one in runs if task in one.results.tasks):
+        # How somebody else asked is not known, only what about.
+        spec = replace(spec, prompt=_ABOUT.get(spec.kind, ""))
     withheld = not reveal and is_credentialed(run.results, task)
     return TaskSource(spec=spec, samples=samples, folder=folder, withheld=withheld, missing=missing)
 
@@ -151,6 +157,7 @@ def _data_dir(run: RunSource) -> Path:
 def provenance(run: RunSource) -> list[dict[str, Any]]:
     """Return tables of name and value that identify a run; nothing in them names a folder of this machine."""
     results, environment, model = run.results, run.environment or {}, run.results.model
+    source = results.imported
     parts = _mapping(run.document.get("identity_of"))
     trained_on = ", ".join(model.trained_on) or "none of these tasks, as far as is known"
     tables = {
@@ -162,12 +169,13 @@ def provenance(run: RunSource) -> list[dict[str, Any]]:
             "name": model.name, "weights": model.weights, "device": model.device, "type": model.dtype,
             "trained on the train split of": trained_on, "choices": parts.get("arguments", {}),
         },
-        "Decoding": _decoding(run.settings),
+        "Imported": {} if source is None else asdict(source),
+        "Decoding": _decoding(run.settings) if source is None else {},
         "Code": {
             "medbench, all": environment.get("code"), "medbench, what answers depend on": parts.get("code"),
             "python": environment.get("python"), **_mapping(environment.get("packages")),
         },
-        "Machine": _mapping(environment.get("machine")),
+        "Machine" if source is None else "Machine of the scoring": _mapping(environment.get("machine")),
         "Data": {
             name: f"{task.data} (version {task.version}, {task.samples:,} samples)"
             for name, task in results.tasks.items()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from medbench.adapters.base import Adapter
 from medbench.adapters.function import name_of
 from medbench.harness.finish import REPORT
+from medbench.harness.predictions.importing import About, Missing, import_run
+from medbench.harness.predictions.rows import Source
 from medbench.harness.predictions.scoring import PredictionScores
 from medbench.harness.predictions.scoring import score as score_given
 from medbench.harness.results import MetricResult, Results, percent, read_results
@@ -57,7 +59,7 @@ class Run(_Shown):
     @property
     def model(self) -> str:
         """Title of the model."""
-        return self.results.model.title
+        return self.results.title
 
     @property
     def report(self) -> Path:
@@ -188,7 +190,7 @@ def load_run(path: str | Path) -> Run:
     return Run(path=Path(path), results=read_results(Path(path)))
 
 
-def score(task: str, predictions: Predictions, *, boxes: str = "", source: str = "jsonl", **more: Any) -> Scores:
+def score(task: str, predictions: Predictions, *, boxes: str = "", source: str = "", **more: Any) -> Scores:
     """Score anybody's predictions of a task, under both protocols.
 
     Args:
@@ -196,14 +198,44 @@ def score(task: str, predictions: Predictions, *, boxes: str = "", source: str =
         predictions: A list of objects or a DataFrame with `prediction` and `reference` (for boxes `box` and
             `image_size` in pixels), and optionally `sample_id`, `group`, `answer_type`, `choices`; or a file.
         boxes: How the model writes boxes, as in `medbench score --boxes`.
-        source: Format of a file, as in `medbench score --from`.
-        more: `references`, a file of the right answers where the format has none; `protocols`.
+        source: Format of a file, as in `medbench score --from`; by default seen by the file.
+        more: `references`, a file of the right answers where the format has none; `columns`, names of a table's columns
+            by ours; `protocols`.
 
     Raises:
         MedbenchError: If there is no such task, or a prediction is malformed; the message names it.
     """
     given = predictions if isinstance(predictions, str | Path) else _rows(predictions)
     return Scores(found=score_given(task, given, source=source, boxes=boxes, **more))
+
+
+def import_predictions(
+    name: str, files: Mapping[str, str | Path | Source], *, data_dir: str | Path | None = None,
+    output_dir: str | Path = "runs", boxes: str = "", missing: Missing = "error", overwrite: bool = False,
+    **about: Any,
+) -> Run:  # fmt: skip
+    """Make a run of anybody's predictions, as `medbench import` does; the same call on a finished run reads it.
+
+    Args:
+        name: The model's, in tables.
+        files: By task the file of its predictions, or a `Source`: `path`, `form` (its format), `references` (a file of
+            the right answers) and `columns` (names of its columns by ours).
+        data_dir: Folder of prepared tasks; by default the mini suite, if it has all of them, else the files alone.
+        output_dir: Where the folder of the run is made.
+        boxes: How the model writes boxes, as in `medbench score --boxes`.
+        missing: What samples without a prediction are, `error` (failures) or `wrong` (answers).
+        overwrite: Whether to start afresh where there is such a run.
+        about: What is known of the model: `trained_on` (names of tasks), `parameters`, `released`, `open_weights`.
+
+    Raises:
+        MedbenchError: If a file cannot be read or matched; the message names file and row.
+    """
+    given = {task: file if isinstance(file, Source) else Source(path=Path(file)) for task, file in files.items()}
+    outcome = import_run(
+        About(name=name, **about), given, data_dir=None if data_dir is None else Path(data_dir), missing=missing,
+        output_dir=Path(output_dir), boxes=boxes, overwrite="always" if overwrite else "never",
+    )  # fmt: skip
+    return Run(path=outcome.path, results=outcome.results)
 
 
 def compare(first: Run | str | Path, second: Run | str | Path, *, protocol: Protocol = "strict",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from export_runs import invented, write_run
 from native_data import NATIVE, mimic_raw, mpx_single, pubmedqa, sa_med2d_raw, slake, slake_download
@@ -18,7 +19,9 @@ from PIL import Image
 
 from medbench.harness.learned import Learned
 from medbench.harness.models import refuse_other_weights
-from medbench.harness.predictions.scoring import FORMATS, read_predictions
+from medbench.harness.predictions.formats import FORMATS, read_predictions
+from medbench.harness.predictions.matching import match
+from medbench.harness.predictions.rows import Source
 from medbench.harness.results import read_results
 from medbench.harness.rundir import read_run
 from medbench.harness.settings import load_settings
@@ -48,6 +51,7 @@ from medbench.tasks.images import array_form, image_size, open_image, open_mask,
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import damaged_files, load_prepared
 from medbench.tasks.sample import ImageRef
+from medbench.tasks.suite import prepare_mini_suite
 from medbench.unimed.training.recipe import load_recipe
 from tools.fuzz import ROOT
 from tools.fuzz.mutations import Form, zipped
@@ -179,6 +183,45 @@ def runs() -> Iterator[Reader]:
                  seeds=(yaml.safe_dump({"datasets": {"d": {"tasks": ["medqa"]}}, "models": {"m": {"note": "n", "trained_on": [{"dataset": "d"}]}}}).encode(),))  # fmt: skip
 
 
+_LM_EVAL = {
+    "doc_id": 0, "doc": {"id": 1, "question": "q"}, "target": "1", "filter": "none", "filtered_resps": [["-1.5", "False"]],
+    "resps": [[["-1.5", "False"]], [["-2.5", "True"]]],
+    "arguments": {"gen_args_0": {"arg_0": "q", "arg_1": " A"}, "gen_args_1": {"arg_0": "q", "arg_1": " B"}},
+}  # fmt: skip
+_INSPECT = {
+    "id": 1, "epoch": 1, "input": [{"role": "user", "content": [{"type": "text", "text": "q"}]}], "target": ["A"],
+    "choices": ["x", "y"], "attachments": {"a": "long"},
+    "output": {"completion": "attachment://a", "choices": [{"message": {"content": "x"}, "stop_reason": "stop"}]},
+}  # fmt: skip
+
+
+def _tables() -> Iterator[Reader]:
+    task = get_task("slake-rec")
+    parquet = io.BytesIO()
+    pd.DataFrame([{"id": 1, "response": "x", "bbox": [1.0, 2.0, 3.0, 4.0], "image_size": [9, 9]}]).to_parquet(parquet)
+    text = b'id,response,bbox,image_size\n1,"[1, 2, 3, 4]","[1, 2, 3, 4]","9, 9"\n'
+    log = zipped({"header.json": b"{}", "samples/1_epoch_1.json": _json(_INSPECT)})
+    seeds: dict[str, tuple[Form, bytes]] = {
+        "csv": ("csv", text),
+        "parquet": ("bytes", parquet.getvalue()),
+        "zip": ("zip", log),
+    }
+    for name, (form, seed) in seeds.items():
+        yield Reader(
+            name=f"predictions as {name}", form=form, seeds=(seed,),
+            read=lambda at: read_predictions(Source(path=at / "input"), task),
+        )  # fmt: skip
+    yield Reader(
+        name="predictions as a run", form="lines", read=_imported, file="answers.jsonl",
+        seeds=(_json({"id": "xmlab15/q1500", "question": "q", "image": "a.jpg", "response": "x", "gt": "x"}),),
+    )  # fmt: skip
+
+
+def _imported(at: Path) -> object:
+    found = read_predictions(Source(path=at / "answers.jsonl"), get_task("slake-vqa"))
+    return match(found, load_prepared(prepare_mini_suite(), "slake-vqa").samples("test"), "slake-vqa")
+
+
 def predictions() -> Iterator[Reader]:
     """Yield the readers of other people's predictions and training data."""
     rows = [
@@ -200,19 +243,30 @@ def predictions() -> Iterator[Reader]:
     for name, form in FORMATS.items():
         task = get_task("slake-vqa" if "vqa" in form.kinds else "mimic-cxr")
 
-        def read(at: Path, name: str = name, needs: bool = form.needs_references) -> object:
-            return read_predictions(at / "input", name, task, at / "references.jsonl" if needs else None)  # noqa: B023
+        def read(at: Path, name: str = name, needs: bool = form.references == "always") -> object:
+            references = at / "references.jsonl" if needs else None
+            return read_predictions(Source(path=at / "input", form=name, references=references), task)  # noqa: B023
 
         seeds = {
+            "table": b"\n".join(map(_json, rows)),
+            "lm-eval": _json(_LM_EVAL), "lmms-eval": _json({"doc_id": 0, "target": "x", "filtered_resps": ["y"], "input": "q"}),
+            "inspect": _json({"version": 2, "status": "success", "samples": [_INSPECT]}),
             "medevalkit": _json([{"prompt": "Is it?", "response": "<answer>yes</answer>", "answer": "yes", "choices": [], "answer_type": "CLOSED"}]),
             "multimedeval": b"correct,predicted,F1,BLEU,recall,correct tokens,predicted tokens\nliver,the liver,1,1,1,a,b\n",
             "llava-med": _json({"question_id": 1, "text": "liver", "prompt": "Where?"}),
             "uni-med": _json([{"image_id": "xmlab1", "question_id": 1001, "answer_gt": "liver", "answer_pred": "the liver", "answer_type": "OPEN"}]),
         }  # fmt: skip
-        yield Reader(name=f"predictions: {name}", form={"multimedeval": "csv", "jsonl": "lines", "llava-med": "lines"}.get(name, "json"),  # type: ignore[arg-type]
-                     read=read, seeds=(seeds.get(name, b"\n".join(map(_json, rows))),), build=_references)  # fmt: skip
+        forms: dict[str, Form] = {"multimedeval": "csv", "inspect": "json", "medevalkit": "json", "uni-med": "json"}
+        yield Reader(
+            name=f"predictions: {name}",
+            form=forms.get(name, "lines"),
+            read=read,
+            seeds=(seeds[name],),
+            build=_references,
+        )
+    yield from _tables()
     yield Reader(name="references: llava-med", form="lines", file="references.jsonl",
-                 read=lambda at: read_predictions(at / "input", "llava-med", get_task("slake-vqa"), at / "references.jsonl"),
+                 read=lambda at: read_predictions(Source(path=at / "input", form="llava-med", references=at / "references.jsonl"), get_task("slake-vqa")),
                  build=lambda at: (at / "input").write_bytes(_json({"question_id": 1, "text": "liver", "prompt": "Where?"})),
                  seeds=(_json({"question_id": 1, "gpt4_answer": "x", "answer": "liver", "answer_type": "OPEN", "text": "q"}),))  # fmt: skip
     yield Reader(name="training rows (lines)", form="lines", read=lambda at: [*training_rows(at / "t.jsonl", at), row_count(at / "t.jsonl")], file="t.jsonl",

@@ -16,7 +16,7 @@ from medbench.adapters.openai.failures import failure_of, page_instead, retry_af
 from medbench.adapters.openai.reading import Reading, assembled, is_stream, parse_json, read_reply
 from medbench.adapters.openai.requests import ChatRequest
 from medbench.adapters.remote import RetryableError
-from medbench.harness.predictions.scoring import marked_answer
+from medbench.harness.predictions.peers import marked_answer
 from medbench.harness.settings import read_limits
 from medbench.harness.shards import read_shard
 from medbench.harness.workers.wanted import wanted

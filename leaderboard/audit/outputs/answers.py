@@ -1,6 +1,7 @@
 """Where the answers of an audit come from: runs beside their prepared data, files of predictions, rows in memory.
 
-A file of predictions has one JSON object a line; blank lines and unknown fields are ignored::
+A file of predictions is in any format of `harness/predictions/formats.md`; by itself a table with these columns, or as
+others commonly call them::
 
     {"sample_id": "s1", "group": "p10", "prediction": "No acute findings.", "reference": "No acute findings."}
     {"sample_id": "s2", "group": "p10", "prediction": null, "reference": "Small left effusion."}
@@ -20,19 +21,21 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from medbench.harness.predictions.json_lines import parse_lines
+from medbench.harness.predictions.formats import rows_of
+from medbench.harness.predictions.rows import Source, parse_lines
 from medbench.harness.results import Results, read_results
 from medbench.harness.settings import Settings, load_settings
 from medbench.harness.workload import TaskLoad, load_workload
 from medbench.leaderboard.audit.outputs.cells import Answered, Cell, long_texts, make_cell
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.answers.thoughts import final_answer
+from medbench.tasks.catalog import get_task, task_names
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import file_sha256
 from medbench.tasks.spec import Kind
 from medbench.tasks.validation import NativeRow, parse_value
 
-Predictions = Path | Iterable[Mapping[str, Any]]
+Predictions = Path | Source | Iterable[Mapping[str, Any]]
 """A file of predictions, or its rows."""
 _CLOSED_KINDS: frozenset[Kind] = frozenset({"rec", "cls"})
 """Boxes, and classes from a list."""
@@ -88,7 +91,7 @@ def read_run_answers(path: Path, data: Mapping[str, TaskData | str]) -> Answers:
         except MedbenchError as error:
             # Reports name no folder of this machine.
             problems[task] = error.problem.replace(f"{path}/", "").replace(str(path), "the folder")
-    return Answers(name=results.model.title, run=results.run, cells=cells, problems=problems, notes=results.notices)
+    return Answers(name=results.title, run=results.run, cells=cells, problems=problems, notes=results.notices)
 
 
 def _cell(table: ScoreTable, data: TaskData) -> Cell:
@@ -193,11 +196,12 @@ def read_predictions(given: Predictions, kind: Kind, *, name: str, train: Iterab
     file cannot be read, a line has another form, an id occurs twice, or no line at all has a prediction or a reference;
     messages name lines and fields, never values.
     """
+    file = given.path if isinstance(given, Source) else given if isinstance(given, Path) else None
     items: list[Answered] = []
     seen: dict[str, str] = {}
     fields: set[str] = set()
     without = 0
-    for where, row in _rows(given, name):
+    for where, row in _rows(given, kind, name):
         fields |= row.model_fields_set
         sample_id = row.sample_id or where.rpartition(", ")[2]
         if seen.setdefault(sample_id, where) != where:
@@ -213,21 +217,22 @@ def read_predictions(given: Predictions, kind: Kind, *, name: str, train: Iterab
         )  # fmt: skip
     absent = [field for field in ("prediction", "reference") if field not in fields]
     if absent:
-        where_from = str(given) if isinstance(given, Path) else name
-        raise DataError(f"No line of {where_from} has the field {absent[0]}.", _FORM)
+        raise DataError(f"No line of {file or name} has the field {absent[0]}.", _FORM)
     texts = None if train is None else list(train)
     cell = replace(make_cell(items, train_references=None if texts is None else long_texts(texts)), train_texts=texts)
     notes = [f"{without} of {len(items)} items have no group and count as a case each."] if without else []
-    run = file_sha256(given)[:12] if isinstance(given, Path) else ""
+    run = file_sha256(file)[:12] if file else ""
     return Answers(name=name, run=run, cells={kind: cell}, notes=notes)
 
 
-def _rows(given: Predictions, name: str) -> Iterator[tuple[str, _Row]]:
-    if isinstance(given, Path):
-        yield from parse_lines(given, _ROW, _FORM)
-        return
-    for number, row in enumerate(given, start=1):
-        where = f"{name}, line {number}"
+def _rows(given: Predictions, kind: Kind, name: str) -> Iterator[tuple[str, _Row]]:
+    source = Source(path=given) if isinstance(given, Path) else given
+    if isinstance(source, Source):
+        # Of the formats only the kind of the task decides how a file is read.
+        rows = rows_of(source, next(spec for spec in map(get_task, task_names()) if spec.kind == kind))
+    else:
+        rows = ((f"{name}, line {number}", row) for number, row in enumerate(source, start=1))
+    for where, row in rows:
         try:
             yield where, parse_value(_ROW, dict(row), where)
         except DataError as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medbench.harness.predictions.rows import Source
 from medbench.harness.results import Results, read_results
 from medbench.leaderboard.audit import document
 from medbench.leaderboard.audit.document import WORDS, Audit, Example, TaskVerdict, percent, plain
@@ -99,18 +100,20 @@ def audit_predictions(
 ) -> Audit:  # fmt: skip
     """Audit predictions without a run.
 
-    What is given are JSON lines, or rows, with sample_id, group, prediction and reference; `peers` are the same of
-    other models on the same items, rows by name of the model. `name` is what the report calls rows; a file has its own.
+    What is given is a file in any format that `medbench score` reads, or rows, with sample_id, group, prediction and
+    reference; `peers` are the same of other models on the same items, rows by name of the model. `name` is what the
+    report calls rows; a file has its own.
     Raises DataError if a file is broken; UsageError if a peer has other items.
     """
     train = read.read_train_references(train_references) if isinstance(train_references, Path) else train_references
     known = None if train is None else list(train)
     others = peers if isinstance(peers, Mapping) else {path.name: path for path in peers}
-    called = given.name if isinstance(given, Path) else name
+    file = given.path if isinstance(given, Source) else given
+    called = file.name if isinstance(file, Path) else name
     ours, *theirs = (
         read.read_predictions(one, kind, name=title, train=known) for title, one in [(called, given), *others.items()]
     )
-    files = {"file sha256": given, "training references sha256": train_references}
+    files = {"file sha256": file, "training references sha256": train_references}
     digests = {name: file_sha256(path) for name, path in files.items() if isinstance(path, Path)}
     command = _command(f"--predictions FILE --kind {kind}", len(theirs), train=known is not None)
     return _audit(ours, {kind: kind}, theirs, digests, command)
