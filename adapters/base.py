@@ -56,6 +56,11 @@ class ModelCard:
     memory: str = ""  # What the published weights take in bfloat16; empty where nothing of the like exists.
     trained_on: frozenset[str] | None = None  # Tasks whose train splits it has seen; None if nobody has said.
     blind: bool = False  # Whether it never looks at an image.
+    # What a board is filtered by, where somebody has said it: how many (loaded weights are counted instead), a year,
+    # month or day such as `2024-05`, whether everybody can get the weights.
+    parameters: int | None = None
+    released: str = ""
+    open_weights: bool | None = None
 
     def as_chosen(self, arguments: "Mapping[str, Argument]", chosen: Mapping[str, str]) -> "ModelCard":
         """Return the card with a title that names every choice from a closed list that is not the default."""

@@ -10,7 +10,7 @@ from medbench.tasks.foundation.console import emit, emit_table, say
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
 from medbench.tasks.foundation.registry import imported
 
-_WIDTH, _INDENT = 110, 15
+_WIDTH, _INDENT = 110, 16
 _UNDECLARED = "not declared here, perhaps by the checkpoint; not known is not the same as none"
 
 
@@ -55,6 +55,9 @@ def describe(model: ChosenModel) -> str:
         ("answers", ", ".join(sorted(card.kinds))),
         ("weights", card.weights),
         ("in bfloat16", card.memory),
+        ("parameters", "" if card.parameters is None else f"{card.parameters / 1e9:.2g} B"),
+        ("released", card.released),
+        ("open weights", {True: "yes", False: "no", None: ""}[card.open_weights]),
         ("licence", card.licence),
         ("trained on", trained_on or "none of these tasks"),
         ("boxes", model.boxes.name if model.boxes else "draws none"),

@@ -30,7 +30,10 @@ class UniMedAdapter(base.LocalAdapter):
 
     def __init__(self, checkpoint: "LoadedCheckpoint", notices: tuple[str, ...]) -> None:
         title = f"{CARD.title} (mini)" if notices else CARD.title
-        self.card = replace(CARD, title=title, trained_on=checkpoint.trained_on or None)
+        # The bundled weights were published with medbench; who trained others has not said when, or for whom.
+        is_open = True if notices else None
+        seen = checkpoint.trained_on or None
+        self.card = replace(CARD, title=title, trained_on=seen, released="", open_weights=is_open)
         self._model = checkpoint.model
         self._processor = checkpoint.processor
         self.decoder = checkpoint.model.language_model

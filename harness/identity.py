@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -190,12 +191,12 @@ def code_of_all() -> str:
 def write_environment(
     path: Path, model: ModelInfo, phases: Phases, shards: Mapping[str, object] = MappingProxyType({})
 ) -> None:
-    """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score.
+    """Write `env.json`: the day, versions, machine, model and where the time went. Nothing in it enters a score.
 
     Of a run that `shards` answered, what each of them said stands beside the sums.
     """
     document = {
-        "code": code_of_all(), "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()), "code": code_of_all(), "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in _TOLD},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "model": {"device": model.device, "dtype": model.dtype, "weights": model.weights},

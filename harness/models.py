@@ -222,9 +222,19 @@ class ModelFacts:
         info = ModelInfo(
             name=adapter.card.name, title=adapter.title, weights=adapter.weights_fingerprint,
             device=adapter.device.partition(":")[0], dtype=dtype, trained_on=tuple(sorted(trained_on or ())),
-            declared=trained_on is not None,
+            declared=trained_on is not None, parameters=_counted(adapter) or adapter.card.parameters,
+            released=adapter.card.released, open_weights=adapter.card.open_weights,
         )  # fmt: skip
         return cls(info=info, kinds=adapter.card.kinds, notices=adapter.notices)
+
+
+def _counted(adapter: Adapter) -> int:
+    """Return how many parameters a loaded model has; 0 where torch holds none, or holds them rounded and packed."""
+    torch = sys.modules.get("torch")
+    if torch is None or adapter.quantised:
+        return 0
+    modules = (one for one in vars(adapter).values() if isinstance(one, torch.nn.Module))
+    return sum({id(one): one.numel() for module in modules for one in module.parameters()}.values())
 
 
 def merged(facts: Sequence[tuple[Share, ModelFacts]]) -> ModelFacts:

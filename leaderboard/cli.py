@@ -282,8 +282,12 @@ def report_command(
 @click.argument("runs", metavar="RUNS_FOLDER", type=_PATH)
 @click.option("--output", type=_PATH, required=True, help="A new folder, or that of an older site.")
 @click.option("--title", default="medbench leaderboard", show_default=True, help="Heading of the first page.")
+@click.option(
+    "--reported", multiple=True, metavar="TABLE|FILE",
+    help="Numbers of a paper beside runs of its suite, such as table3, or a YAML file; repeatable.",
+)  # fmt: skip
 @click.option("--all-reports", is_flag=True, help="Copy reports too that may show data which may not be passed on.")
-def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> None:
+def site_command(runs: Path, output: Path, title: str, reported: tuple[str, ...], *, all_reports: bool) -> None:
     """Make a folder of runs into a static site that opens from disk and asks no network for anything.
 
     Runs of different suites, data or definitions never share a table. A run's report.html is copied if there is one,
@@ -292,10 +296,12 @@ def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> 
     \b
     Example:  medbench site runs --output site
     """
+    from medbench.leaderboard.paper import read_publication
     from medbench.leaderboard.site import collect, reports_of, site_files, write_site
 
+    published = [read_publication(name) for name in reported]
     found = collect(runs, all_reports=all_reports)
-    write_site(output, site_files(found, title), reports_of(found))
+    write_site(output, site_files(found, title, published), reports_of(found))
     for name, reason in found.skipped:
         warn(f"Not shown: {name}: {reason}")
     for site_run in found.runs.values():

@@ -263,7 +263,7 @@ def shared_tasks(first: Results, second: Results) -> tuple[str, ...]:
 def compare(first: Side, second: Side, protocol: Protocol, *, primary_only: bool = False) -> Comparison:
     """Compare two runs on the tasks that both have tables of; a difference is the first minus the second.
 
-    By all metrics, of which only the primary one of each task gets a verdict, or by these alone.
+    By all metrics, of which only the primary one of each task gets a verdict, or by these alone, without what changed.
     """
     found: list[tuple[dict[str, object], Difference, bool]] = []
     changed: list[dict[str, object]] = []
@@ -285,7 +285,7 @@ def compare(first: Side, second: Side, protocol: Protocol, *, primary_only: bool
                 found.append((row, separates, metric == primary))
             if metric == primary:
                 unpaired[name] = (len(column.sample_ids) - len(both), len(other.sample_ids) - len(both))
-                changed += _changed(ours, theirs, column, other, both)
+                changed += () if primary_only else _changed(ours, theirs, column, other, both)
     results = first.results, second.results
     one, two = known.distinct_names(results)
     return Comparison(

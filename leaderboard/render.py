@@ -26,6 +26,7 @@ OVERLAP_TEXT: str = WORDING["overlap"]
 WRITTEN_HEADS = ("Thinks first", "Thought tokens", "Thoughts cut off", "At the limit of tokens")
 _WHOLE = 0.99995  # the first share that two decimals of a percentage show as all
 _SMALLEST_P = 0.0001
+_UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "K"), (1, ""))
 _NEVER = ["link", "image", "autolink", "html_inline", "html_block", "reference"]
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "‡": r"$\ddagger$",
@@ -129,6 +130,14 @@ def interval_text(interval: tuple[float, float] | None, digits: int = 1) -> str:
     return f"[{100 * interval[0]:.{shown}f}, {100 * interval[1]:.{shown}f}]" if interval else ""
 
 
+def count_text(parameters: int | None) -> str:
+    """Return how many parameters a model has, with two digits: `7.2 B`, `350 M`; nothing if nobody knows."""
+    if parameters is None:
+        return ""
+    size, unit = next((parameters / one, word) for one, word in _UNITS if parameters >= one)
+    return f"{float(f'{size:.2g}'):g} {unit}".rstrip()
+
+
 def _cell(number: Number | None, digits: int) -> str:
     if number is None:
         return ""
@@ -210,6 +219,7 @@ def environment(folder: Path) -> Environment:
     made.filters |= {
         "md": markdown_text, "code": markdown_code, "tex": latex_text, "flat": _flat, "metric": metric_title,
         "protocol": protocol_text, "drawn": table_as_markdown, "told": told_under, "written": written_cells,
+        "percent": value_text,
     }  # fmt: skip
     return made
 

@@ -1,30 +1,39 @@
 """`medbench site`: a folder of runs as static pages to sort and filter, a page for each run, the data beside."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from itertools import groupby
+import gc
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medbench.harness.predictions.submission import SUBMISSION_FILE, Submission, read_submission
 from medbench.harness.results import Results
 from medbench.leaderboard import render
 from medbench.leaderboard import runs as known
 from medbench.leaderboard.compare import ScoresByRun
 from medbench.leaderboard.export.public import LeftOut, PublicRun, read_public, results_text
-from medbench.leaderboard.numbers import Board, Number, as_numbers, lines_of, make_board, make_table, numbers_of
-from medbench.leaderboard.report.document import REPORT_FILE
+from medbench.leaderboard.numbers import Board, make_board, numbers_of
+from medbench.leaderboard.paper import Publication
+from medbench.leaderboard.report.document import REPORT_FILE, inert_text
 from medbench.leaderboard.samples import ScoreTable, read_score_table
+from medbench.leaderboard.site_document import SCHEMA, board_document, histories, history_data, remarks_on
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
-from medbench.tasks.foundation.files import canonical_json, inside, read_json, write_atomically
-from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
+from medbench.tasks.foundation.files import JsonObject, canonical_json, inside, read_json, write_atomically
+from medbench.tasks.protocols import PROTOCOLS, STATES
 
 MARK = "medbench-site.json"  # lists the files of a site, so that the next one takes away what it no longer has
+SCRIPTS = (
+    "report/dom.js", "report/tools.js", "report/plots.js", "site/board.js", "site/route.js", "site/filters.js",
+    "site/cells.js", "site/table.js", "site/charts.js", "site/compare.js", "site/history.js", "site/theme.js",
+    "site/main.js",
+)  # fmt: skip
+"""In the order in which they are joined, those of the report first."""
+_RUN_SCRIPTS = ("report/dom.js", "site/theme.js")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _SUITES: Mapping[str, str] = render.WORDING["suites"]
 _MEANINGS = {name: told.replace("`paper`", "protocol paper") for name, told in render.PROTOCOL_MEANINGS.items()}
-_NUMBER_HEADS = (
-    "Task", "Metric", "Value %", "95 % interval", "From 0 to 100", "n", "Answered", "Among answered",
-    "If failures are wrong, right", *(why.capitalize() for why in known.NOT_OK), "Definition",
-)  # fmt: skip
+_NUMBER_HEADS = ("Task", "Metric", "Value %", "95 % interval", "From 0 to 100", "n", "Remarks")
 
 
 class SiteRun(NamedTuple):
@@ -33,6 +42,8 @@ class SiteRun(NamedTuple):
     public: PublicRun
     report: bool
     no_report: str
+    date: str  # the day on which it ended or was handed in, empty if nobody noted it
+    said: Submission | None  # what was said of it when it was handed in
 
 
 class Collection(NamedTuple):
@@ -41,6 +52,12 @@ class Collection(NamedTuple):
     runs: Mapping[str, SiteRun]
     boards: tuple[Board, ...]
     skipped: tuple[LeftOut, ...]  # folders that look like a run
+    scores: ScoresByRun
+
+    @property
+    def dates(self) -> dict[str, str]:
+        """The days of the runs by identity."""
+        return {identity: run.date for identity, run in self.runs.items()}
 
 
 def collect(folder: Path, *, all_reports: bool) -> Collection:
@@ -58,6 +75,7 @@ def collect(folder: Path, *, all_reports: bool) -> Collection:
         try:
             public = read_public(path)
             found = known.leaks_of([path], [public.results])
+            made = _with_report(public, all_reports=all_reports)
         except MedbenchError as error:
             skipped.append(LeftOut(name, error.problem.replace(str(path), name)))
             continue
@@ -65,12 +83,24 @@ def collect(folder: Path, *, all_reports: bool) -> Collection:
             skipped.append(LeftOut(name, f"run {public.results.run} is there already"))
             continue
         leaks |= found
-        runs[public.results.run] = _with_report(public, all_reports=all_reports)
+        runs[public.results.run] = made
     if not runs:
         raise UsageError(f"{folder} holds no finished run.", "Give a folder below which `medbench run` made runs.")
-    scores = {identity: _scores(run.public) for identity, run in runs.items()}
+    with _everything_stays():
+        scores = {identity: _scores(run.public) for identity, run in runs.items()}
     boards = group([run.public.results for run in runs.values()], leaks, scores)
-    return Collection(runs, boards, tuple(skipped))
+    return Collection(runs, boards, tuple(skipped), scores)
+
+
+@contextmanager
+def _everything_stays() -> Iterator[None]:
+    """Look for no garbage among the millions of scores that are read: all of them live as long as the site is made."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _scores(public: PublicRun) -> dict[str, ScoreTable]:
@@ -92,7 +122,18 @@ def _with_report(public: PublicRun, *, all_reports: bool) -> SiteRun:
         reason = f"it may show texts of {', '.join(held_back)}: {'; '.join(dict.fromkeys(held_back.values()))}"
     elif there and public.scrubber.leaks(_text_of(file)):
         reason = "it names a folder or a secret of this machine"
-    return SiteRun(public, report=there and not reason, no_report=reason)
+    handed_in = public.path / SUBMISSION_FILE
+    said = read_submission(handed_in) if handed_in.is_file() else None
+    date = (said and said.submitted) or _date_of(public.path)
+    return SiteRun(public, report=there and not reason, no_report=reason, date=date, said=said)
+
+
+def _date_of(run: Path) -> str:
+    with suppress(MedbenchError):
+        environment = read_json(run / "env.json")
+        date = environment.get("date") if isinstance(environment, dict) else None
+        return date if isinstance(date, str) and _DAY.fullmatch(date) else ""
+    return ""
 
 
 def _text_of(report: Path) -> str:
@@ -114,16 +155,32 @@ def group(
     return tuple(make_board(members, leaks, scores) for members in groups)
 
 
-def site_files(found: Collection, title: str) -> dict[str, str]:
-    """Return the content of every file of a site but reports by its path; the same runs give the same bytes."""
+def site_files(found: Collection, title: str, published: Sequence[Publication] = ()) -> dict[str, str]:
+    """Return the content of every file of a site but reports by its path; the same runs give the same bytes.
+
+    Numbers that were `published` stand beside the runs of the paper's suite; UsageError if there are none.
+    """
+    if published and all(board.runs[0].suite != "paper" for board in found.boards):
+        raise UsageError(
+            "Published numbers stand beside runs of the suite 'paper' only, and there are none.",
+            "Leave --reported out, or run on the paper's datasets.",
+        )
     names = {run.run: name for board in found.boards for run, name in zip(board.runs, board.names, strict=True)}
+    boards = [_board(found, board, published) for board in found.boards]
+    document = {
+        "schema": SCHEMA, "title": title, "protocols": list(PROTOCOLS), "meanings": _MEANINGS,
+        "metricTitles": render.METRIC_TITLES, "ranksTold": render.WORDING["ranks"], "overlap": render.OVERLAP_TEXT,
+        "boards": boards,
+    }  # fmt: skip
+    shown = {"document": inert_text(document), "names": names.items(), "skipped": found.skipped}
     files = {
-        "index.html": _index(found, title),
-        "data/boards.json": canonical_json([_board_data(board) for board in found.boards], indent=2) + "\n",
+        "index.html": _page("site_index.html", title, SCRIPTS, **shown),
+        "data/boards.json": canonical_json(boards) + "\n",
+        "data/history.json": canonical_json(history_data(found.boards, found.dates)) + "\n",
     }
     for identity, run in found.runs.items():
         files[f"runs/{identity}.html"] = _run_page(run, names[identity])
-        files[f"data/{identity}.json"] = results_text(run.public.results)
+        files[f"data/{identity}.json"] = results_text(run.public.results, indent=None)
     return files
 
 
@@ -133,62 +190,49 @@ def reports_of(found: Collection) -> dict[str, Path]:
     return {f"runs/{identity}/{REPORT_FILE}": file for identity, file in copied.items()}
 
 
-def _page(template: str, title: str, **content: Any) -> str:
+def _board(found: Collection, board: Board, published: Sequence[Publication]) -> JsonObject:
+    suite = board.runs[0].suite
+    same = [other for other in found.boards if other.runs[0].suite == suite]
+    place = next(number for number, other in enumerate(same, 1) if other is board)
+    name = _SUITES[suite] if len(same) == 1 else f"{_SUITES[suite]}, data {place} of {len(same)}"
+    about = {
+        run: {"date": one.date, "report": one.report, "organization": one.said.organization if one.said else ""}
+        for run, one in found.runs.items()
+    }
+    beside = published if suite == "paper" else ()
+    return board_document(board, name, found.scores, about, beside) | {"history": histories(board, found.dates)}
+
+
+def _page(template: str, title: str, scripts: Sequence[str], **content: Any) -> str:
+    script = "\n".join(render.asset(name) for name in scripts)
+    style = render.asset("report/report.css") + render.asset("site/site.css")
     return render.render_html(
-        template, style=render.asset("site.css"), script=render.asset("site.js"), title=title, beside=render.beside,
+        template, style=style, script=f'"use strict";\n(() => {{\n{script}\n}})();\n', title=title,
         meanings=_MEANINGS, protocols=PROTOCOLS, **content,
     )  # fmt: skip
 
 
-def _index(found: Collection, title: str) -> str:
-    titles = {task: one.title for board in found.boards for run in board.runs for task, one in run.tasks.items()}
-    return _page(
-        "site_index.html", title, runs=len(found.runs), boards=len(found.boards), skipped=found.skipped,
-        suites=[(suite, suite) for suite in dict.fromkeys(board.runs[0].suite for board in found.boards)],
-        tasks=[(task, titles[task]) for task in known.in_catalogue_order(titles)],
-        sections=[_section(found.boards, board, protocol) for board in found.boards for protocol in PROTOCOLS],
-        definition_of=known.definition_of, overlap_text=render.OVERLAP_TEXT,
-    )  # fmt: skip
-
-
-def _section(boards: Sequence[Board], board: Board, protocol: Protocol) -> dict[str, Any]:
-    suite = board.runs[0].suite
-    same = [other for other in boards if other.runs[0].suite == suite]
-    place = next(number for number, other in enumerate(same, 1) if other is board)
-    models = list(zip(board.names, board.runs, strict=True))
-    lines, numbers = list(make_table(board, protocol).lines()), as_numbers(board.numbers)
-    said_of = {told: [name for name, run in models if told in run.notices] for told in known.notices_of(board.runs)}
-    return {
-        "name": _SUITES[suite] if len(same) == 1 else f"{_SUITES[suite]}, data {place} of {len(same)}",
-        "suite": suite, "protocol": protocol, "models": models, "lines": lines,
-        # It is said of which runs, if not of all.
-        "notices": [told if len(of) == len(models) else f"{', '.join(of)}: {told}" for told, of in said_of.items()],
-        "by_task": [(task, list(those)) for task, those in groupby(lines, key=lambda line: line[0].task)],
-        "numbers": numbers, "qualified": any(render.beside(one.answered, one.bounds) for one in numbers),
-    }  # fmt: skip
-
-
 def _run_page(run: SiteRun, name: str) -> str:
-    results = run.public.results
+    results, model = run.public.results, run.public.results.model
+    seen = ", ".join(model.trained_on) or ("none of these tasks" if model.declared else "not known")
+    cards = [
+        ("Run on", run.date), ("Parameters", render.count_text(model.parameters)), ("Released", model.released),
+        ("Weights", {True: "open", False: "closed", None: ""}[model.open_weights]), ("Trained on", seen),
+        ("Samples per task", "all" if results.limit is None else f"the first {results.limit}"),
+    ]  # fmt: skip
+    facts = [
+        ("Run", results.run), ("Model", model.name), ("Weights", model.weights), ("Seed", str(results.seed)),
+        ("Device, type", f"{model.device}, {model.dtype}"), ("Not supported", ", ".join(results.unsupported)),
+        *((f"Answers, {task}", file) for task, file in (results.imported.files if results.imported else {}).items()),
+    ]  # fmt: skip
+    numbers = numbers_of(results)
     return _page(
-        "site_run.html", name, results=results, report=run.report, no_report=run.no_report,
-        suite=_SUITES[results.suite], numbers=numbers_of(results), heads=_NUMBER_HEADS,
-        states=list(STATES), written_heads=list(render.WRITTEN_HEADS), wrote=render.wrote, terms=run.public.terms,
+        "site_run.html", name, _RUN_SCRIPTS, results=results, report=run.report, no_report=run.no_report, cards=cards,
+        facts=facts, suite=_SUITES[results.suite], numbers=numbers, heads=_NUMBER_HEADS, states=list(STATES),
+        terms=run.public.terms, said=run.said,
+        written_heads=list(render.WRITTEN_HEADS), wrote=render.wrote, remarks=remarks_on,
         tasks=[results.tasks[task] for task in known.in_catalogue_order(results.tasks)],
     )  # fmt: skip
-
-
-def _board_data(board: Board) -> dict[str, Any]:
-    def cell(one: Number) -> dict[str, Any]:
-        same = known.picked(one, ("value", "n", "compared", "answered", "among_answered", "bounds"))
-        return {**same, **one.not_ok, "ci": one.interval, "ceiling": one.measured_ceiling}
-
-    tables = {protocol: make_table(board, protocol) for protocol in PROTOCOLS}
-    return {
-        "suite": board.runs[0].suite, "notices": known.notices_of(board.runs),
-        "runs": [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)],
-        "rows": {name: lines_of(table, ("task", "metric", "remark"), cell) for name, table in tables.items()},
-    }  # fmt: skip
 
 
 def write_site(folder: Path, files: Mapping[str, str], reports: Mapping[str, Path] | None = None) -> None:

@@ -1,6 +1,8 @@
 """`medbench models` and `medbench convert` through the real command line."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,17 @@ import llava_med_fixtures
 import pytest
 import radfm_fixtures
 import tiny_vlms
+import torch
 import xraygpt_fixtures
 from command_line import medbench
 from safetensors.torch import load_file, save_file
 
-from medbench.adapters.base import LoadOptions
-from medbench.adapters.catalog import ADAPTERS, choose_model
+from medbench.adapters.base import DirectAdapter, Generation, LoadOptions
+from medbench.adapters.catalog import ADAPTERS, choose_model, find_adapter
+from medbench.harness.models import ModelFacts
 from medbench.tasks.foundation.errors import EXIT_USAGE, MedbenchError
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 
 def test_every_model_says_what_it_needs() -> None:
@@ -164,3 +170,32 @@ def test_a_task_without_weights_is_told(tmp_path: Path) -> None:
     assert (nowhere.returncode, "there is no folder" in nowhere.stderr) == (EXIT_USAGE, True)
     other = medbench(*words, "--checkpoint", tmp_path, "--checkpoint-for", f"medqa={tmp_path}")
     assert (other.returncode, "no task of this run" in other.stderr) == (EXIT_USAGE, True)
+
+
+def test_what_a_board_is_filtered_by_is_said_of_the_published_models() -> None:
+    cards = {name: find_adapter(name)[0].card for name in ("med-flamingo", "radfm", "llava-med", "xraygpt")}
+    for name, card in cards.items():
+        assert (card.parameters or 0) > 7 * 10**9, name
+        assert re.fullmatch(r"\d{4}-\d\d", card.released), name
+        assert card.open_weights, name
+    entry, variant = find_adapter("llava-med:v1.0")
+    assert entry.card_for(variant).released < cards["llava-med"].released
+
+
+def test_loaded_weights_are_counted_each_once_and_not_where_they_are_packed() -> None:
+    class Loaded(DirectAdapter):
+        card = replace(find_adapter("mock")[0].card, parameters=5, released="2024")
+        weights_fingerprint = "w"
+
+        def __init__(self) -> None:
+            self.whole = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+            self.part = self.whole[0]
+
+        def answer(self, sample: Sample, spec: TaskSpec) -> Generation:
+            raise NotImplementedError
+
+    adapter = Loaded()
+    info = ModelFacts.of(adapter).info
+    assert (info.parameters, info.released, info.open_weights) == (16 + 10, "2024", None)
+    adapter.quantised = "nf4"
+    assert ModelFacts.of(adapter).info.parameters == 5

@@ -86,6 +86,7 @@ class HfAdapter(LocalAdapter):
         title = f"{short_name(name)} ({placed.quantised})" if placed.quantised else short_name(name)
         self.card = replace(
             CARD, title=title, licence=found.licence or CARD.licence, trained_on=found.trained_on,
+            open_weights=True if found.licence else None,
             kinds=CARD.kinds if self._renderer.takes_text_alone() else CARD.kinds - {"qa"},
         )  # fmt: skip
 

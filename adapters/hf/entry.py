@@ -114,8 +114,8 @@ def _folder_here(name: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def memory_of(name: str) -> str:
-    """Return what a model takes in bfloat16, by the headers of its files; nothing if they are not on this machine."""
+def parameters_of(name: str) -> Counter[str]:
+    """Return the parameters of each part of a model, by the headers of its files, as far as they are here."""
     from safetensors import SafetensorError, safe_open
 
     folder = _folder_here(name)
@@ -128,6 +128,11 @@ def memory_of(name: str) -> str:
                     parts[part] += prod(stream.get_slice(key).get_shape())
         except (SafetensorError, OSError):
             continue  # A broken file is the loader's to report; here it only has no size.
+    return parts
+
+
+def memory_of(parts: Counter[str]) -> str:
+    """Return what so many parameters take in bfloat16; nothing if they were not counted."""
     shares = ", ".join(f"{part} {2 * count / 1e9:.2g} GB" for part, count in parts.most_common())
     return f"{2 * parts.total() / 1e9:.2g} GB: {shares}" if parts.total() else ""
 
@@ -140,10 +145,11 @@ def defaults(variant: str) -> Mapping[str, str]:
 
 def card_of(variant: str) -> ModelCard:
     """Return what is known of a model by its name and, if it lies on this machine, by its files."""
-    found = known(variant)
+    found, parts = known(variant), parameters_of(variant)
     return replace(
         CARD, title=variant, licence=found.licence or CARD.licence, trained_on=found.trained_on,
-        memory=memory_of(variant) or CARD.memory,
+        memory=memory_of(parts) or CARD.memory, parameters=parts.total() or None,
+        open_weights=True if found.licence else None,
     )  # fmt: skip
 
 

@@ -5,12 +5,12 @@ LLaVA itself). `llava-med:v1.0` is LLaMA-7B with one of the published deltas, ma
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from medbench.adapters.base import AdapterEntry, Answer
+from medbench.adapters.base import AdapterEntry, Answer, ModelCard
 from medbench.adapters.described import converter, described
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.sample import Sample
@@ -41,6 +41,11 @@ TOWERS: Mapping[str, Mapping[str, Any]] = _TOLD["towers"]
 TEMPLATES = TypeAdapter(dict[str, dict[str, Template]]).validate_python(_TOLD["templates"])  # By variant.
 
 
+def card_of(variant: str) -> ModelCard:
+    """Return the card of a version; 14.1 GB of two bytes are the parameters of the first."""
+    return replace(CARD, parameters=7_050_000_000, released="2023-06") if variant == "v1.0" else CARD
+
+
 def defaults(variant: str) -> Mapping[str, str]:
     """Return the arguments that are others in a variant."""
     return {"template": "simple", "vision_source": "base"} if variant == "v1.0" else {}
@@ -54,5 +59,5 @@ def parse(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
 ENTRY = AdapterEntry(
     card=CARD, load=imported_when_called("medbench.adapters.llava_med.model:load_llava_med"), parse=parse,
     takes=frozenset({"checkpoint", "device", "dtype"}), variants=_TOLD["variants"], arguments=ARGUMENTS,
-    defaults=defaults, converter="medbench.adapters.llava_med.entry:CONVERTER",
+    defaults=defaults, card_of=card_of, converter="medbench.adapters.llava_med.entry:CONVERTER",
 )  # fmt: skip

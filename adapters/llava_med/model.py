@@ -18,7 +18,7 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 from medbench.adapters.base import LoadOptions, Pixels, Prompt, SizeOf
 from medbench.adapters.clip import clip_pixels, read_tower, read_tower_config
 from medbench.adapters.families import TextAdapter, usable
-from medbench.adapters.llava_med.entry import CARD, TEMPLATES, TOWERS, Template
+from medbench.adapters.llava_med.entry import CARD, TEMPLATES, TOWERS, Template, card_of
 from medbench.adapters.wording import without_marks
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
@@ -237,7 +237,7 @@ class LlavaMedAdapter(TextAdapter[TextCodec]):
     ) -> None:  # fmt: skip
         self.decoder: LlavaForConditionalGeneration
         super().__init__(model, codec, fingerprint, connector=model.model.multi_modal_projector)
-        self.card = replace(CARD, title=f"{CARD.title} {version}")
+        self.card = replace(card_of(version), title=f"{CARD.title} {version}")
         self.form = form
         self.template = template
         self.stops = template.stops

@@ -1,6 +1,5 @@
 """The command `medbench import`: predictions of others become a run."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -12,23 +11,22 @@ from medbench.harness.finish import PAGE, REPORT
 from medbench.harness.predictions.formats import FORMATS
 from medbench.harness.predictions.importing import About, Missing, import_run
 from medbench.harness.predictions.rows import Source
+from medbench.harness.predictions.submission import count_of
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import UsageError
 
 _FOLDER = click.Path(path_type=Path)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMBT]?)", re.IGNORECASE)
-_TIMES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 def _parameters(_: click.Context, __: click.Parameter, given: str | None) -> int | None:
     if given is None:
         return None
-    found = _SIZE.fullmatch(given.strip())
-    count = round(float(found[1]) * _TIMES[found[2].upper()]) if found else 0
-    if not count:
-        raise UsageError(f"--parameters {given!r} is no number of parameters.", "Write 7B, 350M or 7000000000.")
-    return count
+    try:
+        return count_of(given)
+    except ValueError as error:
+        way_out = "Write 7B, 350M or 7000000000."
+        raise UsageError(f"--parameters {given!r} is no number of parameters.", way_out) from error
 
 
 @click.command("import")

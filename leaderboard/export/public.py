@@ -22,7 +22,7 @@ from medbench.leaderboard.pages import board_as_markdown
 from medbench.leaderboard.render import WORDING, render_markdown
 from medbench.leaderboard.runs import NOT_OK, picked, terms_of
 from medbench.leaderboard.samples import ScoreRecord, as_frame, read_score_table
-from medbench.tasks.foundation.confidential import KEYS, SECRET, SECRET_NAME, secrets_of
+from medbench.tasks.foundation.confidential import KEYS, SECRET, SECRET_NAME, holds_key, secrets_of
 from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import (
     JsonObject,
@@ -106,8 +106,8 @@ class Scrubber:
 
     def leaks(self, text: str) -> tuple[str, ...]:
         """Return what of this machine is still in a text that is about to leave it."""
-        found = [root for root in self.roots if re.search(rf"{re.escape(root)}(?![\w-])", text)]
-        return (*found, *(SECRET for secret in self.secrets if secret in text), *(SECRET for _ in KEYS.finditer(text)))
+        found = [root for root in self.roots if root in text and re.search(rf"{re.escape(root)}(?![\w-])", text)]
+        return (*found, *(SECRET for secret in self.secrets if secret in text), *([SECRET] if holds_key(text) else []))
 
 
 def _without_place(found: re.Match[str]) -> str:
@@ -192,9 +192,9 @@ def _public_results(results: Results, scrubber: Scrubber) -> Results:
     return _RESULTS.validate_python(document)
 
 
-def results_text(results: Results) -> str:
-    """Return results as `results.json` holds them."""
-    return canonical_json(_RESULTS.dump_python(results, mode="json"), indent=2) + "\n"
+def results_text(results: Results, indent: int | None = 2) -> str:
+    """Return results as `results.json` holds them, on one line without an indent."""
+    return canonical_json(_RESULTS.dump_python(results, mode="json"), indent=indent) + "\n"
 
 
 def public_records(run: PublicRun, task: str) -> list[ScoreRecord]:

@@ -161,7 +161,7 @@ def inert_json(value: object) -> Iterator[str]:
     """
     if isinstance(value, dict):
         for place, (name, one) in enumerate(value.items()):
-            yield f"{',' if place else '{'}{_inert(name)}:"
+            yield f"{',' if place else '{'}{inert_text(name)}:"
             yield from inert_json(one)
         yield "}" if value else "{}"
     elif isinstance(value, list) and any(isinstance(one, dict) for one in value):
@@ -171,13 +171,14 @@ def inert_json(value: object) -> Iterator[str]:
         yield "]"
     elif isinstance(value, list) and len(value) > _PIECE:
         for start in range(0, len(value), _PIECE):
-            yield f"{',' if start else '['}{_inert(value[start : start + _PIECE])[1:-1]}"
+            yield f"{',' if start else '['}{inert_text(value[start : start + _PIECE])[1:-1]}"
         yield "]"
     else:
-        yield _inert(value)
+        yield inert_text(value)
 
 
-def _inert(value: object) -> str:
+def inert_text(value: object) -> str:
+    """Return JSON like `inert_json`, in one piece."""
     text = json.dumps(printable_values(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 

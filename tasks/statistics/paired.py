@@ -217,10 +217,9 @@ def resampled_together(
 
 def ranks(values: FloatArray) -> FloatArray:
     """Return ranks [..., M] of values [..., M], 1 for the largest; equal ones share their mean rank."""
-    larger = (values[..., None, :] > values[..., :, None]).sum(axis=-1)
-    equal = (values[..., None, :] == values[..., :, None]).sum(axis=-1)
-    found: FloatArray = larger + (equal + 1) / 2
-    return found
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(-values, axis=-1), dtype=np.float64)
 
 
 def bounds(values: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -22,6 +22,7 @@ from medbench.harness.models import refuse_other_weights
 from medbench.harness.predictions.formats import FORMATS, read_predictions
 from medbench.harness.predictions.matching import match
 from medbench.harness.predictions.rows import Source
+from medbench.harness.predictions.submission import SUBMISSION_FILE, read_submission
 from medbench.harness.results import read_results
 from medbench.harness.rundir import read_run
 from medbench.harness.settings import load_settings
@@ -169,6 +170,11 @@ def runs() -> Iterator[Reader]:
     yield Reader(
         name="site: mark", form="json", read=_mark, file="medbench-site.json", seeds=(_json({"files": ["a.html"]}),)
     )
+    said = b"name: M\ntasks: {medqa: a.csv}\nparameters: 7B\nreleased: 2024-05\ntrained_on: []\n"
+    yield Reader(
+        name="submission", form="yaml", read=lambda at: read_submission(at / SUBMISSION_FILE), file=SUBMISSION_FILE,
+        seeds=(said,),
+    )  # fmt: skip
     yield Reader(name="learned", form="json", read=lambda at: Learned(at / "input").known, seeds=(_json({"rows": 3}),))
     yield Reader(
         name="weights of a run",
