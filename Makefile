@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 SUPPLY := .venv-supply
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak fuzz docs figures mini-suite mini-weights lock sbom audit-packages clean
+.PHONY: help demo test test-slow test-vllm check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak fuzz docs figures picture mini-suite mini-weights lock sbom audit-packages clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -21,9 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $(STAMP)
 
-demo: $(STAMP)  ## Install, then run Uni-Med and the blind baseline on the 12 bundled tasks
+demo: $(STAMP)  ## Install, run Uni-Med and the blind baseline on the 12 bundled tasks, and make their report
 	rm -rf $(RUNS)/demo
 	$(BIN)/medbench run --model uni-med --model blind --tasks all --output-dir $(RUNS)/demo
+	$(BIN)/medbench report $(RUNS)/demo/uni-med-* $(RUNS)/demo/blind-* --output $(RUNS)/demo/report.html
+	@echo "Both runs side by side, every sample with its picture. Open it in a browser: file://$(abspath $(RUNS))/demo/report.html"
 
 test: $(STAMP)  ## Run the tests, in under five minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
@@ -109,6 +111,9 @@ docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew, and th
 	$(BIN)/python -m tools.docs_pages
 	$(BIN)/python -m tools.notebook
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+picture: $(STAMP)  ## Make docs/report.webp, the picture in README.md, from the report of `make demo` (needs Chromium)
+	PYTHONPATH=tests $(BIN)/python -m tools.picture $(RUNS)/demo/report.html
 
 mini-suite: $(STAMP)  ## Build the bundled mini suite again (needs ../shared/realdata)
 	$(BIN)/python -m tools.mini_suite --realdata ../shared/realdata --output tasks/mini_suite/data --licences tasks/mini_suite/LICENSES.md

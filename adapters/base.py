@@ -55,7 +55,7 @@ class ModelCard:
     licence: str
     memory: str = ""  # What the published weights take in bfloat16; empty where nothing of the like exists.
     trained_on: frozenset[str] | None = None  # Tasks whose train splits it has seen; None if nobody has said.
-    blind: bool = False  # Whether it never looks at an image.
+    constant: bool = False  # Whether it is a baseline, of which one answer for all samples is no surprise.
     # What a board is filtered by, where somebody has said it: how many (loaded weights are counted instead), a year,
     # month or day such as `2024-05`, whether everybody can get the weights.
     parameters: int | None = None

@@ -421,8 +421,8 @@ def _score_predictions(
         emit_table(["protocol", "metric", "value % [95 % interval]", "n", "signature"], rows, title=title)
     if scores.samples and scores.states["unparsed"] == scores.samples - scores.states["error"]:
         say("No answer could be read. Is --boxes the space that the model writes in, or --from another format?")
-    if scores.doubt:
-        warn(scores.doubt)
+    for doubt in scores.doubts:
+        warn(doubt)
     return _ended(metric for _, _, metric in numbers)
 
 

@@ -183,12 +183,15 @@ def percent(metric: MetricResult) -> str:
 
 
 def felt_limits(tasks: Mapping[str, TaskResult]) -> tuple[str, ...]:
-    """Return a line for each task whose numbers the limit of tokens decides, not the model alone."""
-    return tuple(
-        f"{name}: {one.at_limit} of {one.answers} answers ({100 * one.at_limit / one.answers:.0f} %) were cut off by "
-        f"the limit of tokens{f', {one.cut_thoughts} of them in the midst of a thought' if one.cut_thoughts else ''}; "
-        "under `strict` they count as wrong. Raise it with --max-new-tokens N, or for some tasks with "
-        f"--max-new-tokens {name}=N: it will be another run."
-        for name, one in ((name, task.written) for name, task in tasks.items())
-        if one is not None and one.limit_is_felt
-    )
+    """Return a line if the limit of tokens, not the model alone, decides numbers: of which tasks; else nothing."""
+    felt = [(name, one) for name, task in tasks.items() if (one := task.written) is not None and one.limit_is_felt]
+    if not felt:
+        return ()
+    told = "; ".join(_cut_off(name, one) for name, one in felt)
+    raised = f"Raise it with --max-new-tokens N, or for some tasks with --max-new-tokens {felt[0][0]}=N"
+    return (f"Answers were cut off by the limit of tokens: {told}. Under `strict` they are wrong. {raised}.",)
+
+
+def _cut_off(name: str, one: Written) -> str:
+    thoughts = f", {one.cut_thoughts} of them in the midst of a thought" if one.cut_thoughts else ""
+    return f"{name} {one.at_limit} of {one.answers} ({100 * one.at_limit / one.answers:.0f} %){thoughts}"

@@ -15,12 +15,13 @@ from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import known_model
 from medbench.adapters.guarding import understood
 from medbench.harness import results
+from medbench.harness.doubts import doubts_of_run
 from medbench.harness.results import MetricResult, Results, TaskResult, Written
 from medbench.harness.rundir import GenerationRecord, RunDirectory, is_cut_off, read_run, thinks
 from medbench.harness.settings import Settings, load_settings
 from medbench.harness.workload import TaskLoad, Workload, load_workload
 from medbench.tasks import protocols
-from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
+from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.answers.choice import choice_beside
 from medbench.tasks.answers.thoughts import SIGNATURE, split_thought, thought_end
 from medbench.tasks.foundation.console import say, warn
@@ -43,8 +44,7 @@ class Scores:
 
     tasks: Mapping[str, TaskResult]  # The numbers of the tasks that were scored.
     failed: Mapping[str, MedbenchError]  # Why others were not: a scorer that fails takes nothing from other tasks.
-    # Warnings of boxes most of which cover nothing, which is what the wrong space looks like, and of what a metric left
-    # out.
+    # Warnings of answers that look wrong, such as boxes that cover nothing, and of what a metric left out.
     doubts: tuple[str, ...]
 
     def notices(self) -> tuple[str, ...]:
@@ -75,15 +75,15 @@ def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: Chose
         protocols.tokenise_together((load.spec.name, load.spec.kind, items) for load, _, items in predicted)
     tasks: dict[str, TaskResult] = {}
     failed: dict[str, MedbenchError] = {}
-    doubts = []
+    doubts: list[str] = []
     for load, records, items in predicted:
         try:
             tasks[load.spec.name], unscored = _score_task(load, records, items, directory, model.boxes)
         except MedbenchError as error:
             failed[load.spec.name] = error
         else:
-            doubts += [*unscored, doubt_of_run(load, items, model)]
-    return Scores(tasks=tasks, failed=failed, doubts=tuple(filter(None, doubts)))
+            doubts += [*unscored, *doubts_of_run(load, items, model)]
+    return Scores(tasks=tasks, failed=failed, doubts=tuple(doubts))
 
 
 def _read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRecord]:
@@ -117,24 +117,6 @@ def _scorable(sample: Sample, text: str, box: Box | None) -> Scorable:
         choice=choice_beside(text, sample.choices, sample.reference), predicted_box=box, reference_box=sample.box,
         labels=sample.labels,
     )  # fmt: skip
-
-
-def doubt_of_run(load: TaskLoad, items: Sequence[Item], model: ChosenModel) -> str:
-    """Return a warning if most boxes that a model wrote cover nothing of their image, or nothing."""
-    entry = model.entry
-    declared_by = "--model-arg boxes=NAME" if "boxes" in entry.arguments else f"the adapter {entry.card.name}"
-    return doubt_of(load.spec, load.samples, items, model.boxes, declared_by)
-
-
-def doubt_of(
-    spec: TaskSpec, samples: Sequence[Sample], items: Sequence[Item], space: BoxSpace | None, declared_by: str
-) -> str:
-    """Return a warning if most boxes that were read in a space, if any were, cover nothing of their image."""
-    if space is None or spec.kind != "rec":
-        return ""
-    pairs = ((item.scorable.predicted_box, one.image_size) for item, one in zip(items, samples, strict=True))
-    read = [(box, size) for box, size in pairs if box is not None and size is not None]
-    return doubt_about_boxes(spec.name, read, space=space.name, declared_by=declared_by)
 
 
 def _score_task(

@@ -27,6 +27,8 @@ WRITTEN_HEADS = ("Thinks first", "Thought tokens", "Thoughts cut off", "At the l
 _WHOLE = 0.99995  # the first share that two decimals of a percentage show as all
 _SMALLEST_P = 0.0001
 _UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "K"), (1, ""))
+_FOLDED = re.compile(r"^<details><summary>([^\n]*)</summary>$(.*?)^</details>$", re.MULTILINE | re.DOTALL)
+_WIDE = '<div class="wide" tabindex="0" role="group" aria-label="Table">'
 _NEVER = ["link", "image", "autolink", "html_inline", "html_block", "reference"]
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "‡": r"$\ddagger$",
@@ -265,14 +267,26 @@ def _hash(text: str) -> str:
 
 
 def markdown_as_html(markdown: str) -> str:
-    """Return a markdown page of ours as a piece of HTML; the parser takes no HTML, links or images of its own."""
+    """Return a markdown page of ours as a piece of HTML; the parser takes no HTML, links or images of its own.
+
+    Of HTML only sections that fold are known, in lines of their own: no text of data stands there unescaped.
+    """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(_NEVER)
-    html: str = parser.render(markdown)
-    return html
+    html, at = "", 0
+    for part in _FOLDED.finditer(markdown):
+        folded = f"<details><summary>{parser.renderInline(part[1])}</summary>\n{parser.render(part[2])}</details>\n"
+        html += parser.render(markdown[at : part.start()]) + folded
+        at = part.end()
+    return html + str(parser.render(markdown[at:]))
 
 
-def html_document(title: str, markdown: str) -> str:
-    """Return one of our markdown pages, in which data are escaped, as an HTML file: no script, no link, no request."""
+def html_document(title: str, markdown: str, *, tone: str = "") -> str:
+    """Return one of our markdown pages, in which data are escaped, as an HTML file: no script, no link, no request.
+
+    `tone` names the colour of the quote under its heading.
+    """
     # The policy admits no attribute of style, which is how the parser aligns columns.
     body = markdown_as_html(markdown).replace(' style="text-align:right"', ' class="right"')
-    return render_html("document.html", style=asset("document.css"), title=title, body=body)
+    # What is too wide can be moved by keys too.
+    body = body.replace("<table>", f"{_WIDE}<table>").replace("</table>", "</table></div>")
+    return render_html("document.html", style=asset("document.css"), title=title, body=body, tone=tone)

@@ -200,7 +200,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     rows[0] |= {"sample_id": "<img src=x>|", "group": "[a](b)"}
     rows[1] |= {"prediction": "x " * 100_000}
     page = audit_predictions(write(tmp_path / "a.jsonl", rows), "report").to_markdown()
-    assert not re.search(r"(?<!\\)<(?!sup)", page)
+    assert not re.search(r"(?<!\\)<(?!/?(?:details|summary)>)", page)
     assert not re.search(r"(?<!\\)\](?=\()", page)
     assert len(page) < 200_000
     rows_in_tables = [line for line in page.splitlines() if line.startswith(("| reference |", "| prediction |"))]
@@ -245,7 +245,7 @@ def test_every_form_is_printed_and_a_file_name_says_its_own(tmp_path: Path, form
     done = medbench("audit", "model", "--predictions", path, "--format", form, "--output", page)
     assert done.returncode == 4, done.stderr
     starts = {
-        "table": "Leakage audit of outputs",
+        "table": "Strong evidence of a leak: 20 of 200 testable cases repeat their reference.",
         "markdown": "# Leakage audit",
         "json": "{",
         "html": "<!doctype html>",

@@ -1,6 +1,8 @@
 """Boxes without area: what the wrong coordinate space looks like is said, with the argument that declares it."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,12 +12,12 @@ from click.testing import CliRunner
 
 from medbench.adapters.catalog import choose_model
 from medbench.harness.commands import score_command
-from medbench.harness.score import doubt_of_run
+from medbench.harness.doubts import doubts_of, doubts_of_run
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.answers.box_space import BOX_SPACES, degenerate_share, doubt_about_boxes
 from medbench.tasks.catalog import get_task
 from medbench.tasks.metrics.metric import Scorable
-from medbench.tasks.protocols import Item
+from medbench.tasks.protocols import Item, State
 from medbench.tasks.sample import Box, Sample
 
 SIZE = (640, 480)
@@ -76,6 +78,40 @@ def test_a_run_is_told_what_declares_the_space(model: str, declared_by: str) -> 
     sample = Sample(sample_id="1", task=spec.name, split="test", reference="liver", image_size=SIZE)
     item = Item(state="ok", scorable=Scorable(prediction="x", reference="", predicted_box=Box(0, 0, 0, 0)))
     load = cast("TaskLoad", SimpleNamespace(spec=spec, samples=[sample] * 3))
-    doubt = doubt_of_run(load, [item] * 3, choose_model(model, {}))
+    [doubt] = doubts_of_run(load, [item] * 3, choose_model(model, {}))
     assert doubt.startswith("slake-rec: 3 of 3 boxes have no area")
     assert declared_by in doubt
+
+
+def answers(*said: str, state: State = "ok", boxes: Sequence[Box | None] = ()) -> tuple[list[Sample], list[Item]]:
+    places = boxes or [None] * len(said)
+    samples = [Sample(sample_id=str(n), task="medqa", split="test", reference=f"right {n}") for n in range(len(said))]
+    items = [
+        Item(state=state, scorable=Scorable(prediction=text, reference="", predicted_box=box))
+        for text, box in zip(said, places, strict=True)
+    ]
+    return samples, items
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (answers(*["yes"] * 12), "all 12 answers are the same"),
+        (answers(*[""] * 3, state="empty"), "all 3 answers are empty"),
+        (answers(*[""] * 3, state="error"), "all 3 samples failed"),
+        (answers(*["yes"] * 9), ""),
+        (answers(*["yes"] * 11, "no"), ""),
+        (answers(*["liver"] * 12, boxes=[Box(n, 0, 64, 64) for n in range(12)]), ""),
+    ],
+)
+def test_answers_without_a_difference_are_told_in_words(given: tuple[list[Sample], list[Item]], told: str) -> None:
+    doubts = doubts_of(get_task("medqa"), *given, None, "")
+    assert [told in doubt for doubt in doubts] == [True] * bool(told)
+
+
+def test_one_answer_for_all_is_no_surprise_of_a_baseline_and_of_right_answers_that_are_all_one() -> None:
+    samples, items = answers(*["yes"] * 12)
+    load = cast("TaskLoad", SimpleNamespace(spec=get_task("medqa"), samples=samples))
+    assert doubts_of_run(load, items, choose_model("blind", {})) == []
+    assert len(doubts_of_run(load, items, choose_model("uni-med", {}))) == 1
+    assert doubts_of(get_task("medqa"), [replace(one, reference="yes") for one in samples], items, None, "") == []

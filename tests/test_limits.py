@@ -1,12 +1,17 @@
 """`--max-new-tokens`: how long answers may be, for every model, and a loud word where that decided the numbers."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import yaml
 from command_line import medbench
 
+from medbench.harness.results import TaskResult, Written, felt_limits
 from medbench.harness.settings import load_settings, read_limits
 from medbench.harness.workload import with_limits
 from medbench.tasks.catalog import get_task
@@ -62,3 +67,12 @@ def test_a_limit_makes_another_run_and_is_said_aloud_where_it_is_felt(small_data
     assert "is complete; nothing to do" in again.stderr
     assert medbench(*words, "--max-new-tokens", "4").returncode == 0
     assert len(list(tmp_path.glob("*/run.yaml"))) == 2
+
+
+def test_all_tasks_whose_answers_were_cut_are_one_line() -> None:
+    written = Written(answers=100, at_limit=60, thinking=0, cut_thoughts=2, thought_share=None)
+    few = replace(written, at_limit=0)
+    tasks = {name: SimpleNamespace(written=one) for name, one in (("a", written), ("b", few), ("c", written))}
+    [line] = felt_limits(cast("Mapping[str, TaskResult]", tasks))
+    assert "a 60 of 100 (60 %), 2 of them in the midst of a thought; c 60 of 100" in line
+    assert "b 0" not in line

@@ -155,7 +155,7 @@ def test_samples_become_columns_of_numbers_into_texts(run: RunSource) -> None:
         texts(document, task["prompt"])
         == ["Based on the image, respond to this question with a short answer: What is it?"] * 3
     )
-    assert task["labels"] == [{"key": "organ", "values": ["liver", "lung"], "of": [0, 1, -1]}]
+    assert task["labels"] == [{"key": "organ", "title": "organ", "values": ["liver", "lung"], "of": [0, 1, -1]}]
 
 
 def test_errors_name_no_folder_of_the_data(tmp_path: Path, picture_folder: Path) -> None:

@@ -97,11 +97,24 @@ def test_the_first_screen_tells_who_is_ahead_in_order_with_leaks_and_fits(page: 
     names = [text.strip() for text in texts(page, ".primary tbody th")]
     assert names == TITLES
     assert texts(page, ".headline")[0].startswith(f" {TITLES[0]} is better on")
-    assert "Model A with a long name of MIMIC-CXR" in texts(page, ".alarm")[0]
+    assert "Model A with a long name: Strong evidence of a leak on MIMIC-CXR." in texts(page, ".alarm")[0]
     assert "100.0*" in texts(page, ".primary tbody tr:first-child td")
     assert page.run("document.documentElement.scrollWidth") <= 1400
     bottom = page.run("document.querySelector('.primary').getBoundingClientRect().bottom")
     assert bottom < 900
+
+
+def test_bars_by_kind_have_the_runs_own_marks_and_the_audit_its_sentence(page: Page, many: Path) -> None:
+    page.open(many)
+    label = page.run("document.querySelector('svg[aria-label^=\"Report generation\"]').getAttribute('aria-label')")
+    assert label.startswith("Report generation. Model A with a long name: 100.0*; Model B with a long name: 91.7;")
+    marks = "[...document.querySelectorAll(%s)].map(one => `${one.tagName} ${one.getAttribute('class')}`)"
+    legend = page.run(marks % "'#view-summary .legend .key > *'")
+    drawn = page.run(marks % "'svg[aria-label^=\"Report generation\"] g > g > *'")
+    assert drawn == legend[:RUNS]
+    assert len(set(drawn)) == RUNS
+    page.open(many, "#/audit")
+    assert texts(page, "#view-audit .verdict")[0] == "Strong evidence of a leak on MIMIC-CXR."
 
 
 def test_the_best_is_bold_and_a_leak_leads_nobody(page: Page, many: Path) -> None:

@@ -22,6 +22,7 @@ from medbench.harness.predictions.formats import FORMATS
 from medbench.harness.results import MetricResult, Results, read_results_file
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload
+from medbench.leaderboard.audit.document import wording
 from medbench.leaderboard.numbers import make_board, make_table
 from medbench.leaderboard.render import table_as_markdown
 from medbench.tasks.answers.box_space import BOX_SPACES
@@ -145,6 +146,19 @@ def mini_board() -> str:
     """Return the paper-protocol table of the committed mini runs: Uni-Med beside the blind baseline."""
     board = make_board([mini_results("uni-med"), mini_results("blind")])
     return table_as_markdown(make_table(board, "paper"))
+
+
+def mini_primary() -> str:
+    """Return the primary metrics of the same runs, what is seen first of a model that knows no medicine last."""
+    found = make_table(make_board([mini_results("uni-med"), mini_results("blind")]), "paper")
+    numbers = found.numbers[found.numbers["primary"]]
+    order = numbers["task"].map(lambda task: get_task(task).kind == "qa").sort_values(kind="stable").index
+    return table_as_markdown(found._replace(numbers=numbers.loc[order]))
+
+
+def audit_words() -> str:
+    """Return what the words on an audit's page mean, as the page has it."""
+    return "\n\n".join(f"**{word}**: {meaning}" for word, meaning in wording("glossary").items())
 
 
 def mini_rerun() -> str:
@@ -274,6 +288,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "hf-families": hf_families,
     "mini-suite": mini_suite,
     "mini-board": mini_board,
+    "mini-primary": mini_primary,
+    "audit-words": audit_words,
     "mini-rerun": mini_rerun,
     "box-spaces": box_spaces,
     "formats": formats,

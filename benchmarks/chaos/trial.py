@@ -169,7 +169,7 @@ def _values(data: bytes) -> bytes:
 
     try:
         gather("", torch.load(io.BytesIO(data), weights_only=True))
-    except (RuntimeError, EOFError, UnpicklingError):
+    except (RuntimeError, EOFError, ValueError, UnpicklingError):
         # A command that was killed while it wrote.
         return data
     return fingerprint(found).encode()

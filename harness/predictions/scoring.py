@@ -9,11 +9,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from medbench.adapters.base import Answer as Understood
+from medbench.harness.doubts import doubts_of
 from medbench.harness.predictions.formats import FORMATS, TABLE, format_of, read_predictions
 from medbench.harness.predictions.rows import Prediction, Source, predictions_of
 from medbench.harness.results import MetricResult
 from medbench.harness.rundir import GenerationRecord
-from medbench.harness.score import doubt_of, numbers_of, predict
+from medbench.harness.score import numbers_of, predict
 from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, UsageError, unknown_name
@@ -26,13 +27,13 @@ _METRICS = TypeAdapter(dict[str, MetricResult])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionScores:
-    """What the protocols make of predictions; `doubt` says why boxes may have been read in the wrong space."""
+    """What the protocols make of predictions; `doubts` say what looks wrong in them."""
 
     task: str
     samples: int
     states: dict[State, int]
     protocols: dict[Protocol, dict[str, MetricResult]]
-    doubt: str = ""
+    doubts: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the document that `medbench score --format json` prints."""
@@ -91,7 +92,7 @@ def score_predictions(
     return PredictionScores(
         task=spec.name, samples=len(items), states=count_states(items),
         protocols=numbers_of(spec, evaluations, items, samples, unit=unit, boxes=boxes),
-        doubt=doubt_of(spec, samples, items, boxes, "--boxes"),
+        doubts=doubts_of(spec, samples, items, boxes, "--boxes"),
     )  # fmt: skip
 
 

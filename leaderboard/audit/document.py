@@ -11,9 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from medbench.tasks.foundation.console import emit, emit_table, say, warn
+from medbench.tasks.foundation.console import emit, emit_line, emit_table, say, warn
 from medbench.tasks.foundation.files import canonical_json, read_yaml_table, write_atomically
 from medbench.tasks.foundation.printable import printable
+from medbench.tasks.spec import Kind
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -24,9 +25,13 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 EXIT_CODES: dict[Verdict, int] = {"no_evidence": 0, "suspicious": 3, "strong": 4, "not_testable": 5}
 FOUND: tuple[Verdict, ...] = ("strong", "suspicious")
 WORDS: dict[Verdict, str] = {verdict: verdict.replace("_", " ") for verdict in VERDICTS}
+_STYLES: Mapping[Verdict, str] = {
+    "strong": "bold red", "suspicious": "bold yellow", "no_evidence": "bold green", "not_testable": "bold",
+}  # fmt: skip
 _HERE = Path(__file__).parent
 _SCHEMA = 2
 _DIGITS = 6
+_MOST_NAMED = 4
 
 
 @cache
@@ -47,12 +52,51 @@ def strongest(verdicts: Iterable[Verdict], *, incomplete: bool | None = None) ->
     return next((verdict for verdict in FOUND if verdict in found), nothing)
 
 
+def sentence(kind: str, verdict: Verdict, found: Sequence[tuple[str, Verdict, str]]) -> str:
+    """Return a verdict in one sentence; `found` has title, verdict and reason of each task, the reason may be empty.
+
+    The same everywhere: on the terminal, on the audit's page, in a report and over a leak.
+    """
+    told: Mapping[Verdict, str] = wording("sentences")[kind]
+    text, named = told[verdict], [(title, reason) for title, one, reason in found if one == verdict]
+    several = len(named) > 1 and verdict in FOUND
+    # Predictions without a task stand under their kind.
+    titles = [
+        f"{title} ({reason})" if several and reason else title for title, reason in named if title not in get_args(Kind)
+    ]
+    if titles:
+        text += f" on {some(titles)}"
+    if len(named) == 1 and named[0][1]:
+        text += f": {named[0][1]}"
+    rest = sum(one == "not_testable" for _, one, _ in found)
+    if rest and verdict != "not_testable":
+        text += f". {rest} other {'task' if rest == 1 else 'tasks'} could not be tested"
+    return f"{text.rstrip('.')}."
+
+
+def some(names: Sequence[str]) -> str:
+    """Return names as a part of a sentence, a few of them where they are many."""
+    shown = names if len(names) <= _MOST_NAMED + 1 else [*names[:_MOST_NAMED], f"{len(names) - _MOST_NAMED} more"]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+
+
+def headline_of(document: object, titles: Mapping[str, str]) -> str:
+    """Return the sentence over an audit that was read from a file, older ones too; `titles` are those of tasks."""
+    audit = document if isinstance(document, dict) else {}
+    verdicts = audit.get("verdicts")
+    pairs = verdicts.items() if isinstance(verdicts, dict) else ()
+    found = [(titles.get(task, task), verdict, "") for task, verdict in pairs if verdict in VERDICTS]
+    told = audit.get("headline")
+    return told if isinstance(told, str) and told else sentence("model", strongest(one for _, one, _ in found), found)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskVerdict:
     """What an audit says of one task."""
 
     title: str  # name of the task for people
     verdict: Verdict
+    short: str = ""  # what it rests on, in the few words that follow a verdict
     text: str = ""  # what it rests on, in a sentence or two
     cells: Sequence[object] = ()  # its row of the audit's table; none to have no row
     facts: Mapping[str, Any] = field(default_factory=dict)  # the most telling numbers, by name
@@ -85,6 +129,8 @@ class Audit:
     limits: Sequence[str] = ()  # what was not checked
     examples: Sequence[Example] = ()  # what a person can look at
     alternatives: Sequence[str] = ()  # other explanations of what was found
+    advice: Sequence[str] = ()  # what to do next
+    trust: Sequence[str] = ()  # whether the test works on these data: what its controls say
     marks: Mapping[str, str] = field(default_factory=dict)  # marks of datasets, by task
     settings: Mapping[str, Any] = field(default_factory=dict)  # all that the answer depends on, by name
     command: str = ""  # how to make it again
@@ -101,25 +147,39 @@ class Audit:
         return strongest(self.verdicts.values(), incomplete=self.incomplete)
 
     @property
+    def headline(self) -> str:
+        """The verdict in one sentence."""
+        return sentence(self.kind, self.verdict, [(one.title, one.verdict, one.short) for one in self.tasks.values()])
+
+    @property
+    def tone(self) -> Verdict:
+        """The verdict that its colour stands for: a self-test is in order where its planted leak is found."""
+        found = self.verdict in FOUND
+        in_order: Verdict = "no_evidence" if found else "strong"
+        return in_order if self.kind == "selftest" and self.verdict != "not_testable" else self.verdict
+
+    @property
     def code(self) -> int:
         """The exit code of a command: 0 nothing found, 3 suspicious, 4 strong, 5 could not check."""
         return EXIT_CODES[self.verdict]
 
     @property
     def rows(self) -> list[list[str]]:
-        """The rows of the table."""
-        return [[str(cell) for cell in one.cells] for one in self.tasks.values() if one.cells]
+        """The rows of the table, the strongest verdicts first."""
+        ordered = sorted(self.tasks.values(), key=lambda one: -VERDICTS.index(one.verdict))
+        return [[str(cell) for cell in one.cells] for one in ordered if one.cells]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as plain values, floats with six digits: libraries differ in the last ones."""
         told = {task: {"verdict": one.verdict, "text": one.text} for task, one in self.tasks.items()}
         found: dict[str, Any] = plain({
             "schema": _SCHEMA, "question": self.kind, "title": self.title, "run": self.run, "verdict": self.verdict,
-            "verdicts": self.verdicts, "marks": self.marks,
+            "headline": self.headline, "verdicts": self.verdicts, "marks": self.marks,
             "findings": [{"task": task, **told[task], **one.facts} for task, one in self.tasks.items()],
             "tasks": {task: {**told[task], **one.details} for task, one in self.tasks.items()},
             "examples": [{"task": one.task, **one.facts, "texts": one.texts} for one in self.examples],
             "notes": self.notes, "limits": self.limits, "alternative_explanations": self.alternatives,
+            "next": self.advice, "trust": self.trust,
             "rebuttal": None, "settings": self.settings, "revealed": self.revealed,
         }, digits=_DIGITS)  # fmt: skip
         return found
@@ -136,7 +196,7 @@ class Audit:
         """Return the page as an HTML document that loads nothing and runs nothing."""
         from medbench.leaderboard.render import html_document
 
-        return html_document(self.title, self.to_markdown())
+        return html_document(self.title, self.to_markdown(), tone=self.tone)
 
     _repr_markdown_ = to_markdown
 
@@ -144,6 +204,8 @@ class Audit:
 def show(audit: Audit, form: str, output: Path | None, *, name: str) -> int:
     """Print an audit as `table`, `markdown`, `json` or `html`, write it where asked, or a RunError; return its code."""
     written = write_audit(audit, output, name=name) if output is not None else []
+    if form == "table":
+        emit_line(audit.headline, style=_STYLES[audit.tone])
     if form != "json":
         for note in audit.notes:
             warn(note)
@@ -152,6 +214,8 @@ def show(audit: Audit, form: str, output: Path | None, *, name: str) -> int:
         for one in audit.tasks.values():
             if one.text and not one.silent:
                 say(f"{one.title}: {one.text}")
+        for line in (*audit.trust, *(f"What to do next: {one}" for one in audit.advice)):
+            say(line)
     else:
         emit({"markdown": audit.to_markdown, "json": audit.to_json, "html": audit.to_html}[form]())
     if written:

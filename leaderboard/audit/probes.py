@@ -160,7 +160,9 @@ def audit_probe(
         wrong = read_wrong_keys(_answers_to(run, results, wrong_gold, protocol))
         said = f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)}"
         text = f"{said} were every second agreement chance"
-        tasks[WRONG_KEYS] = TaskVerdict(title=WRONG_KEYS, verdict=wrong.verdict, text=text, details=plain(wrong))
+        tasks[WRONG_KEYS] = TaskVerdict(
+            title=WRONG_KEYS, verdict=wrong.verdict, short=said, text=text, details=plain(wrong)
+        )
     return Audit(
         kind="probe", title=f"Probe of {results.model.title}, protocol {protocol}",
         question=_reading(name) if name else "Does the model agree with keys that are known to be wrong?",

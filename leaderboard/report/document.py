@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from medbench.leaderboard import render
+from medbench.leaderboard.audit.document import wording
 from medbench.leaderboard.compare import ROWS, ScoresByRun, compare, rank_runs
 from medbench.leaderboard.numbers import Board, Number, lines_of, make_board, make_table
 from medbench.leaderboard.report import sources
@@ -203,7 +204,7 @@ def make_document(
         "tasks": tasks,
         "pairs": [_pair(runs, *places) for places in combinations(range(len(runs)), 2)],
         "ranks": {protocol: _ranks(board, tables, protocol) for protocol in PROTOCOLS} if len(runs) > 1 else {},
-        "texts": list(shelves.texts),
+        "texts": list(shelves.texts), "glossary": wording("glossary"),
         "pictures": {
             "names": names, "shown": [list(shown.get(number, ())) for number in range(len(names))], "broken": broken,
             "asked": budget is not None,
@@ -220,6 +221,7 @@ def _run(name: str, run: RunSource, withheld: Sequence[str]) -> dict[str, Any]:
         "provenance": sources.provenance(run), "timing": sources.timing(run),
         "routing": sources.routing(run.environment),
         "audit": sources.audit_findings(run, withheld), "audited": run.audit is not None,
+        "leak": sources.audit_verdict(run),
     }  # fmt: skip
 
 
@@ -352,7 +354,8 @@ def _labels(records: Sequence[ScoreRecord]) -> list[Columns]:
     for key in dict.fromkeys(key for record in records for key in record.labels):
         values = sorted({record.labels[key] for record in records if key in record.labels})
         of = [values.index(record.labels[key]) if key in record.labels else -1 for record in records]
-        columns.append({"key": key, "values": values, "of": of})
+        title = render.WORDING["label_titles"].get(key, key.replace("_", " "))
+        columns.append({"key": key, "title": title, "values": values, "of": of})
     return columns
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from medbench.harness.results import Results, read_results
 from medbench.harness.rundir import RunDirectory, read_run
 from medbench.harness.settings import CHOOSING, Settings
+from medbench.leaderboard.audit.document import VERDICTS, headline_of, strongest
 from medbench.leaderboard.compare import Side
 from medbench.leaderboard.runs import AUDIT_FILE, in_catalogue_order, is_credentialed
 from medbench.leaderboard.samples import ScoreTable, read_score_table
@@ -249,6 +250,21 @@ def routing(environment: Mapping[str, Any] | None) -> dict[str, list[float]] | N
     recorded = _mapping(_mapping((environment or {}).get("engine")).get("routing"))
     rows = [(str(kind), row) for kind, row in recorded.items() if isinstance(row, list) and row]
     return {kind: row for kind, row in rows if all(map(_is_number, row))} or None
+
+
+def audit_verdict(run: RunSource) -> dict[str, Any] | None:
+    """Return an audit's strongest verdict, the sentence over it, and what to do next; None without an audit."""
+    if run.audit is None:
+        return None
+    document = _mapping(run.audit)
+    titles = {name: task.title for name, task in run.results.tasks.items()}
+    told = _mapping(document.get("verdicts")).values()
+    verdict = strongest((one for one in told if one in VERDICTS), incomplete=False)
+    steps = document.get("next")
+    return {
+        "verdict": verdict, "headline": headline_of(document, titles)[:_LONGEST],
+        "next": [_plain(one) for one in steps] if isinstance(steps, list) else [],
+    }  # fmt: skip
 
 
 def routing_of(path: Path) -> dict[str, list[float]] | None:

@@ -40,6 +40,12 @@ def emit(text: str) -> None:
     sys.stdout.flush()
 
 
+def emit_line(text: str, *, style: str = "") -> None:
+    """Write a line of a result to standard output, on a terminal in a colour."""
+    Console(soft_wrap=True, highlight=False, emoji=False).print(Text(printable(masked(text)), style=style))
+    sys.stdout.flush()
+
+
 def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """Write a table to standard output; columns whose cells are all numbers are right-aligned."""
     table = Table(title=_plain(title) or None, title_justify="left", header_style="bold", pad_edge=False, box=None)

@@ -32,8 +32,8 @@ function winsCell(run, other) {
   const { better, worse, open } = winsOf(run, other, route.protocol);
   const place = DOC.pairs.findIndex(({ first, second }) => (first === run && second === other) || (first === other && second === run));
   const kind = better > worse ? "ahead" : worse > better ? "behind-of" : "";
-  return el("td", { class: `number ${kind}` }, el("a", { href: linkTo({ view: "compare", pair: place }), "aria-current": DOC.pairs[place] === chosenPair() ? "true" : null,
-    "aria-label": `${RUNS[run].name} against ${RUNS[other].name}: better on ${better}, worse on ${worse}, undecided on ${open}` }, `${better} / ${worse}`, el("small", null, ` ${open}`)));
+  return el("td", { class: `number ${kind}` }, el("a", { href: linkTo({ view: "compare", pair: place }), "aria-current": DOC.pairs[place] === chosenPair() ? "true" : null },
+    `${better} / ${worse}`, el("small", null, ` ${open}`), unseen(` better / worse, undecided: ${RUNS[run].name} against ${RUNS[other].name}`)));
 }
 
 function drawPair(pair) {
@@ -44,7 +44,7 @@ function drawPair(pair) {
   const extent = Math.min(100, Math.ceil(reach / 10) * 10);
   return el("section", null,
     el("h3", null, legendMark(pair.first), `${names[0]} against `, legendMark(pair.second), `${names[1]}: better on ${better}, worse on ${worse}, undecided on ${open}`),
-    table(null, ["Task", "Metric", head(names[0]), head(names[1]), head("Difference"), el("th", { scope: "col", class: "plotted" }, axis(along(-extent, extent), [-extent, 0, extent])), "Verdict", head("Right: both / 1st only / 2nd only / neither", { title: BY_PRIMARY })],
+    table(null, ["Task", "Metric", head(names[0]), head(names[1]), head("Difference"), plotHead(axis(along(-extent, extent), [-extent, 0, extent])), "Verdict", head("Right: both / 1st only / 2nd only / neither", { title: BY_PRIMARY })],
       rows.map((row) => differenceRow(pair, row, extent, names)), "scores compared", `compare-${pair.first}-${pair.second}-${route.protocol}`));
 }
 

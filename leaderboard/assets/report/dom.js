@@ -31,13 +31,21 @@ function table(caption, header, rows, kind, name) {
   const node = el("table", { class: kind || null },
     caption ? el("caption", null, caption) : null,
     header.length ? el("thead", null, el("tr", null, header.map((cell) =>
-      cell instanceof Element && cell.tagName === "TH" ? cell : el("th", { scope: "col" }, cell)))) : null,
+      cell instanceof Element && cell.tagName === "TH" ? cell : cell === "" ? el("td") : el("th", { scope: "col" }, cell)))) : null,
     el("tbody", null, rows.map((row) => el("tr", null, cells("td", row)))));
   return el("div", { class: "tabular" }, el("div", { class: "wide", tabindex: 0, role: "group", "aria-label": caption || "Table" }, node), name ? tableTools(name, node) : null);
 }
 
 function head(text, attributes) {
   return el("th", { scope: "col", class: "number", ...attributes }, text);
+}
+
+function unseen(text) {
+  return el("span", { class: "unseen" }, text);
+}
+
+function plotHead(axis) {
+  return el("th", { scope: "col", class: "plotted" }, unseen("Plot"), axis);
 }
 
 function numberCell(...children) {

@@ -14,8 +14,8 @@ function labelTables(task, metric) {
   const labels = (task.labels || []).filter(({ values }) => values.length > 1 && values.length <= 40);
   const runs = answered(task);
   if (!labels.length || !metric) return null;
-  return labels.map(({ key, values, of }) => table(`${metricTitle(metric)} by ${key.replaceAll("_", " ")}, sample by sample`,
-    [key.replaceAll("_", " "), head("samples"), ...runs.map((run) => head([legendMark(run), RUNS.length > 4 ? el("span", { class: "unseen" }, RUNS[run].name) : ` ${RUNS[run].name}`], { title: RUNS[run].name }))],
+  return labels.map(({ key, title, values, of }) => table(`${metricTitle(metric)} by ${title}, sample by sample`,
+    [title, head("samples"), ...runs.map((run) => head([legendMark(run), RUNS.length > 4 ? unseen(RUNS[run].name) : ` ${RUNS[run].name}`], { title: RUNS[run].name }))],
     values.map((value, place) => {
       const rows = task.ids.map((_, row) => row).filter((row) => of[row] === place);
       return [el("th", { scope: "row" }, value), numberCell(count(rows.length)), ...runs.map((run) => meanCell(meanScore(task, rows, run, route.protocol, metric)))];

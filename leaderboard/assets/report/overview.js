@@ -43,9 +43,9 @@ function headlineText(protocol) {
 }
 
 function leakBanner() {
-  const found = RUNS.map((run, place) => [run.name, TASKS.filter((task) => task.leaked[place]).map((task) => task.title)]).filter(([, titles]) => titles.length);
-  return found.length ? el("p", { class: "notice alarm" }, "Leak: there is evidence that these have seen the test split: ", found.map(([name, titles]) => `${name} of ${titles.join(", ")}`).join("; "),
-    ". Such a number is marked * and leads nobody. ", el("a", { href: linkTo({ view: "audit" }) }, "See Audit"), ".") : null;
+  const found = RUNS.filter((run, place) => TASKS.some((task) => task.leaked[place]));
+  return found.length ? el("div", { class: "notice alarm" }, found.map((run) => el("p", null, legendMark(RUNS.indexOf(run)), ` ${run.name}: ${run.leak.headline}`)),
+    "Such a number is marked * and leads nobody. ", el("a", { href: linkTo({ view: "audit" }) }, "See Audit"), ".") : null;
 }
 
 function primaryTable(protocol) {
@@ -96,6 +96,30 @@ function forestPlot(task, row, order) {
         cell.ceiling === null ? null : svg("line", { class: "ceiling", x1: x(100 * cell.ceiling), x2: x(100 * cell.ceiling), y1: y - 8, y2: y + 8 }),
         whisker(run, x, y, low, 100 * cell.value, high));
     }));
+}
+
+const KINDS = {
+  qa: "Question answering", vqa: "Visual question answering", report: "Report generation", rec: "Boxes for words", reg: "Words for boxes", cls: "Image classification",
+};
+
+function kindBars(protocol) {
+  // A kind's tasks have one primary metric, so that their mean says something.
+  const kinds = [...new Set(TASKS.map((task) => task.kind))].map((kind) => [kind, TASKS.filter((task) => task.kind === kind && primaryRow(task, protocol))]).filter(([, tasks]) => tasks.length);
+  return kinds.length < 2 ? null : [el("h2", null, "By kind of task"), el("div", { class: "panels" }, kinds.map(([kind, tasks]) =>
+    el("figure", { class: "panel" }, el("figcaption", null, KINDS[kind] || kind, " ", el("span", { class: "quiet" }, `${metricTitle(primaryRow(tasks[0], protocol).metric)}${tasks.length > 1 ? `, mean of ${tasks.length} tasks` : ""}`)),
+      barPlot(kind, tasks, protocol), figureTools(`kind-${kind}-${protocol}`))))];
+}
+
+function barPlot(kind, tasks, protocol) {
+  // Of runs that answered all of the kind's tasks.
+  const means = runsInOrder(protocol).map((run) => [run, tasks.map((task) => primaryRow(task, protocol).cells[run]).map((cell) => (cell ? cell.value : null))])
+    .filter(([, values]) => !values.includes(null)).map(([run, values]) => [run, values.reduce((sum, value) => sum + value, 0) / values.length]);
+  const told = means.map(([run, mean]) => `${RUNS[run].name}: ${percent(mean, 1)}${tasks.some((task) => task.leaked[run]) ? "*" : ""}`);
+  const height = LINE * Math.max(1, means.length);
+  return svg("svg", { class: "plot", viewBox: `0 0 ${PANEL} ${height}`, width: PANEL, height, role: "img", "aria-label": `${KINDS[kind] || kind}. ${told.join("; ") || "not scored"}` },
+    means.map(([run, mean], line) => svg("g", null, svg("title", null, told[line]), svg("g", { transform: `translate(8 ${LINE * line + LINE / 2})` }, mark(run, 0, 0)),
+      svg("rect", { class: `bin mark run-${run % 6}`, x: 20, y: LINE * line + 4, width: Math.max(1, mean * (PANEL - 72)), height: LINE - 8 }),
+      svg("text", { class: "tick", x: 26 + mean * (PANEL - 72), y: LINE * line + LINE / 2 + 3.5 }, told[line].slice(RUNS[run].name.length + 2)))));
 }
 
 function noticeList() {

@@ -75,9 +75,9 @@ function drawSample(task, row, place, total, metric) {
     el("header", { class: "sample-head" },
       el("h3", { id: "sample-title", tabindex: -1 }, task.ids[row]),
       el("span", { class: "quiet" }, `${task.title}, ${count(place + 1)} of ${count(total)}`)),
-    labels.length ? el("ul", { class: "labels", "aria-label": "Labels" }, labels.map(({ key, values, of }) => el("li", null,
+    labels.length ? el("ul", { class: "labels", "aria-label": "Labels" }, labels.map(({ key, title, values, of }) => el("li", null,
       el("a", { class: "label", href: routeText({ ...route, labels: { ...route.labels, [key]: values[of[row]] }, at: task.ids[row] }), title: "Show only these" },
-        el("span", { class: "quiet" }, `${key.replaceAll("_", " ")} `), values[of[row]])))) : null,
+        el("span", { class: "quiet" }, `${title} `), values[of[row]])))) : null,
     el("div", { class: "sample-body" },
       figures(task, row),
       el("div", { class: "texts" },
@@ -88,6 +88,8 @@ function drawSample(task, row, place, total, metric) {
         el("div", { class: "answers-of" }, answered(task).map((run) => drawAnswer(task, run, row, metric))))),
   ];
 }
+
+const ENDS = { eos: "the model", length: "the limit of tokens", stop: "a word that ends answers" };
 
 function drawAnswer(task, run, row, metric) {
   const answers = task.answers[run];
@@ -102,7 +104,7 @@ function drawAnswer(task, run, row, metric) {
       outcomeChip(scoreOf(task, run, row, route.protocol, metric), metric)),
     task.withheld ? null : error ? el("p", { class: "said error", dir: "auto" }, error) : besideReference(task, row, text) || el("p", { class: text ? "said" : "said quiet", dir: "auto" }, text || "no text"),
     block("Raw answer", textOf(answers.raw, row), "raw"),
-    tokens || stop ? el("p", { class: "quiet" }, [tokens ? plural(tokens, "token", "tokens") : "", stop ? `ended by ${stop}` : ""].filter(Boolean).join(", ")) : null,
+    tokens || stop ? el("p", { class: "quiet" }, [tokens ? plural(tokens, "token", "tokens") : "", stop ? `ended by ${Object.hasOwn(ENDS, stop) ? ENDS[stop] : stop}` : ""].filter(Boolean).join(", ")) : null,
     RUNS.length > MANY ? el("details", { class: "missed" }, el("summary", null, "Scores"), scoreTable(task, run, row)) : scoreTable(task, run, row));
 }
 

@@ -26,6 +26,7 @@ function drawSamples() {
   const metric = metricOf(task, route.protocol, route.metric);
   list = makeList(`Samples of ${task.title}`, (row) => drawRow(task, row), (row, place, total) => showSample(task, row, place, total));
   return [
+    el("h2", { class: "unseen" }, "Samples"),
     el("div", { class: "task-head" },
       select("task", "Task", TASKS.map((one) => [one.name, one.title]), task.name, (name) => redraw({ ...blankFilters(), task: name })),
       el("details", { class: "numbers" }, el("summary", null, headline(task)), taskNumbers(task), behindTheNumber(task))),
@@ -49,7 +50,7 @@ function headline(task) {
 
 function taskNumbers(task) {
   if (RUNS.length > MANY) return [runLegend(), numbersByRun(task)];
-  return [runLegend(), table(null, ["Metric", ...RUNS.map((run) => head(run.name)), el("th", { scope: "col", class: "plotted" }, axis(along(0, 100), SHARES))],
+  return [runLegend(), table(null, ["Metric", ...RUNS.map((run) => head(run.name)), plotHead(axis(along(0, 100), SHARES))],
     scoreRows(task, route.protocol, false), "scores")];
 }
 
@@ -72,8 +73,8 @@ function filterFields(task, metric) {
     metrics.length > 1 ? select("metric", "By metric", metrics, metric, (one) => change({ metric: one })) : null,
     others.length > 1 ? select("between", "Between runs", [["", "any"], ["answers", "answers differ"], ["scores", "scores differ"],
       ...others.map((run) => [`only-${run}`, `only ${RUNS[run].name} is right`])], route.between, (choice) => change({ between: choice })) : null,
-    (task.labels || []).filter(({ values }) => values.length > 1).map(({ key, values, of }) =>
-      select(`label.${key}`, key.replaceAll("_", " "), [["", "any"], ...labelOptions(values, of)], route.labels[key] || "", (value) => change({ labels: withLabel(key, value) }))),
+    (task.labels || []).filter(({ values }) => values.length > 1).map(({ key, title, values, of }) =>
+      select(`label.${key}`, title, [["", "any"], ...labelOptions(values, of)], route.labels[key] || "", (value) => change({ labels: withLabel(key, value) }))),
     select("sort", "Order", [...(others.length > 1 ? [["differ", "where they differ first"]] : []), ["data", "as in the data"], ["worst", "worst first"], ["best", "best first"]], sortOf(route), (sort) => change({ sort })),
     el("button", { type: "button", onclick: () => redraw(blankFilters()) }, "Clear"),
   ];

@@ -9,12 +9,12 @@ function drawSummary() {
   const protocol = route.protocol;
   const ticks = along(0, 100);
   const several = RUNS.length > 1;
-  const all = table(null, ["Task", "Metric", ...RUNS.map((run) => head(run.name)), ...(several ? [] : [el("th", { scope: "col", class: "plotted" }, axis(ticks, SHARES))])],
+  const all = table(null, ["Task", "Metric", ...RUNS.map((run) => head(run.name)), ...(several ? [] : [plotHead(axis(ticks, SHARES))])],
     TASKS.flatMap((task) => scoreRows(task, protocol, true)), "scores", `scores-${protocol}`);
   return [
     leakBanner(),
     noticeList(),
-    several ? [headlineText(protocol), primaryTable(protocol), forest(protocol), runLegend()] : null,
+    several ? [headlineText(protocol), primaryTable(protocol), forest(protocol), kindBars(protocol), runLegend()] : null,
     several ? el("details", { class: "behind", open: allShown, ontoggle: (event) => { allShown = event.target.open; } }, el("summary", null, "All metrics"), scoresNote(protocol), all)
       : [el("h2", null, "Scores"), scoresNote(protocol), all],
     el("h2", null, "What happened to the samples"),
@@ -73,12 +73,16 @@ function taskLink(task) {
 }
 
 function stateTable() {
-  const rows = TASKS.flatMap((task) => RUNS.map((run, place) => [task, run, place])).filter(([task, , place]) => task.states[place]);
+  const all = TASKS.flatMap((task) => RUNS.map((run, place) => [task, run, place])).filter(([task, , place]) => task.states[place]);
+  // Of many runs, where something else happened than an answer.
+  const rows = RUNS.length > MANY ? all.filter(([task, , place]) => STATES.some((state) => state !== "ok" && task.states[place][state])) : all;
+  if (!rows.length) return el("p", null, "Every run answered every sample.");
   return [
+    rows.length < all.length ? el("p", { class: "quiet" }, `Left out where every sample has an answer: ${count(all.length - rows.length)} of ${count(all.length)} rows.`) : null,
     el("ul", { class: "legend", "aria-label": "States" }, STATES.map((state) => el("li", null, el("span", { class: `swatch ${state}`, "aria-hidden": "true" }), state))),
-    table(null, ["Task", ...(RUNS.length > 1 ? ["Run"] : []), ...STATES.map((state) => head(state)), el("th", { scope: "col", class: "plotted" })],
+    table(null, ["Task", ...(RUNS.length > 1 ? ["Run"] : []), ...STATES.map((state) => head(state)), plotHead()],
       rows.map(([task, run, place], at) => [
-        ...(at && rows[at - 1][0] === task ? [] : [el("th", { scope: "rowgroup", rowspan: task.states.filter(Boolean).length }, taskLink(task))]),
+        ...(at && rows[at - 1][0] === task ? [] : [el("th", { scope: "rowgroup", rowspan: rows.filter(([one]) => one === task).length }, taskLink(task))]),
         ...(RUNS.length > 1 ? [el("td", null, legendMark(place), " ", run.name)] : []),
         ...STATES.map((state) => numberCell(stateCount(task, place, state))),
         el("td", { class: "plotted" }, stackedBar(STATES.map((state) => [state, task.states[place][state] || 0]), `${task.title}, ${run.name}`)),
@@ -107,7 +111,7 @@ function stateCount(task, run, state) {
 
 function missingList() {
   const lines = [
-    ...RUNS.flatMap((run) => run.missing.map((line) => `${run.name}: ${line}`)),
+    ...[...new Set(RUNS.flatMap((run) => run.missing))].map((line) => `${RUNS.filter((run) => run.missing.includes(line)).map((run) => run.name).join(", ")}: ${line}`),
     ...TASKS.filter((task) => task.missing).map((task) => `${task.title}, prompts, references and images: ${task.missing}`),
     ...TASKS.filter((task) => task.withheld).map((task) => `${task.title}: its data need a signed agreement, so texts and images are left out.`),
   ];

@@ -250,7 +250,7 @@ def _task_verdict(found: TaskOverlaps, *, reveal: bool) -> TaskVerdict:
     telling = [one for one in found.overlaps if one.verdict == found.verdict]
     text = "; ".join(f"{one.corpus.name}: {reason}" for one in telling for reason in one.reasons)
     cells = (f"{task.task}{found.mark}", WORDS[found.verdict], len(task.items), found.train_rows)
-    return TaskVerdict(title=task.task, verdict=found.verdict, text=text, cells=cells, details=details)
+    return TaskVerdict(title=task.task, verdict=found.verdict, short=text, text=text, cells=cells, details=details)
 
 
 def _check(one: findings.Finding) -> dict[str, Any]:

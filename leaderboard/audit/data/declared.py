@@ -369,7 +369,7 @@ def _task_verdict(task: str, found: Sequence[DeclaredOverlap], lineage: Lineage,
     level = _LEVELS.get(verdict, "L1" if declared else "")
     word = wording("provenance")["verdicts"][verdict]
     return TaskVerdict(
-        title=task, verdict=verdict, facts={"level": level},
+        title=task, verdict=verdict, short=why, facts={"level": level},
         cells=(task, level or "-", word, "yes" if declared else "no", why),
         details={"declared": declared, "level": level, "why": why, "overlaps": plain(found)},
     )  # fmt: skip

@@ -24,7 +24,7 @@ from medbench.tasks.spec import Kind
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_COLUMNS = ("task", "verdict", "k of K", "rate [95 %]", "p", "detectable", "exact of n", "planted leak")
+_COLUMNS = ("task", "verdict", "testable cases that repeat their reference", "p", "could have been found")
 
 
 def audit_answers(given: "str | Predictions | DataFrame", kind: Kind | None = None, **options: Any) -> Audit:
@@ -126,9 +126,8 @@ def audit_after_run(path: Path, data_dir: Path | None = None) -> Audit:
     """
     audit = audit_run(path, data_dir=data_dir)
     document.write_audit(audit, path / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
-    for one in audit.tasks.values():
-        if one.verdict in document.FOUND:
-            warn(f"Leakage audit, {one.title}: {one.verdict}. See {AUDIT_FILE.with_suffix('.md')}.")
+    if audit.verdict in document.FOUND:
+        warn(f"Leakage audit: {audit.headline} See {AUDIT_FILE.with_suffix('.html')}.")
     return audit
 
 
@@ -143,7 +142,8 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
     tasks = {}
     for task, cell in run.cells.items():
         one = run_controls(cell, seed=seed)
-        found = (one.planted.K, one.planted_cases, WORDS[one.planted.verdict], WORDS[one.shuffled.verdict], one.outcome)
+        dealt = "nothing, as it must be" if one.shuffled.verdict not in document.FOUND else "something: wrong"
+        found = (one.planted.K, one.planted_cases, WORDS[one.planted.verdict], dealt, one.outcome)
         tasks[task] = TaskVerdict(
             title=titles[task], verdict=one.planted.verdict, cells=(titles[task], *found),
             facts={"outcome": one.outcome}, details=one.brief(),
@@ -151,7 +151,7 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
     return Audit(
         kind="selftest", title="Self-test of the leakage audit",
         question="Would a leak in these outputs be found, and its control not?", run=results.run, tasks=tasks,
-        columns=("task", "cases that count", "planted in", "planted leak", "dealt to other cases", "outcome"),
+        columns=("task", "testable cases", "planted in", "evidence for it", "found in a wrong order", "planted leak"),
         notes=[f"{titles[task]}: could not be checked: {why}" for task, why in run.problems.items()],
         settings={"seed": seed, "thresholds": plain(THRESHOLDS)}, command="medbench audit selftest RUN",
     )  # fmt: skip
@@ -187,13 +187,13 @@ def _audit(
         else:
             why = f"Could not be checked: {ours.problems[task]}"
             row = (title, "not checked", *"-" * (len(_COLUMNS) - 2))
-            tasks[task] = TaskVerdict(title=title, verdict="not_testable", text=why, cells=row)
+            tasks[task] = TaskVerdict(title=title, verdict="not_testable", short=why, text=why, cells=row)
     known = {cell.train_references for cell in ours.cells.values() if cell.train_references is not None}
     prints = sorted((fingerprint(sorted(texts)), f"{len(texts):,} long ones") for texts in known)
     return Audit(
         kind="model", title=f"Leakage audit of outputs: {ours.name}", question=text["question"], run=ours.identity,
         tasks=tasks, columns=_COLUMNS, incomplete=bool(ours.problems), notes=ours.notes, limits=text["limits"],
-        alternatives=reasons, examples=examples,
+        alternatives=reasons, examples=examples, advice=list(_advice(tasks)), trust=list(_trust(tasks)),
         settings={
             **settings, "normaliser": NORM_VERSION, "thresholds": plain(THRESHOLDS),
             "answers and references of": {task: cell.fingerprint() for task, cell in ours.cells.items()},
@@ -224,17 +224,61 @@ def _examined(
         "controls": {**controls.brief(), "exact_by_chance": chance}, "matches": list(_matches(cell, found, run)),
         "effect": plain(effect), "withheld": withheld, "train_references": None if known is None else len(known),
     }  # fmt: skip
+    why = _why_untestable(found)
+    findable = "nothing" if found.detectable_rate is None else f"a leak of {percent(found.detectable_rate)}"
     cells = (
-        title, WORDS[found.verdict], f"{found.k} of {found.K}", found.interval,
-        document.p_text(found.p if found.K else None), percent(found.detectable_rate), f"{found.exact} of {found.n}",
-        WORDS[controls.planted.verdict] if controls.testable else "too few cases",
+        title, WORDS[found.verdict], f"{found.k} of {found.K}" if found.K else "-",
+        document.p_text(found.p if found.K else None), f"nothing: {why}" if why else findable,
     )  # fmt: skip
     facts = {"matches": f"{found.k} of {found.K} cases", "exact matches": found.exact, "items": found.n}
     text = document.rendered("sentence.md", found=found, least=THRESHOLDS)
     return TaskVerdict(
-        title=title, verdict=found.verdict, text=" ".join(text.split()), cells=cells, facts=facts, details=details,
-        silent=found.verdict == "not_testable" and few,
+        title=title, verdict=found.verdict, short=why or _repeated(found), text=" ".join(text.split()), cells=cells,
+        facts=facts, details=details, silent=found.verdict == "not_testable" and few,
     )  # fmt: skip
+
+
+def _repeated(found: Judgement) -> str:
+    cases = f"{found.k or 'none'} of {found.K} testable cases"
+    told = f"{cases} {'repeats its' if found.k <= 1 else 'repeat their'} reference"
+    if found.verdict == "no_evidence" and found.detectable_rate is not None:
+        told += f"; a leak of {percent(found.detectable_rate)} of them would most likely have been found"
+    return told
+
+
+def _main_reason(found: Mapping[str, Any]) -> str:
+    """Return the rule that keeps most items from counting; `few` where most count, and are too few."""
+    items = found["items_by_reason"]
+    reason = max(items, key=lambda why: (items[why], why), default="few")
+    return "few" if reason == "eligible" else str(reason)
+
+
+def _why_untestable(found: Judgement) -> str:
+    if found.verdict != "not_testable":
+        return ""
+    reason, text = _main_reason(plain(found)), document.wording("outputs")["reasons"]
+    return f"{found.K} testable cases, {THRESHOLDS.fewest_clusters} are needed" if reason == "few" else text[reason]
+
+
+def _advice(tasks: Mapping[str, TaskVerdict]) -> Iterator[str]:
+    """Yield what to do next, a line for each piece of advice, with the tasks that it is for."""
+    text, found = document.wording("outputs"), dict[str, list[str]]()
+    for one in tasks.values():
+        if one.verdict in document.FOUND:
+            found.setdefault(text["advice"]["found"], []).append(one.title)
+        elif one.verdict == "not_testable" and one.details:
+            advice = text["advice"]
+            found.setdefault(advice.get(_main_reason(one.details), advice["few"]), []).append(one.title)
+    yield from (f"{document.some(titles)}: {advice}" for advice, titles in found.items())
+
+
+def _trust(tasks: Mapping[str, TaskVerdict]) -> Iterator[str]:
+    """Yield what the controls say of the test on these data."""
+    text = document.wording("outputs")
+    for outcome, told in (("found", text["planted"]), ("missed", text["missed"])):
+        there = [one.title for one in tasks.values() if one.details and one.details["controls"]["outcome"] == outcome]
+        if there:
+            yield told.format(document.some(there))
 
 
 def _matches(cell: Cell, found: Judgement, run: str) -> Iterator[dict[str, Any]]:

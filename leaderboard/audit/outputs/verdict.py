@@ -291,7 +291,7 @@ class Controls:
         """Return the numbers as plain values."""
         tests = {"planted": self.planted, "shuffled": self.shuffled}
         told = {name: {"verdict": one.verdict, "k": one.k, "K": one.K, "p": one.p} for name, one in tests.items()}
-        return {"planted_cases": self.planted_cases, "testable": self.testable, **told}
+        return {"planted_cases": self.planted_cases, "testable": self.testable, "outcome": self.outcome, **told}
 
 
 def run_controls(cell: Cell, seed: int = 0) -> Controls:

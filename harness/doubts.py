@@ -1,0 +1,58 @@
+"""What looks wrong in a task's answers, in words: told once of a run, wherever its numbers stand."""
+
+from collections.abc import Iterator, Sequence
+
+from medbench.adapters.catalog import ChosenModel
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
+from medbench.tasks.protocols import Item
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
+
+_FEWEST = 10  # answers of which it is no chance that all are the same
+
+
+def doubts_of_run(load: TaskLoad, items: Sequence[Item], model: ChosenModel) -> list[str]:
+    """Return the doubts about a task of a run; that a baseline says one thing for everything is none."""
+    entry = model.entry
+    declared_by = "--model-arg boxes=NAME" if "boxes" in entry.arguments else f"the adapter {entry.card.name}"
+    found = doubts_of(load.spec, load.samples, items, model.boxes, declared_by)
+    return [doubt for doubt in found if not (entry.card.constant and doubt.endswith(_ALIKE))]
+
+
+def doubts_of(
+    spec: TaskSpec, samples: Sequence[Sample], items: Sequence[Item], space: BoxSpace | None, declared_by: str
+) -> list[str]:
+    """Return what to doubt: nothing was answered, answers are all empty or all alike, boxes cover nothing.
+
+    No answer is quoted: it may repeat data that are under an agreement.
+    """
+    answers = [(item, sample) for item, sample in zip(items, samples, strict=True) if item.state != "error"]
+    if items and not answers:
+        return [f"{spec.name}: all {len(items)} samples failed, so that it has no number. --retry-errors asks again."]
+    return [*_alike(spec, answers), *_boxes(spec, answers, space, declared_by)]
+
+
+_ALIKE = "Does the model see the question and the image?"
+
+
+def _alike(spec: TaskSpec, answers: Sequence[tuple[Item, Sample]]) -> Iterator[str]:
+    said = {(item.scorable.prediction.strip(), item.scorable.predicted_box) for item, _ in answers}
+    if answers and said == {("", None)}:
+        yield (
+            f"{spec.name}: all {len(answers)} answers are empty. Do the model's prompt and --max-new-tokens fit? "
+            "In generations/ stands what it wrote."
+        )
+    elif len(said) == 1 and len(answers) >= _FEWEST and len({(one.reference, one.box) for _, one in answers}) > 1:
+        yield f"{spec.name}: all {len(answers)} answers are the same, though the right ones differ. {_ALIKE}"
+
+
+def _boxes(
+    spec: TaskSpec, answers: Sequence[tuple[Item, Sample]], space: BoxSpace | None, declared_by: str
+) -> Iterator[str]:
+    if space is None or spec.kind != "rec":
+        return
+    pairs = ((item.scorable.predicted_box, one.image_size) for item, one in answers)
+    read = [(box, size) for box, size in pairs if box is not None and size is not None]
+    if doubt := doubt_about_boxes(spec.name, read, space=space.name, declared_by=declared_by):
+        yield doubt
