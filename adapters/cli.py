@@ -8,6 +8,7 @@ import click
 from medbench.adapters.catalog import ADAPTERS, ChosenModel, choose_model
 from medbench.tasks.foundation.console import emit, emit_table, say
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
+from medbench.tasks.foundation.options import NamedGroup, emit_json, json_option, quietable
 from medbench.tasks.foundation.registry import imported
 
 _WIDTH, _INDENT = 110, 16
@@ -16,7 +17,8 @@ _UNDECLARED = "not declared here, perhaps by the checkpoint; not known is not th
 
 @click.command("models")
 @click.argument("name", required=False)
-def models_command(name: str | None) -> None:
+@json_option
+def models_command(name: str | None, *, as_json: bool) -> None:
     """List the models, or show all that is known of one: NAME, or NAME:VARIANT.
 
     \b
@@ -24,6 +26,9 @@ def models_command(name: str | None) -> None:
               medbench models llava-med
               medbench models hf:google/medgemma-4b-it
     """
+    if as_json:
+        emit_json("models", {"models": [_known(one) for one in (ADAPTERS if name is None else [name])]})
+        return
     if name is None:
         emit("\n\n".join(map(_described, ADAPTERS)))
         say("With the arguments of one: medbench models NAME")
@@ -36,6 +41,28 @@ def models_command(name: str | None) -> None:
     ]
     if rows:
         emit_table(["argument", "default", "allowed", "meaning"], rows, title="--model-arg NAME=VALUE")
+
+
+def _known(name: str) -> dict[str, object]:
+    """Return what is known of a model; a plugin that is broken has its `problem` alone."""
+    try:
+        model = choose_model(name, {})
+    except MedbenchError as error:
+        if name not in ADAPTERS:
+            raise
+        return {"model": name, "problem": error.problem}
+    entry, card = model.entry, model.entry.card_for(model.variant)
+    return {
+        "model": name, "title": card.title, "problem": "", "answers": sorted(card.kinds), "weights": card.weights,
+        "memory": card.memory, "licence": card.licence,
+        "trained_on": None if card.trained_on is None else sorted(card.trained_on),
+        "boxes": model.boxes.name if model.boxes else None, "options": sorted(entry.takes),
+        "variants": dict(entry.variants),
+        "arguments": [
+            {"name": word, "default": model.arguments[word], "allowed": list(one.choices), "meaning": one.help}
+            for word, one in entry.arguments.items()
+        ],
+    }  # fmt: skip
 
 
 def _described(name: str) -> str:
@@ -76,7 +103,7 @@ def describe(model: ChosenModel) -> str:
     return "\n".join([title, *lines])
 
 
-class ConverterGroup(click.Group):
+class ConverterGroup(NamedGroup):
     """A group whose commands the entries of the models name; a converter is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -90,7 +117,7 @@ class ConverterGroup(click.Group):
         if not path:
             problem = f"{cmd_name} needs no conversion: its weights are read as they were published."
             raise UsageError(problem, f"There are converters for {', '.join(self.list_commands(ctx))}.")
-        return cast("click.Command", imported(path))
+        return quietable(cast("click.Command", imported(path)))
 
 
 def _converter(name: str) -> str:

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import click
 
 from medbench.tasks.foundation import errors
-from medbench.tasks.foundation.console import say, show_error
+from medbench.tasks.foundation.console import each_warning_once, say, show_error
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.last_resort import explained
+from medbench.tasks.foundation.options import quiet_option, quietable
 from medbench.tasks.foundation.registry import imported
 from medbench.tasks.foundation.streams import guard_streams
 
@@ -38,6 +39,7 @@ COMMANDS = {
     "models": ("adapters.cli:models_command", "List the models, or show all that is known of one."),
     "cache": ("harness.cache.commands:cache_group", "See, check and prune the answers that runs keep for one another."),
     "doctor": ("harness.doctor:doctor_group", "Test this installation: what do the scorers say of known models?"),
+    "completion": ("harness.completion.index:completion_command", "Complete words by tab in bash, zsh or fish."),
     "train": ("harness.commands:train_command", "Train Uni-Med, or show what a training would take."),
     "convert": ("adapters.cli:convert_group", "Convert published weights of a model, and back."),
 }
@@ -91,8 +93,7 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = imported(f"medbench.{COMMANDS[cmd_name][0]}")
-        return command
+        return quietable(imported(f"medbench.{COMMANDS[cmd_name][0]}"))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -114,6 +115,7 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="medbench")
+@quiet_option
 def cli() -> None:
     """Compare medical multimodal LLMs honestly and fast.
 
@@ -150,7 +152,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def answer(words: Sequence[str]) -> int:
     """Do what the words of a command line say; explain every error, and return the exit code."""
     try:
-        outcome: Any = cli.main(args=list(words), prog_name="medbench", standalone_mode=False)
+        with each_warning_once():
+            outcome: Any = cli.main(args=list(words), prog_name="medbench", standalone_mode=False)
     except errors.MedbenchError as error:
         show_error(error)
         return error.exit_code

@@ -1,7 +1,7 @@
 """The commands `medbench run`, `medbench merge`, `medbench score` and `medbench train`."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
@@ -9,27 +9,26 @@ from typing import Any, NoReturn, TypeVar, get_args
 import click
 
 from medbench.adapters.base import DEVICE, DeviceMap, Quantization
-from medbench.harness import dry_run, models
-from medbench.harness.cache.memory import cached
-from medbench.harness.finish import PAGE, REPORT, RunOutcome
+from medbench.harness import models
+from medbench.harness.finish import RunOutcome
 from medbench.harness.merging import merge_runs
-from medbench.harness.phases import Phases
+from medbench.harness.outcomes import ended, exit_code, scored, show_outcome, show_results
 from medbench.harness.predictions import scoring
-from medbench.harness.results import MetricResult, Results, felt_limits, percent, read_results
-from medbench.harness.run import ShardOutcome, publish_run, publish_together, run, run_shard
+from medbench.harness.results import percent
+from medbench.harness.run import ShardOutcome, publish_run, run, run_shard
 from medbench.harness.rundir import held
 from medbench.harness.score import rescore
 from medbench.harness.settings import MAX_SEED, Settings, read_limits
+from medbench.harness.several import run_several, show_plan
 from medbench.harness.shards import Shard, read_shard
-from medbench.harness.workload import Workload, load_workload
+from medbench.harness.sweep import MODELS, Sweep, read_sweep, save_sweep
 from medbench.tasks.answers.box_space import BOX_SPACES
-from medbench.tasks.catalog import task_names
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
-from medbench.tasks.foundation.errors import EXIT_FAILED, MedbenchError, StoppedError, UsageError
-from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.foundation.errors import StoppedError, UsageError
+from medbench.tasks.foundation.files import canonical_json, read_yaml_table
 from medbench.tasks.foundation.last_resort import kept_in
 from medbench.tasks.probes import PROBES
-from medbench.tasks.protocols import PROTOCOLS, metric_ids
+from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.suite import prepare_mini_suite
 
 _FOLDER = click.Path(path_type=Path)
@@ -39,6 +38,8 @@ _NO_LOCK = click.option(
     "--no-lock", "lock", flag_value=False, default=None,
     help="Hold no lock, where the file system has none; see to it that no other process writes there.",
 )  # fmt: skip
+
+_PROFILE = click.option("--profile", is_flag=True, help="Show where the time went, by phase and by task.")
 
 
 def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str] | None:
@@ -154,14 +155,21 @@ def weight_options(command: Command) -> Command:
     help="Answer the I-th of N parts alone, beside processes that answer the others; the last one merges them.",
 )  # fmt: skip
 @_NO_LOCK
-@click.option("--config", type=_FOLDER, help="A run.yaml to run again; options override it.")
+@click.option(
+    "--config", type=_FOLDER,
+    help="A file of many runs (docs/sweeps.md), or a run.yaml to run again; options override it.",
+)  # fmt: skip
+@click.option(
+    "--save-config", type=_FOLDER, help="Write these runs as a file for --config first; with --dry-run only that."
+)
+@_PROFILE
 @click.option(
     "--overwrite", type=click.Choice(["never", "always"]), default="never", show_default=True,
     help="What to do with what an earlier run with these settings left.",
 )  # fmt: skip
 def run_command(
-    named: tuple[str, ...], model_args: dict[str, str] | None, checkpoints: tuple[str, ...], config: Path | None,
-    overwrite: str, only_shown: bool, shard: Shard | None, **options: Any,
+    named: tuple[str, ...], model_args: dict[str, str] | None, checkpoints: tuple[str, ...], config: Path | None, *,
+    save_config: Path | None, overwrite: str, only_shown: bool, shard: Shard | None, profile: bool, **options: Any,
 ) -> int:  # fmt: skip
     """Run a model over tasks and write a leaderboard; several models one after the other.
 
@@ -170,23 +178,41 @@ def run_command(
     \b
     Example:  medbench run --model uni-med --tasks slake-vqa,cls --limit 20
               medbench run --model uni-med --model blind --tasks prepared --data-dir data
+              medbench run --config sweep.yaml
               medbench run --model uni-med --tasks all --shard 2/8
     """
     if shard is not None and (only_shown or overwrite == "always" or options["lock"] is False):
         _refuse_with_shard(overwrite, only_shown=only_shown)
     others = {**options, "tasks": options["tasks"] or None}
     said = models.ModelOptions(models=named, arguments=model_args or {}, checkpoints=checkpoints, others=others)
-    found = models.settings_of(config, said)
+    planned = _planned(config, said)
+    if save_config is not None:
+        save_sweep(save_config, planned)
+        say(f"These runs are written to {save_config}: medbench run --config {save_config}")
     if only_shown:
-        for settings in found:
-            dry_run.show_dry_run(settings)
-        return 0
+        return show_plan(planned)
+
+    def run_one(settings: Settings) -> RunOutcome | ShardOutcome:
+        return run(settings, overwrite=overwrite) if shard is None else run_shard(settings, shard)
+
     try:
-        if len(found) == 1:
-            return _exit_code_of(_run_one(found[0], overwrite, shard))
-        return _run_several(found, overwrite, shard)
+        if len(planned.runs) > 1:
+            return run_several(planned, run_one, profile=profile)
+        outcome = run_one(planned.runs[0].settings)
+        show_outcome(outcome, profile=profile)
+        return exit_code(outcome)
     except KeyboardInterrupt:
         raise StoppedError("What was answered is on disk; the same command continues.") from None
+
+
+def _planned(config: Path | None, said: models.ModelOptions) -> Sweep:
+    """Return the runs of a command: those of a sweep's file, or those of its models."""
+    if config is None or MODELS not in read_yaml_table(config):
+        return Sweep.of(models.settings_of(config, said))
+    given = {"--model": said.models, "--model-arg": said.arguments, "--checkpoint": said.checkpoints}
+    if wrong := [option for option, value in given.items() if value]:
+        raise UsageError(f"{wrong[0]} says what {config} says of its models.", "Write it there, below `models`.")
+    return read_sweep(config, said.others)
 
 
 def _refuse_with_shard(overwrite: str, *, only_shown: bool) -> NoReturn:
@@ -201,127 +227,6 @@ def _refuse_with_shard(overwrite: str, *, only_shown: bool) -> NoReturn:
     raise UsageError("--no-lock and --shard exclude each other: the last shard merges under a lock.", way_out)
 
 
-def _run_one(
-    settings: Settings, overwrite: str, shard: Shard | None, workload: Workload | None = None
-) -> RunOutcome | ShardOutcome:
-    if shard is None:
-        outcome: RunOutcome | ShardOutcome = run(settings, overwrite=overwrite, workload=workload)
-    else:
-        outcome = run_shard(settings, shard, workload=workload)
-    _show_outcome(outcome)
-    return outcome
-
-
-def _show_outcome(outcome: RunOutcome | ShardOutcome) -> None:
-    if isinstance(outcome, RunOutcome):
-        show_results(outcome.results)
-        for line in felt_limits(outcome.results.tasks):
-            warn(line)
-    if outcome.phases is not None:
-        _show_phases(outcome.phases)
-    for page in (PAGE, REPORT):
-        if isinstance(outcome, RunOutcome) and (outcome.path / page).exists():
-            say(f"{outcome.path / page}")
-
-
-def _exit_code_of(outcome: RunOutcome | ShardOutcome) -> int:
-    if isinstance(outcome, RunOutcome):
-        return exit_code(outcome.results)
-    if outcome.failed:
-        say("No sample of this shard got an answer; the same command tries them again.")
-    return EXIT_FAILED if outcome.failed else 0
-
-
-def _run_several(found: Sequence[Settings], overwrite: str, shard: Shard | None) -> int:
-    """Run models one after the other; return failure if one of them failed."""
-    workload = load_workload(found[0])
-    workload.say_left_out()
-    scored: dict[str, Path] = {}
-    waiting: dict[str, Path] = {}
-
-    def run_one(settings: Settings) -> None:
-        outcome = _run_one(settings, overwrite, shard, workload)
-        if _exit_code_of(outcome) == 0:
-            (scored if isinstance(outcome, RunOutcome) else waiting)[settings.model] = outcome.path
-
-    models.one_by_one(found, run_one)
-    # Other processes may have merged a model meanwhile; whoever merges the last one writes of all.
-    scored |= {model: path for model, path in waiting.items() if _is_scored(path)}
-    together = [scored[one.model] for one in found if one.model in scored]
-    if together and scored.keys() >= waiting.keys():
-        publish_together(together, found[0].output_dir)
-    failed = [settings.model for settings in found if settings.model not in {**scored, **waiting}]
-    if failed:
-        warn(f"{len(failed)} of {len(found)} models have no numbers: {models.shown(*failed)}.")
-        say("The same command tries them again, and leaves the others as they are.")
-    return EXIT_FAILED if failed else 0
-
-
-def _is_scored(path: Path) -> bool:
-    try:
-        return bool(read_results(path).tasks)
-    except MedbenchError:
-        return False
-
-
-def _show_phases(phases: Phases) -> None:
-    spent = sorted(phases.seconds.items(), key=lambda item: -item[1])
-    total = sum(phases.seconds.values())
-    rows = [[phase, f"{seconds:.1f}", f"{100 * seconds / total:.0f}"] for phase, seconds in spent if total]
-    several = phases.notes.get("workers", {}).get("count", 0)
-    whose = f"of {several} worker{'s' if several > 1 else ''} " if several else ""
-    beside = [[f"{phase} (beside)", f"{seconds:.1f}", ""] for phase, seconds in sorted(phases.background.items())]
-    emit_table(["phase", "seconds", "%"], [*rows, *beside], title=f"Where the time {whose}went")
-    if phases.tasks:
-        rates = [
-            [task, f"{rate.output_tokens:,}", f"{rate.seconds:.1f}", f"{rate.tokens_per_second:,.0f}"]
-            for task, rate in sorted(phases.tasks.items(), key=lambda item: -item[1].seconds)
-        ]
-        emit_table(["task", "output tokens", "seconds", "tokens/s"], rates, title="Where the engine's time went")
-    if kept := phases.counts.get("answers kept"):
-        written = phases.seconds["write"]
-        cost = f"{1e6 * written / kept:,.0f} µs, {100 * written / total:.1f} % of all"
-        say(f"To have an answer safe on the disk took {cost}.")
-    if said := cached(phases):
-        say(said)
-    if efficiency := phases.efficiency():
-        say(
-            f"Engine: {100 * efficiency['useful_row_share']:.1f} % of rows useful, "
-            f"{100 * efficiency['prefill_padding']:.1f} % of prefill padding, "
-            f"{100 * efficiency['shared_prompt_share']:.1f} % of prompt tokens shared, "
-            f"{phases.counts.get('images encoded', 0):,} images encoded, "
-            f"{efficiency['output_tokens_per_second']:,.0f} output tokens/s"
-        )
-
-
-def exit_code(results: Results) -> int:
-    """Return the exit code of a run that has ended: failure if nothing could be scored."""
-    tasks = results.tasks.values()
-    return _ended(metric for task in tasks for metric in (*task.paper.values(), *task.strict.values()))
-
-
-def _ended(metrics: Iterable[MetricResult]) -> int:
-    if any(metric.value is not None for metric in metrics):
-        return 0
-    say("Nothing could be scored.")
-    return EXIT_FAILED
-
-
-def show_results(results: Results) -> None:
-    """Write a run's numbers under the paper protocol."""
-    rows = []
-    for name in (name for name in task_names() if name in results.tasks):
-        task = results.tasks[name]
-        failed = [f"{count} {state}" for state, count in sorted(task.states.items()) if count and state != "ok"]
-        rows += [
-            [task.title, metric_id, percent(metric), str(metric.n), ", ".join(failed)]
-            for metric_id in metric_ids(name, task.kind, "paper")
-            if (metric := task.paper.get(metric_id)) is not None
-        ]
-    columns = ["task", "metric", "value % [95 % interval]", "n", "not ok"]
-    emit_table(columns, rows, title=f"{results.title}, paper protocol")
-
-
 @click.command("merge")
 @click.argument("runs", nargs=-1, required=True, type=_FOLDER)
 @click.option(
@@ -329,7 +234,10 @@ def show_results(results: Results) -> None:
 )
 @click.option("--data-dir", type=_FOLDER, help="Where the prepared tasks of RUNS are now.")
 @_NO_LOCK
-def merge_command(runs: tuple[Path, ...], output_dir: Path | None, data_dir: Path | None, lock: bool | None) -> int:
+@_PROFILE
+def merge_command(
+    runs: tuple[Path, ...], output_dir: Path | None, data_dir: Path | None, lock: bool | None, *, profile: bool
+) -> int:
     """Merge the shards of one run, in one folder or in several copies of it, and score; needs no model.
 
     The last of `medbench run --shard` does so by itself where all have one output folder.
@@ -340,8 +248,8 @@ def merge_command(runs: tuple[Path, ...], output_dir: Path | None, data_dir: Pat
     """
     publish = partial(publish_run, data_dir=data_dir)
     outcome = merge_runs(runs, publish, output_dir=output_dir, data_dir=data_dir, lock=lock is None)
-    _show_outcome(outcome)
-    return exit_code(outcome.results)
+    show_outcome(outcome, profile=profile)
+    return exit_code(outcome)
 
 
 _FORMATS = ("table", "lm-eval", "lmms-eval", "inspect", "medevalkit", "multimedeval", "llava-med", "uni-med")
@@ -395,7 +303,7 @@ def _score_runs(runs: Sequence[Path], data_dir: Path | None) -> int:
             publish_run(path, data_dir)
             say(str(path))
             show_results(results)
-            codes.append(exit_code(results))
+            codes.append(scored(results))
         codes.append(attempt.exit_code)
     return max(codes)
 
@@ -423,7 +331,7 @@ def _score_predictions(
         say("No answer could be read. Is --boxes the space that the model writes in, or --from another format?")
     for doubt in scores.doubts:
         warn(doubt)
-    return _ended(metric for _, _, metric in numbers)
+    return ended(metric for _, _, metric in numbers)
 
 
 @click.command("train")

@@ -28,6 +28,7 @@ from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.console import emit, emit_table, say
 from medbench.tasks.foundation.errors import EXIT_FAILED, DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.foundation.options import NamedGroup, format_option
 from medbench.tasks.prepared import prepared_names
 from medbench.tasks.protocols import PROTOCOLS, Item, Protocol, evaluate, tokenise_together
 from medbench.tasks.suite import prepare_mini_suite
@@ -125,7 +126,7 @@ def _items(load: TaskLoad, model: str) -> list[Item]:
     return [predict(*pair, spec, parse) for pair in records]
 
 
-@click.group("doctor")
+@click.group("doctor", cls=NamedGroup)
 def doctor_group() -> None:
     """Test this installation.
 
@@ -140,7 +141,7 @@ def doctor_group() -> None:
 )
 @click.option("--data-dir", type=_FOLDER, help="Prepared tasks.  [default: the bundled mini suite]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples of each task.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@format_option(["table", "json"], "table")
 def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None, form: str) -> int:
     """Score pseudo-models: oracle, empty, refusal, constant, shuffled, verbose.
 

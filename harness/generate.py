@@ -82,7 +82,8 @@ def generate(
             watch.see(outcomes, plan.failed)
             states.update(map(state_of, outcomes))
             if outcomes:
-                status = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+                other = sorted(item for item in states.items() if item[0] != "answered")
+                status = ", ".join(f"{count} {state}" for state, count in other)
                 phases.count("answers kept", len(outcomes))
                 progress.advance(len(outcomes), label=outcomes[-1].task, status=status)
     failures: list[Failed] = []

@@ -56,12 +56,15 @@ def settings_of(config: Path | None, said: "ModelOptions") -> list[Settings]:
     # Without a model `load_settings` says what is missing.
     said.give(said.models or (load_settings(config, {}).model,))
     found = [load_settings(config, own) for own in said.own.values()]
-    for settings in found:
-        choose_model(settings.model, settings.model_args)
-    for option, takers in said.going_to:
-        if others := [model for model in said.own if model not in takers]:
-            warn(f"{option} goes to {shown(*takers)}; {shown(*others)} cannot take it and runs without it.")
-    return found
+    for line in said.remarks():
+        warn(line)
+    return [chosen(settings) for settings in found]
+
+
+def chosen(settings: Settings) -> Settings:
+    """Return settings whose model is there and takes their arguments; a UsageError otherwise."""
+    choose_model(settings.model, settings.model_args)
+    return settings
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +89,14 @@ class ModelOptions:
         self._give_checkpoints()
         if len(models) > 1:
             self._give_others()
+
+    def remarks(self) -> list[str]:
+        """Return what must be said of options that do not go to all models."""
+        return [
+            f"{option} goes to {shown(*takers)}; {shown(*others)} cannot take it and runs without it."
+            for option, takers in self.going_to
+            if (others := [model for model in self.own if model not in takers])
+        ]
 
     def _give_arguments(self) -> None:
         common, alone = ({model: dict[str, str]() for model in self.models} for _ in range(2))
@@ -290,6 +301,7 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
 
         return noting
 
+    say(f"Loading {shown(settings.model)}{f' from {share.checkpoint}' if share.checkpoint else ''} ...")
     options = LoadOptions(
         variant=model.variant, arguments=model.arguments, checkpoint=share.checkpoint, device=settings.device,
         dtype=settings.dtype, device_map=settings.device_map, quantize=settings.quantize, lora=settings.lora,
@@ -328,14 +340,9 @@ class Attempt(AbstractContextManager["Attempt"]):
         return True
 
 
-def one_by_one(found: Sequence[Settings], run_one: Callable[[Settings], None]) -> None:
-    """Run models one after the other; whatever `run_one` raises is told and does not keep the others from running."""
-    for number, settings in enumerate(found, start=1):
-        say(f"Model {number} of {len(found)}: {shown(settings.model)}")
-        with Attempt(settings.model):
-            run_one(settings)
-        # What the last model held is given back before the next is loaded.
-        gc.collect()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+def release() -> None:
+    """Give back what the last model held, before the next is loaded."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

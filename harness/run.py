@@ -32,8 +32,8 @@ from medbench.tasks.metrics.meteor import start_meteor
 PAGES = "medbench.leaderboard.pages"
 # Writes the pages of a run's folder from its `results.json`.
 publish_run: Callable[..., None] = imported_when_called(f"{PAGES}:publish_run")
-# Writes one leaderboard of several runs into a folder, and shows it.
-publish_together: Callable[[Sequence[Path], Path], None] = imported_when_called(f"{PAGES}:publish_together")
+# Writes one leaderboard of several runs, named by folder, into a folder, and shows it.
+publish_together: Callable[..., None] = imported_when_called(f"{PAGES}:publish_together")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from medbench.harness.tolerance import read_tolerance
 from medbench.harness.workers.wanted import wanted
 from medbench.tasks.foundation.errors import UsageError, refuse_secret
 from medbench.tasks.foundation.files import read_yaml_table
+from medbench.tasks.foundation.home import medbench_home
 from medbench.tasks.probes import refuse_unknown
-from medbench.tasks.suite import medbench_home
 
 MAX_SEED = 2**63 - 1
 EVERY_TASK = "all"
@@ -132,8 +132,10 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
     if path:
         found = read_yaml_table(path).get("settings")
         if not isinstance(found, dict):
-            problem = f"{path} is no run.yaml: it has no table `settings`."
-            raise UsageError(problem, "Give the run.yaml of a run's folder.")
+            problem = f"{path} has no `models`, and is no run.yaml: it has no table `settings`."
+            raise UsageError(
+                problem, "Write a list `models:` (docs/sweeps.md), or give the run.yaml of a run's folder."
+            )
         values |= found
     values |= {key: value for key, value in overrides.items() if value is not None}
     if "model" not in values:

@@ -8,9 +8,13 @@ import click
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import UsageError, refuse_secret
 from medbench.tasks.foundation.files import write_atomically
+from medbench.tasks.foundation.options import emit_json, format_option, json_option
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from medbench.leaderboard.compare import Comparison
     from medbench.leaderboard.export.public import PublicCopy, PublicRun
 
 FORMATS = ("eval-results", "every-eval-ever", "parquet", "folder")
@@ -20,7 +24,7 @@ _ONLY_FOR = {
     "protocol": ("eval-results", "every-eval-ever"),
 }
 _PATH = click.Path(path_type=Path)
-_FORMS = click.Choice(["markdown", "csv", "latex", "json"])
+_FORMS = ("markdown", "csv", "latex", "json")
 _LAYOUTS = click.Choice(["table2", "table3", "table5", "table6"])
 _DATASET = "[TASK=]OWNER/NAME"
 _MARGIN = click.FloatRange(0, 100)
@@ -34,7 +38,11 @@ _POINTS = click.FloatRange(200, 2000)
 _run = click.argument("run", type=_PATH)
 _PROTOCOL = click.Choice(PROTOCOLS)
 _pair_protocol = click.option(
-    "--protocol", type=_PROTOCOL, default="strict", show_default=True, help="Whose definitions."
+    "--protocol",
+    type=_PROTOCOL,
+    default="strict",
+    show_default=True,
+    help="Whose definitions; a leaderboard shows both, and what a run prints is `paper`.",
 )
 _shared_tasks = click.option("-t", "--tasks", help="Names, kinds or globs, comma-separated.  [default: all shared]")
 
@@ -57,6 +65,16 @@ _order = click.option(
 )  # fmt: skip
 
 
+class _ExportFormat(click.Choice):  # type: ignore[type-arg]
+    """Says where the forms of a table are that an export does not have."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in _FORMS:
+            raise UsageError(f"--format {value} is no export.", f"Use medbench leaderboard RUN --format {value}")
+        chosen: str = super().convert(value, param, ctx)
+        return chosen
+
+
 def _write(output: Path, text: str) -> None:
     write_atomically(output, text)
     say(f"Written to {output}")
@@ -64,7 +82,7 @@ def _write(output: Path, text: str) -> None:
 
 @click.command("leaderboard")
 @click.argument("runs", nargs=-1, type=_PATH)
-@click.option("--format", "form", type=_FORMS, default="markdown", show_default=True)
+@format_option(_FORMS, "markdown")
 @click.option("--protocol", type=_PROTOCOL, help="One protocol alone.  [default: both; latex: paper]")
 @click.option("--layout", type=_LAYOUTS, help="Rows as in a table of the Uni-Med paper.")
 @click.option("--models-as-rows", is_flag=True, help="A row for each model (markdown, latex).")
@@ -156,9 +174,11 @@ def plot_command(kind: str, runs: tuple[Path, ...], form: str | None, output: Pa
 @click.option("--protocol", type=_PROTOCOL, default="paper", show_default=True, help="Whose definitions.")
 @click.option("--every-metric", is_flag=True, help="All metrics, not only the primary one of each task.")
 @click.option("--output", type=_PATH, help="Write a markdown table to this file.")
+@json_option
 def breakdown_command(
-    run: Path, by: str | None, tasks: str | None, protocol: Protocol, every_metric: bool, output: Path | None
-) -> None:
+    run: Path, by: str | None, tasks: str | None, protocol: Protocol, every_metric: bool, output: Path | None,
+    *, as_json: bool,
+) -> None:  # fmt: skip
     """Show RUN's numbers by the dataset's own labels: open or closed, modality, organ, size of the box.
 
     \b
@@ -174,7 +194,10 @@ def breakdown_command(
     if output is not None:
         write_atomically(output, breakdown_as_markdown(results, protocol, parts))
     title = f"{results.title}, protocol {protocol}"
-    if len(parts):
+    if as_json:
+        about = {"run": results.run, "model": results.title, "protocol": protocol, "notices": results.notices}
+        emit_json("breakdown", {**about, "rows": parts.to_dict("records")})
+    elif len(parts):
         emit_table(("task", "label", "value", "metric", "score % [95 %]", "n", "of"), part_rows(parts), title=title)
     else:
         emit(f"{title}: no label divides the samples of these tasks.")
@@ -186,7 +209,10 @@ def breakdown_command(
 @_pair_protocol
 @_shared_tasks
 @click.option("--output", type=_PATH, help="Write a markdown page with the samples that changed.")
-def compare_command(run_a: Path, run_b: Path, protocol: Protocol, tasks: str | None, output: Path | None) -> None:
+@json_option
+def compare_command(
+    run_a: Path, run_b: Path, protocol: Protocol, tasks: str | None, output: Path | None, *, as_json: bool
+) -> None:
     """Compare RUN_A with RUN_B on the samples that both scored.
 
     \b
@@ -198,6 +224,11 @@ def compare_command(run_a: Path, run_b: Path, protocol: Protocol, tasks: str | N
     comparison = compare_runs(run_a, run_b, protocol=protocol, tasks=tasks)
     for notice in comparison.notices:
         warn(notice)
+    if output is not None:
+        _write(output, pages.comparison_as_markdown(comparison))
+    if as_json:
+        emit_json("compare", {**_compared(comparison, comparison.rows), "unpaired": comparison.unpaired})
+        return
     heads = ("task", "metric", "first", "second", "difference [95 %]", "p", "p (Holm)", "verdict", "would show")
     first, second = comparison.names
     title = f"first: {first}, second: {second}, protocol {protocol}"
@@ -206,8 +237,12 @@ def compare_command(run_a: Path, run_b: Path, protocol: Protocol, tasks: str | N
     for remark in pages.compared_remarks(comparison):
         warn(remark)
     say(render.WORDING["compared"])
-    if output is not None:
-        _write(output, pages.comparison_as_markdown(comparison))
+
+
+def _compared(found: "Comparison", rows: "DataFrame") -> dict[str, object]:
+    """Return what two commands write of two runs; tasks that only one of them has are `left_out`."""
+    about = {"runs": found.runs, "names": found.names, "protocol": found.protocol, "left_out": found.left_out}
+    return {**about, "notices": found.notices, "rows": rows.to_dict("records")}
 
 
 @click.command("gate")
@@ -216,7 +251,10 @@ def compare_command(run_a: Path, run_b: Path, protocol: Protocol, tasks: str | N
 @click.option("--margin", type=_MARGIN, default=1.0, show_default=True, help="Accepted loss, percentage points.")
 @_pair_protocol
 @_shared_tasks
-def gate_command(run: Path, baseline: Path, margin: float, protocol: Protocol, tasks: str | None) -> int:
+@json_option
+def gate_command(
+    run: Path, baseline: Path, margin: float, protocol: Protocol, tasks: str | None, *, as_json: bool
+) -> int:
     """Tell a script whether RUN may replace the baseline, by the primary metric of each task.
 
     Exit codes: 0 no task loses more than the margin, 3 a task is worse, 4 the data cannot tell.
@@ -228,7 +266,12 @@ def gate_command(run: Path, baseline: Path, margin: float, protocol: Protocol, t
     from medbench.leaderboard.render import p_text
     from medbench.leaderboard.samples import rows_of
 
-    found = decide(compare_runs(run, baseline, protocol=protocol, tasks=tasks), margin / 100)
+    comparison = compare_runs(run, baseline, protocol=protocol, tasks=tasks)
+    found = decide(comparison, margin / 100)
+    if as_json:
+        about = {"decision": found.decision, "margin": margin / 100, "reasons": found.reasons}
+        emit_json("gate", {**_compared(comparison, found.rows), **about})
+        return EXIT_CODES[found.decision]
     rows = [
         [
             row.title, row.metric, f"{100 * row.difference:+.2f}", f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]",
@@ -313,7 +356,7 @@ def site_command(runs: Path, output: Path, title: str, reported: tuple[str, ...]
 
 @click.command("export")
 @_run
-@click.option("--format", "form", type=click.Choice(FORMATS), required=True)
+@click.option("--format", "form", type=_ExportFormat(FORMATS), required=True)
 @click.option("--output", type=_PATH, required=True, help="A folder; for Parquet, a file.")
 @click.option("--protocol", type=_PROTOCOL, help="Of the numbers.  [default: paper]")
 @click.option("--dataset", multiple=True, metavar=_DATASET, help="Dataset on the Hub that numbers belong to.")

@@ -232,10 +232,13 @@ def _noted(lost: list[str], what: str) -> Iterator[None]:
         lost.append(f"{what}: {error.problem}")
 
 
-def publish_together(paths: Sequence[Path], folder: Path) -> None:
-    """Show primary metrics of several runs and write their `leaderboard.md`; only such a page is replaced."""
-    found = known.gather(paths)
-    columns = ["task", "metric", *(f"{name}, % [95 %]" for name in known.distinct_names(found.runs))]
+def publish_together(names: Mapping[Path, str], folder: Path, *, grouped: bool = False) -> None:
+    """Show primary metrics of several runs, each with its name, and write their `leaderboard.md`.
+
+    If `grouped`, runs of a model are one column of that page: mean ± std. Only such a page is replaced.
+    """
+    found = known.gather(list(names))
+    columns = ["task", "metric", *(f"{names[path]}, % [95 %]" for path in found.paths)]
     for protocol in PROTOCOLS:
         emit_table(columns, _primary_rows(found.runs, protocol), title=f"Primary metrics, {protocol} protocol")
     target = folder / PAGE
@@ -243,7 +246,7 @@ def publish_together(paths: Sequence[Path], folder: Path) -> None:
     if replaced and not _is_ours(target):
         target = folder / f"leaderboard-{fingerprint([run.run for run in found.runs])[:8]}.md"
         replaced = target.exists()
-    write_atomically(target, leaderboard(found.paths))
+    write_atomically(target, leaderboard(found.paths, grouped=grouped))
     say(f"The leaderboard of these runs: {target}{' (in place of an older one)' if replaced else ''}")
 
 

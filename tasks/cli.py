@@ -2,9 +2,10 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
@@ -14,10 +15,11 @@ from medbench.tasks.download.archives import readable_size
 from medbench.tasks.download.sources import HubSource, ManualSource, Source, check_revision, source_of
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.options import NamedGroup, emit_json, json_option
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import HashedFile, Prepared
 from medbench.tasks.sample import SPLITS
-from medbench.tasks.spec import TaskSpec
+from medbench.tasks.spec import Skipped, TaskSpec
 from medbench.tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
 
 MINI = "mini"
@@ -28,28 +30,41 @@ _data_dir_option = click.option("--data-dir", type=_FOLDER, help="Folder of prep
 
 @click.command("tasks")
 @_data_dir_option
-def tasks_command(data_dir: Path | None) -> None:
+@json_option
+def tasks_command(data_dir: Path | None, *, as_json: bool) -> None:
     """List the benchmarks: what is asked, how much, how it is scored, and whether --data-dir has it prepared.
 
     \b
     Example:  medbench tasks
     """
+    found = [_about(get_task(name), data_dir) for name in task_names()]
+    if as_json:
+        emit_json("tasks", {"tasks": found})
+        return
     columns = ("task", "kind", "title", "train", "test", "metrics", "licence", "prepared")
-    emit_table(columns, [_task_row(get_task(name), data_dir) for name in task_names()])
+    emit_table(columns, [_task_row(one) for one in found])
     say("train, test: samples in the paper. prepared: in the folder given with --data-dir.")
 
 
-def _task_row(spec: TaskSpec, data_dir: Path | None) -> tuple[str, ...]:
-    prepared = "-" if data_dir is None else "yes" if on_disk.is_prepared(data_dir, spec.name) else "no"
-    counts = (str(spec.counts.get(split, "-")) for split in SPLITS)
+def _about(spec: TaskSpec, data_dir: Path | None) -> dict[str, Any]:
     # The scorers bring heavy imports that no other command of this room needs.
     metrics = import_module("medbench.tasks.protocols").metrics_for(spec.name, spec.kind, "paper")
-    scored = " ".join(metric.metric_id for metric in metrics)
-    licence = f"{spec.licence}{' (credentialed)' if spec.credentialed else ''}"
-    return (spec.name, spec.kind, spec.title, *counts, scored, licence, prepared)
+    return {
+        "task": spec.name, "kind": spec.kind, "title": spec.title,
+        "paper": {split: spec.counts.get(split) for split in SPLITS},
+        "metrics": [metric.metric_id for metric in metrics], "licence": spec.licence, "credentialed": spec.credentialed,
+        "prepared": None if data_dir is None else on_disk.is_prepared(data_dir, spec.name),
+    }  # fmt: skip
 
 
-@click.group("data")
+def _task_row(about: Mapping[str, Any]) -> tuple[str, ...]:
+    prepared = {None: "-", True: "yes", False: "no"}[about["prepared"]]
+    counts = ("-" if count is None else str(count) for count in about["paper"].values())
+    licence = f"{about['licence']}{' (credentialed)' if about['credentialed'] else ''}"
+    return (about["task"], about["kind"], about["title"], *counts, " ".join(about["metrics"]), licence, prepared)
+
+
+@click.group("data", cls=NamedGroup)
 def data_group() -> None:
     """Prepare the datasets that you have on disk, and check them.
 
@@ -154,7 +169,10 @@ def _report(prepared: Prepared) -> None:
 @_data_dir_option
 @click.option("--skipped", "show_skipped", is_flag=True, help="List every skipped item with its reason.")
 @click.option("--images", "check_images", is_flag=True, help="Hash the image files again and name those that changed.")
-def verify_command(task: Sequence[str], data_dir: Path | None, show_skipped: bool, check_images: bool) -> None:
+@json_option
+def verify_command(
+    task: Sequence[str], data_dir: Path | None, *, show_skipped: bool, check_images: bool, as_json: bool
+) -> None:
     """Compare prepared tasks with their manifests and with the paper's counts. TASK: names, kinds, patterns.
 
     Ends with exit code 1 if a file differs from its manifest, or with --images an image from its hash. Counts that
@@ -164,19 +182,27 @@ def verify_command(task: Sequence[str], data_dir: Path | None, show_skipped: boo
         raise UsageError("--data-dir is not given.", "Add --data-dir DIR, the folder given to medbench data prepare.")
     names = _selected(task) if task else on_disk.prepared_names(data_dir)
     prepared = [on_disk.load_prepared(data_dir, name) for name in names]
-    columns = ("task", "part", "paper", "found", "difference", "sha256", "file")
-    emit_table(columns, [row for item in prepared for row in _verify_rows(item)])
+    damaged = {item.task: on_disk.damaged_files(item) for item in prepared}
+    whole = [item for item in prepared if not damaged[item.task]]
+    if not as_json:
+        columns = ("task", "part", "paper", "found", "difference", "sha256", "file")
+        emit_table(columns, [row for item in prepared for row in _verify_rows(item)])
     for item in prepared:
         for reason, count in item.manifest.skipped_counts.items():
             say(f"{item.task}: skipped {count}: {reason}")
         for warning in item.manifest.warnings:
             warn(f"{item.task}: {warning}")
-    damaged = {item.task: on_disk.damaged_files(item) for item in prepared}
-    whole = [item for item in prepared if not damaged[item.task]]
-    if show_skipped:
-        rows = [(item.task, skipped.item, skipped.reason) for item in whole for skipped in item.skipped()]
-        _emit_long_table(("task", "skipped item", "reason"), rows)
-    changed = _check_images(whole) if check_images else {}
+    skipped = {item.task: list(item.skipped()) for item in whole} if show_skipped else {}
+    changed = _changed_images(whole) if check_images else {}
+    if as_json:
+        found = [_verified(item, damaged[item.task], skipped, changed) for item in prepared]
+        emit_json("data verify", {"data_dir": str(data_dir), "tasks": found})
+    else:
+        if show_skipped:
+            rows = [(task, one.item, one.reason) for task, items in skipped.items() for one in items]
+            _emit_long_table(("task", "skipped item", "reason"), rows)
+        if rows := [(task, file.path, file.problem) for task, files in changed.items() for file in files]:
+            _emit_long_table(("task", "image", "problem"), rows)
     broken = [f"{name} ({', '.join(files)})" for name, files in damaged.items() if files]
     broken += [f"{name} ({len(images)} images)" for name, images in changed.items() if images]
     if broken:
@@ -204,7 +230,23 @@ def _file_cells(file: HashedFile | None) -> tuple[str, str]:
     return (file.sha256[:_DIGITS] or "-", file.problem or "intact") if file else ("-", "not hashed")
 
 
-def _check_images(prepared: Sequence[Prepared]) -> Mapping[str, tuple[HashedFile, ...]]:
+def _verified(
+    prepared: Prepared, damaged: Sequence[str], skipped: Mapping[str, Sequence[Skipped]],
+    changed: Mapping[str, Sequence[HashedFile]],
+) -> dict[str, object]:  # fmt: skip
+    """Return what is known of a prepared task; None for what was not asked for, or cannot be seen."""
+    task, manifest = prepared.task, prepared.manifest
+    return {
+        "task": task, "intact": not damaged and not changed.get(task), "damaged": damaged,
+        "paper": {split: prepared.spec.counts.get(split) for split in SPLITS}, "found": dict(manifest.counts),
+        "files": [asdict(file) for file in on_disk.file_states(prepared)],
+        "skipped": dict(manifest.skipped_counts), "warnings": list(manifest.warnings),
+        "skipped_items": [asdict(one) for one in skipped[task]] if task in skipped else None,
+        "images": [asdict(file) for file in changed[task]] if task in changed else None,
+    }  # fmt: skip
+
+
+def _changed_images(prepared: Sequence[Prepared]) -> Mapping[str, tuple[HashedFile, ...]]:
     changed: dict[str, tuple[HashedFile, ...]] = {}
     for item in prepared:
         hashes = item.image_hashes()
@@ -212,8 +254,6 @@ def _check_images(prepared: Sequence[Prepared]) -> Mapping[str, tuple[HashedFile
             warn(f"{item.task}: the images were not hashed when it was prepared, so they cannot be checked")
         else:
             changed[item.task] = on_disk.changed_images(item.source, hashes, f"{item.task} images")
-    if rows := [(task, file.path, file.problem) for task, files in changed.items() for file in files]:
-        _emit_long_table(("task", "image", "problem"), rows)
     return changed
 
 

@@ -4,7 +4,6 @@
 splits: by these it is recognised without being prepared.
 """
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -14,8 +13,9 @@ from typing import Literal
 from pydantic import Field
 
 from medbench.tasks.catalog import get_task
-from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.foundation.errors import DataError, RunError
 from medbench.tasks.foundation.files import file_sha256, fingerprint, inside
+from medbench.tasks.foundation.home import medbench_home
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import Prepared, damaged_files, load_prepared
 from medbench.tasks.validation import NativeRow, parse_json_file
@@ -56,16 +56,6 @@ def suite_of(tasks: Iterable[Prepared]) -> SuiteName:
 def recorded_test_splits() -> Mapping[str, str]:
     """Return the digest of each bundled task's prepared test split, as it was recorded."""
     return parse_json_file(dict[str, str], RECORD_FILE)
-
-
-def medbench_home() -> Path:
-    """Return the folder for everything that can be made again: `MEDBENCH_HOME`, or `~/.cache/medbench`."""
-    if given := os.environ.get("MEDBENCH_HOME"):
-        return Path(given)
-    try:
-        return Path.home() / ".cache" / "medbench"
-    except RuntimeError as error:
-        raise UsageError("There is no home folder.", "Set MEDBENCH_HOME to a folder that you may write to.") from error
 
 
 def open_task(name: str, data_dir: Path | None = None) -> Prepared:

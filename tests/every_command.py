@@ -78,6 +78,8 @@ def _runs(at: Path, url: str) -> list[Case]:
         run("mock:oracle", "oracle", tasks="vqa,qa,cls,mimic-cxr"), run("blind", "blind", tasks="vqa,qa,cls,mimic-cxr"),
         run("mock:oracle", "probed", "--probe", "image-off", tasks="vqa,qa,cls"),
         run("mock", "workers", "--workers", 1), run("mock", "dry", "--dry-run"),
+        run("mock", "saved", "--model", "blind", "--save-config", at / "sweep.yaml"),
+        case("run", "--config", at / "sweep.yaml", "--quiet", says="was done"),
         *(run("mock:oracle", f"machine{n}", "--shard", f"{n}/2") for n in (1, 2)),
         run("uni-med", "uni-med"), run("uni-med", "uni-med-workers", "--workers", 2),
         run(f"hf:{tiny_vlms.llava(at / 'llava')}", "hf", tasks="vqa"),
@@ -144,8 +146,8 @@ def _of_runs(at: Path) -> dict[str, list[Case]]:
         ],
         "report": [case("report", one, other, "--output", out / "report.html")],
         "breakdown": [case("breakdown", one, "--output", out / "breakdown.md")],
-        "compare": [case("compare", one, other, "--output", out / "compare.md")],
-        "gate": [case("gate", one, "--baseline", other, codes=(0, 3, 4))],
+        "compare": [case("compare", one, other, "--output", out / "compare.md"), case("compare", one, other, "--json")],
+        "gate": [case("gate", one, "--baseline", other, "--json", codes=(0, 3, 4))],
         "export": exports,
         "push": [
             case("push", one, "--repo", "me/results"),
@@ -172,10 +174,12 @@ def cases(at: Path, native: Path, data: Path, url: str) -> Mapping[str, Sequence
     tiny = [word for setting in TINY for word in ("--set", setting)]
     training = "train", "--config", "mini", *tiny, "--data-dir", data
     return {
-        "tasks": [case("tasks")], "models": [case("models"), case("models", "llava-med")],
+        "tasks": [case("tasks"), case("tasks", "--json")],
+        "models": [case("models"), case("models", "llava-med", "--json")],
+        "completion": [case("completion", shell) for shell in ("bash", "zsh", "fish")],
         "data list": [case("data", "list"), case("data", "list", "slake-vqa")],
         "data prepare": [case("data", "prepare", "slake-vqa", "--source", native, "--data-dir", at / "data")],
-        "data verify": [case("data", "verify", "--data-dir", at / "data", codes=(0, 1))],
+        "data verify": [case("data", "verify", "--data-dir", at / "data", "--json", codes=(0, 1))],
         "data download": [
             case("data", "download", "slake-vqa", "--source", at / "downloads", codes=(1,), says="reach"),
             case("data", "download", "medqa", "--source", at / "downloads", codes=(0, 1)),

@@ -237,7 +237,7 @@ def test_a_wrong_word_is_a_usage_error_before_anything_is_loaded(small_data: Pat
 def test_of_several_models_the_others_have_their_numbers(small_data: Path, tmp_path: Path) -> None:
     ran = medbench(*command(small_data, tmp_path, "--model", "mock:oracle", "--fail-on-error", "0"))
     assert ran.returncode == EXIT_FAILED
-    assert "1 of 2 models have no numbers: mock:failing" in ran.stderr
+    assert "1 of 2 runs have no numbers: mock:failing" in ran.stderr
     [done] = tmp_path.glob("*/done")
     assert "oracle" in done.parent.name
 

@@ -65,7 +65,8 @@ def test_no_line_is_alive_in_a_log(
 
 
 def test_a_run_says_what_the_safety_of_an_answer_costs(tmp_path: Path) -> None:
-    done = medbench("run", "--model", "mock:oracle", "--tasks", "pubmedqa", "--limit", 4, "--output-dir", tmp_path)
+    words = ("run", "--model", "mock:oracle", "--tasks", "pubmedqa", "--limit", 4, "--output-dir", tmp_path)
+    done = medbench(*words, "--profile")
     assert re.search(r"safe on the disk took [\d,]+ µs, \d+\.\d % of all", done.stderr), done.stderr
     [environment] = tmp_path.glob("*/env.json")
     assert json.loads(environment.read_text())["phases"]["counts"]["answers kept"] == 4

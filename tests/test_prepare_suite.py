@@ -12,6 +12,7 @@ from task_helpers import suite
 
 from medbench.tasks import suite as suites
 from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.home import medbench_home
 from medbench.tasks.prepared import Prepared, load_prepared
 from medbench.tasks.suite import prepare_suite
 
@@ -82,7 +83,7 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     assert prepare_suite(suite(tmp_path / "suite")).parent == tmp_path / "home"
     monkeypatch.setenv("MEDBENCH_HOME", "")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "user")
-    assert suites.medbench_home() == tmp_path / "user" / ".cache" / "medbench"
+    assert medbench_home() == tmp_path / "user" / ".cache" / "medbench"
 
 
 @pytest.mark.parametrize(

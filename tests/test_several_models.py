@@ -72,7 +72,7 @@ def test_a_model_that_fails_does_not_take_the_others_along(
     )  # fmt: skip
     assert told.code == EXIT_FAILED
     assert models_in(tmp_path) == ["Mock (oracle)", "Mock (rambling)"]
-    assert "1 of 3 models have no numbers: mock:empty." in told.err
+    assert "1 of 3 runs have no numbers: mock:empty." in told.err
     assert "Mock (rambling)" in (tmp_path / "leaderboard.md").read_text()
 
 

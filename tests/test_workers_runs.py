@@ -78,7 +78,7 @@ def words_of(model: str, data: Path, output: Path, *more: object) -> tuple[objec
 def test_two_workers_write_the_bytes_of_one_process(small_data: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert medbench(*words_of("mock:oracle", small_data, one)).returncode == 0
-    ran = medbench(*words_of("mock:oracle", small_data, two, "--workers", 2))
+    ran = medbench(*words_of("mock:oracle", small_data, two, "--workers", 2, "--profile"))
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count("Workers: 2 processes.") == 1
     assert "Where the time of 2 workers went" in " ".join(ran.stdout.split())

@@ -6,7 +6,7 @@ A section stands between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; this fil
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from medbench.adapters.base import ModelCard
 from medbench.adapters.catalog import ADAPTERS
 from medbench.adapters.hf.entry import FAMILIES, KNOWN, TAKEN_APART, Known
 from medbench.harness.cli import COMMANDS, cli
+from medbench.harness.commands import run_command
 from medbench.harness.doctor import PSEUDO_MODELS, examine_scorers
 from medbench.harness.predictions.formats import FORMATS
 from medbench.harness.results import MetricResult, Results, read_results_file
@@ -48,6 +49,15 @@ DOCTOR_ROWS = {
     ("pubmedqa", "accuracy"),
     ("slake-rec", "iou"),
 }
+SAID_OTHERWISE = {
+    "model": "The model, `NAME` or `NAME:VARIANT`", "device": "Where the model runs",
+    "checkpoint": "Folder of weights", "model_args": "A table of the model's own choices; see `medbench models NAME`",
+    "checkpoint_for": "A table of folders of weights for tasks of their own, by name, kind or glob",
+    "max_new_tokens": "Longest answer in tokens, thoughts included: a number, or a table by name, kind or glob",
+    "repetition_penalty": "Makes tokens that were written less likely",
+    "compile": "`true` lets torch.compile fuse the layers",
+    "lock": "`false` holds no lock, where the file system has none",
+}  # fmt: skip
 ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")
 SECTION = re.compile(r"(<!-- begin:(?P<name>[a-z-]+) -->\n).*?(<!-- end:(?P=name) -->)", re.DOTALL)
 
@@ -71,6 +81,19 @@ def _helps(group: click.Group, above: click.Context) -> Iterator[tuple[str, str]
             yield from _helps(command, context)
         elif command is not None:
             yield context.command_path, command.get_help(context)
+
+
+def sweep_keys() -> str:
+    """Return the settings that a file of many runs may hold, with what the options of `medbench run` say of them."""
+    called = {"model": "named", "checkpoint": "checkpoints"}
+    told = {one.name: one for one in run_command.params if isinstance(one, click.Option)}
+    rows = []
+    for one in fields(Settings):
+        option = told[called.get(one.name, one.name)]
+        values = {"tasks": "one selection", "model": "-", "output_dir": "-"}.get(one.name, "a run for each")
+        meaning = SAID_OTHERWISE.get(one.name) or re.sub(r"\s*\[default: .*\]", "", option.help or "").rstrip(".")
+        rows.append([f"`{one.name}`", meaning, f"`{option.opts[-1]}`", values])
+    return table(["key", "means", "option", "a list is"], rows)
 
 
 def rooms() -> str:
@@ -280,6 +303,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "command-help": command_help,
     "rooms": rooms,
+    "sweep-keys": sweep_keys,
     "tasks": tasks,
     "layouts": layouts,
     "models": models,

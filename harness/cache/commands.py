@@ -10,9 +10,9 @@ import click
 
 from medbench.harness.cache.store import Store
 from medbench.harness.settings import AUTO, answers_home
-from medbench.tasks.foundation.console import emit, emit_table, say
+from medbench.tasks.foundation.console import emit_table, say
 from medbench.tasks.foundation.errors import EXIT_FAILED, DataError, UsageError
-from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.foundation.options import NamedGroup, emit_json, json_option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _MEGABYTE = 2**20
@@ -20,10 +20,10 @@ _MEGABYTE = 2**20
 
 def _options(command: Command) -> Command:
     """Add the options that all of these commands have."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-    return click.option(
+    folder = click.option(
         "--cache", "folder", default=AUTO, show_default=True, metavar="DIR|auto", help="As of `medbench run`."
-    )(command)
+    )
+    return folder(json_option(command))
 
 
 def _store(folder: str) -> Store:
@@ -34,7 +34,7 @@ def _store(folder: str) -> Store:
     return store
 
 
-@click.group("cache")
+@click.group("cache", cls=NamedGroup)
 def cache_group() -> None:
     """See, check and prune the answers that runs keep for one another (`medbench run --cache`).
 
@@ -55,7 +55,7 @@ def ls_command(folder: str, as_json: bool) -> None:
     store = _store(folder)
     held = store.held()
     if as_json:
-        emit(canonical_json({"file": str(store.path), "models": [asdict(one) for one in held]}, indent=2))
+        emit_json("cache ls", {"file": str(store.path), "models": [asdict(one) for one in held]})
         return
     rows = [
         [one.model, f"{one.answers:,}", f"{one.size / _MEGABYTE:,.1f}", _day(one.oldest), _day(one.used)]
@@ -76,7 +76,7 @@ def verify_command(folder: str, as_json: bool) -> int:
     sound = store.verify()
     aside = [str(path) for path in store.set_aside]
     if as_json:
-        emit(canonical_json({"file": str(store.path), "sound": sound, "set_aside": aside}, indent=2))
+        emit_json("cache verify", {"file": str(store.path), "sound": sound, "set_aside": aside})
     elif not aside:
         say(f"All {sound:,} answers in {store.path} are as they were written.")
     return EXIT_FAILED if aside else 0
@@ -105,7 +105,7 @@ def prune_command(
     removed = store.prune(most_bytes=None if megabytes is None else megabytes * _MEGABYTE, days=days, model=model)
     left = sum(one.answers for one in store.held())
     if as_json:
-        emit(canonical_json({"file": str(store.path), "removed": removed, "left": left}, indent=2))
+        emit_json("cache prune", {"file": str(store.path), "removed": removed, "left": left})
         return
     say(f"{removed:,} answers were removed from {store.path}; {left:,} are left.")
 

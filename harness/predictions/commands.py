@@ -6,14 +6,13 @@ from typing import Any, get_args
 
 import click
 
-from medbench.harness.commands import as_table, exit_code, show_results
-from medbench.harness.finish import PAGE, REPORT
+from medbench.harness.commands import as_table
+from medbench.harness.outcomes import exit_code, show_outcome
 from medbench.harness.predictions.formats import FORMATS
 from medbench.harness.predictions.importing import About, Missing, import_run
 from medbench.harness.predictions.rows import Source
 from medbench.harness.predictions.submission import count_of
 from medbench.tasks.answers.box_space import BOX_SPACES
-from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import UsageError
 
 _FOLDER = click.Path(path_type=Path)
@@ -87,10 +86,8 @@ def import_command(
         for task, file in files.items()
     }  # fmt: skip
     outcome = import_run(About(name=name, trained_on=seen, **about), sources, boxes=boxes or "", **options)
-    show_results(outcome.results)
-    for page in (PAGE, REPORT):
-        say(f"{outcome.path / page}")
-    return exit_code(outcome.results)
+    show_outcome(outcome, profile=False)
+    return exit_code(outcome)
 
 
 def _by_task(option: str, given: Sequence[str], files: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,8 @@ import click
 from medbench.harness.commands import as_table
 from medbench.leaderboard.audit.document import EXIT_CODES, show
 from medbench.tasks.catalog import get_task
-from medbench.tasks.foundation.errors import RunError, UsageError, unknown_name
+from medbench.tasks.foundation.errors import RunError, UsageError
+from medbench.tasks.foundation.options import NamedGroup, format_option
 from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.spec import Kind
 
@@ -21,20 +22,7 @@ _reveal = click.option("--reveal", is_flag=True, help="Show texts of credentiale
 _data_now = _file("--data-dir", help="Where the prepared tasks of RUN are now.")
 
 
-class _Questions(click.Group):
-    """Lists its commands in their order, and says what there is where a name is unknown."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return list(self.commands)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.commands:
-            raise unknown_name("audit", cmd_name, self.commands)
-        return super().get_command(ctx, cmd_name)
-
-
-@click.group("audit", cls=_Questions)
+@click.group("audit", cls=NamedGroup)
 def audit_group() -> None:
     """Look for leaks, with evidence: in outputs, in data, in what was declared.
 
@@ -48,8 +36,7 @@ def audit_group() -> None:
 
 def _shown(default: str, *, folder: str = "") -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
-        forms = click.Choice(["table", "markdown", "json", "html"])
-        printed = click.option("--format", "form", type=forms, default=default, show_default=True)
+        printed = format_option(["table", "markdown", "json", "html"], default)
         return _file("--output", help=f"Folder for JSON, markdown and HTML, or one such file.{folder}")(
             printed(command)
         )

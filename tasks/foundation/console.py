@@ -6,8 +6,9 @@ Talk (`say`, `warn`, `meter`) goes to a listener: the terminal, unless `heard_by
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from textwrap import TextWrapper
 from typing import Protocol
 
 from rich import progress
@@ -31,6 +32,19 @@ def _talk() -> Console:
 def _plain(text: str) -> str:
     """Return a text that is shown as it is: neither rich nor the terminal takes anything in it for its own."""
     return escaped(printable(masked(text)))
+
+
+def _wrapped(text: str, console: Console) -> str:
+    """Return a text like `_plain` whose lines end between words on a terminal; a long path stays in one piece."""
+    text = printable(masked(text))
+    if not (console.is_terminal and sys.stderr.isatty()):
+        return escaped(text)
+    shape = TextWrapper(width=console.width, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for line in text.splitlines():
+        shape.subsequent_indent = " " * (len(line) - len(line.lstrip()))
+        lines.append(shape.fill(line))
+    return escaped("\n".join(lines))
 
 
 def emit(text: str) -> None:
@@ -113,13 +127,23 @@ class Logged(Silent):
 class Terminal(Listener):
     """The listener of the command line: standard error."""
 
+    def __init__(self) -> None:
+        self._live: Console | None = None  # What shows a live line, above which all else is written.
+        self.warned: set[str] | None = None  # What was warned of, where each warning is said once.
+
     def say(self, text: str) -> None:
         """Write a line."""
-        _talk().print(_plain(text))
+        console = self._live or _talk()
+        console.print(_wrapped(text, console))
 
     def warn(self, text: str) -> None:
         """Write a line in another colour."""
-        _talk().print(f"[bold yellow]{_plain(text)}[/]")
+        if self.warned is not None:
+            if text in self.warned:
+                return
+            self.warned.add(text)
+        console = self._live or _talk()
+        console.print(f"[bold yellow]{_wrapped(text, console)}[/]")
 
     @contextmanager
     def meter(self, label: str, total: int, done: int) -> Iterator[Meter]:
@@ -130,16 +154,54 @@ class Terminal(Listener):
             yield _LoggedMeter(label, total, done)
             return
         columns = (
-            progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.description}"), progress.BarColumn(None), progress.MofNCompleteColumn(),
             _RateColumn(), progress.TimeElapsedColumn(), progress.TimeRemainingColumn(),
             progress.TextColumn("{task.fields[status]}"),
         )  # fmt: skip
-        with progress.Progress(*columns, console=console) as shown:
+        with _NamedColumns(*columns, console=console) as shown, _logs_above():
             shown.add_task(_plain(label), total=total, completed=done, status="", done_before=done)
-            yield _TerminalMeter(shown)
+            self._live = console
+            try:
+                yield _TerminalMeter(shown)
+            finally:
+                self._live = None
 
 
-_listeners: list[Listener] = [Terminal()]
+@contextmanager
+def _logs_above() -> Iterator[None]:
+    """Let what libraries log go above a live line: they keep the standard error that they found when they came."""
+    loggers = (logging.getLogger(), *logging.Logger.manager.loggerDict.values())
+    handlers = (one for logger in loggers if isinstance(logger, logging.Logger) for one in logger.handlers)
+    streams = {one: one.stream for one in handlers if isinstance(one, logging.StreamHandler)}
+    moved = {one: stream for one, stream in streams.items() if getattr(stream, "isatty", bool)()}
+    for handler in moved:
+        handler.setStream(sys.stderr)
+    try:
+        yield
+    finally:
+        for handler, stream in moved.items():
+            handler.setStream(stream)
+
+
+class Hushed(Terminal):
+    """The listener of `--quiet`: of all talk only what must not be overlooked, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warned = set()
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    @contextmanager
+    def meter(self, label: str, total: int, done: int) -> Iterator[Meter]:
+        """Show nothing."""
+        del label, total, done
+        yield Silent()
+
+
+_terminal = Terminal()
+_listeners: list[Listener] = [_terminal]
 
 
 @contextmanager
@@ -150,6 +212,16 @@ def heard_by(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listeners.pop()
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Let the terminal say each warning of the block once: several runs may have the same."""
+    _terminal.warned = set()
+    try:
+        yield
+    finally:
+        _terminal.warned = None
 
 
 def say(text: str) -> None:
@@ -171,12 +243,31 @@ def show_error(error: MedbenchError) -> None:
     """Write what is wrong and what to do next to standard error."""
     try:
         console = _talk()
-        console.print(f"[bold red]Error:[/] {_plain(error.problem)}")
+        first, *others = _wrapped(f"Error: {error.problem}", console).splitlines()
+        console.print(f"[bold red]Error:[/]{first.removeprefix('Error:')}", *others, sep="\n")
         if error.hint:
-            console.print(_plain(error.hint))
+            console.print(_wrapped(error.hint, console))
     except (MemoryError, OSError, ImportError):
         # Where memory or open files ran out, rich cannot load what it prints with.
         sys.stderr.write(f"Error: {printable(masked(str(error)))}\n")
+
+
+class _NamedColumns(progress.Progress):
+    """One bar with names over its columns."""
+
+    def make_tasks_table(self, tasks: Iterable[progress.Task]) -> Table:
+        """Return the names and, below them, the bar."""
+        # Not as wide as the terminal, where the echo of Ctrl-C would begin another line.
+        width = self.console.width - 3 if hasattr(self, "live") else None
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", width=width)
+        table.add_column("now", no_wrap=True)
+        table.add_column(ratio=1, min_width=4, max_width=40)
+        for name in ("done", "speed", "passed", "left"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("of these", no_wrap=True)
+        for task in tasks:
+            table.add_row(*(column(task) for column in self.columns if not isinstance(column, str)))
+        return table
 
 
 class _RateColumn(progress.ProgressColumn):
@@ -218,7 +309,8 @@ class _LoggedMeter(Meter):
         rate = (self._done - self._before) / elapsed if elapsed else 0.0
         left = _spelled((self._total - self._done) / rate) if rate else "?"
         clock = time.strftime("%Y-%m-%d %H:%M:%S")
-        say(f"{clock} {self._label}: {self._done}/{self._total} | {rate:.1f}/s | {left} left | {self._status}")
+        line = f"{clock} {self._label}: {self._done}/{self._total} | {rate:.1f}/s | {left} left | {self._status}"
+        say(line.removesuffix(" | "))
 
 
 def _spelled(seconds: float) -> str:

@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.checkpoint import state_dict as states
 
 from medbench.tasks.foundation.errors import RunError, UsageError
-from medbench.tasks.suite import medbench_home
+from medbench.tasks.foundation.home import medbench_home
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.connector import Connector
 from medbench.unimed.lora import current_names
