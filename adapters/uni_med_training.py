@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from medbench.unimed.processing import UniMedProcessor
     from medbench.unimed.training.corpus import Corpus, Example
     from medbench.unimed.training.plan import TrainingPlan
+    from medbench.unimed.training.recipe import Recipe
 
 Scores = dict[str, dict[str, float]]
 
@@ -32,13 +33,17 @@ Examine = Callable[[LocalAdapter, Parser, Mapping[str, Sequence[HeldOut]]], Scor
 """Lets a model answer held-out samples by task, and scores its answers."""
 
 
-def train_uni_med(
-    config: str, overrides: tuple[str, ...], *, data_dir: Path, output: Path, resume: bool, examine: Examine
-) -> None:
-    """Train by a recipe's name or file; see `medbench.unimed.training.loop.train` for what it raises."""
+def recipe_of(config: str, overrides: tuple[str, ...]) -> "Recipe":
+    """Return a recipe by its name or file; UsageError if it cannot be followed."""
+    from medbench.unimed.training.recipe import load_recipe
+
+    return load_recipe(config, overrides)
+
+
+def train_uni_med(recipe: "Recipe", *, data_dir: Path, output: Path, resume: bool, examine: Examine) -> None:
+    """Train by a recipe; see `medbench.unimed.training.loop.train` for what it raises."""
     from medbench.unimed.checkpoint import LoadedCheckpoint
     from medbench.unimed.training.loop import train
-    from medbench.unimed.training.recipe import load_recipe
 
     def look(
         model: "UniMedForConditionalGeneration", processor: "UniMedProcessor",
@@ -53,7 +58,7 @@ def train_uni_med(
         trained = LoadedCheckpoint(model=model, processor=processor, fingerprint="in training")
         return examine(UniMedAdapter(trained, notices=()), ENTRY.parse, asked)
 
-    train(load_recipe(config, overrides), data_dir, output, resume=resume, examine=look)
+    train(recipe, data_dir, output, resume=resume, examine=look)
 
 
 def plan_uni_med(config: str, overrides: tuple[str, ...], data_dir: Path | None) -> "TrainingPlan":

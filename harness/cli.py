@@ -23,7 +23,7 @@ COMMANDS = {
     "merge": ("harness.commands:merge_command", "Merge the shards of a run, without its model."),
     "score": ("harness.commands:score_command", "Score a run's answers again, or anybody's predictions."),
     "import": ("harness.predictions.commands:import_command", "Make anybody's predictions into a run."),
-    "submissions": ("harness.predictions.submitting:submissions_command", "Make runs of what was handed in."),
+    "submissions": ("leaderboard.submissions:submissions_command", "Make runs of what was handed in."),
     "leaderboard": ("leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
     "plot": ("leaderboard.cli:plot_command", "Draw runs for a paper: intervals, radar, heat map, routing, coverage."),
     "report": ("leaderboard.cli:report_command", "Put runs into one HTML file to look through, sample by sample."),

@@ -354,7 +354,7 @@ def train_command(
     Stopped?  medbench train --config mini --output checkpoints/mini --resume
     Several GPUs:  accelerate launch -m medbench.harness.cli train --config official ...
     """
-    from medbench.adapters.uni_med_training import plan_uni_med, train_uni_med
+    from medbench.adapters.uni_med_training import plan_uni_med, recipe_of, train_uni_med
     from medbench.harness.trials import examine
 
     if dry_run:
@@ -369,9 +369,10 @@ def train_command(
     if data_dir is None:
         warn("MINI SUITE: no --data-dir was given, so the train split of the bundled mini suite is used.")
         data_dir = prepare_mini_suite()
+    recipe = recipe_of(config, overrides)  # a mistake in it leaves nothing behind
     # Of several processes that train together the first one holds the folder.
     locked = lock is None and os.environ.get("RANK", "0") == "0"
     file = output.absolute().with_name(f".{output.absolute().name}.lock")
     with held(file, f"Another process is training into {output}.", lock=locked), kept_in(output):
-        train_uni_med(config, overrides, data_dir=data_dir, output=output, resume=resume, examine=examine)
+        train_uni_med(recipe, data_dir=data_dir, output=output, resume=resume, examine=examine)
     say(f"The checkpoint is in {output}. Run it: medbench run --model uni-med --checkpoint {output} --tasks all")

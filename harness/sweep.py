@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ MODELS, MEAN = "models", "mean"
 _TABLES = ("model_args", "max_new_tokens", "checkpoint_for")
 _KNOWN = tuple(one.name for one in fields(Settings))
 _ONE_MODELS = ("checkpoint", "checkpoint_for", "lora")  # Weights of one are not those of others.
+_MOST = 500  # runs of a file: a value too many in a few lists asks for more than anybody waits for
 _HEAD = "# Runs of medbench: medbench run --config FILE. docs/sweeps.md says what may stand here.\n"
 
 
@@ -76,11 +78,13 @@ def read_sweep(path: Path, said: Mapping[str, Any]) -> Sweep:
         names = tuple(dict.fromkeys(entry["model"] for entry in entries))
         common = ModelOptions(models=names, arguments=arguments, others={**given, **said})
         common.give(names)
-    found = []
+    found: list[Settings] = []
     for number, entry in enumerate(entries):
         with _placed(f"{path}: models[{number}] ({shown(entry['model'])})"):
             own = _flat({key: one for key, one in entry.items() if key not in said})
-            found += [chosen(Settings(**values)) for values in _products({**_flat(common.own[entry["model"]]), **own})]
+            lists = {**_flat(common.own[entry["model"]]), **own}
+            _refuse_too_many(len(found), lists)
+            found += [chosen(Settings(**values)) for values in _products(lists)]
     for line in common.remarks():
         warn(line)
     with _placed(str(path)):
@@ -139,6 +143,13 @@ def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
         else:
             raise UsageError(f"{key} is {value!r}.", f"Write a table: {key}: {{name: value}}.")
     return found
+
+
+def _refuse_too_many(before: int, flat: Mapping[str, Any]) -> None:
+    asked = before + prod(len(one) for key, one in flat.items() if isinstance(one, list) and key != "tasks")
+    if asked > _MOST:
+        lists = ", ".join(key for key, one in flat.items() if isinstance(one, list) and key != "tasks")
+        raise UsageError(f"Its lists ({lists}) make {asked:,} runs, at most {_MOST} stand in a file.", "Shorten some.")
 
 
 def _products(flat: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

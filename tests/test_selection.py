@@ -143,6 +143,7 @@ def test_readmes_commands_work_as_printed(
     shutil.copytree(native, "Slake1.0")
     Path("answers.jsonl").write_text('{"prediction": "MRI", "reference": "MRI"}\n')
     commands = commands_of_readme()
+    Path("answers.csv").write_text("prediction,reference\nMRI,MRI\n")
     assert any(command.startswith("medbench run ") for command in commands)
     for command in commands:
         runs = sorted(str(path.parent) for path in Path("runs").glob("*/run.yaml"))

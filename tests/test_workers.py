@@ -211,9 +211,15 @@ def test_whatever_dies_every_sample_gets_one_outcome(
 ) -> None:
     chance, deaths = random.Random(seed), Counter[str]()
 
-    def dies(_: int, message: inside.Message) -> str:
-        happens = deaths["all"] < 6 and not isinstance(message, inside.Ready) and chance.random() < 0.3
+    loaded = set[int]()  # Whoever dies before is counted apart.
+
+    def dies(number: int, message: inside.Message) -> str:
+        if isinstance(message, inside.Ready):
+            loaded.add(number)
+        happens = number in loaded and not isinstance(message, inside.Ready) and deaths["all"] < 6
+        happens = happens and chance.random() < 0.3
         deaths["all"] += happens
+        loaded.difference_update({number} if happens else ())
         return "chance" if happens else ""
 
     outcomes, phases, _ = staged(Stage(workers, dies), small_data, tmp_path_factory.mktemp("run"))

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation import files
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.foundation.files import file_sha256, fingerprint, read_json_object, sampled_sha256
+from medbench.tasks.foundation.files import file_sha256, fingerprint, read_json_object, readable, sampled_sha256
 from medbench.tasks.foundation.model_files import digests, refuse_absurd, refuse_stand_ins, room_for
 from medbench.unimed import lora, weights
 from medbench.unimed.configuration import UniMedConfig
@@ -51,8 +51,10 @@ class BaseWeights:
     def resolved(self) -> "BaseWeights":
         """Return the same with paths of this machine; UsageError if something is not to be had."""
         vision = Path(self.vision).expanduser()
-        if not vision.exists():
-            hint = "Give eva_vit_g.pth (as BLIP-2 ships it), or a folder with BLIP-2's safetensors."
+        hint = "Give eva_vit_g.pth (as BLIP-2 ships it), or a folder with BLIP-2's safetensors."
+        with readable(vision, hint):  # no file can have such a name, or it is in a folder that may not be read
+            there = vision.exists()
+        if not there:
             raise UsageError(f"The vision weights {self.vision!r} are not there.", hint)
         what = f"The language model {self.language_model!r}"
         hint = "Give the folder of a LLaMA-architecture model; gated ones need `hf auth login` first."

@@ -36,7 +36,7 @@ def read_sentencepiece(path: Path, hint: str = "Copy the language model again.")
         raise DataError(f"{path} is missing.", hint)
     try:
         return SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no SentencePiece model: {error}", hint) from error
 
 

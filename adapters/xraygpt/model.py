@@ -32,6 +32,7 @@ from medbench.unimed.weights import read_tensors
 VISION, QFORMER, TRAINED = "eva_vit_g", "blip2_pretrained_flant5xxl", "xraygpt_pretrained1"
 SIZES = "xraygpt_sizes.json"
 IMAGE_MARKS = ("<ImageHere>", "<image>")  # Stand for an image in the authors' prompts; taken out of dataset texts.
+_SIZES_UNUSABLE, _COPY_AGAIN = "The sizes of this XrayGPT cannot be used", "Copy its files again."
 _SIZES = {"vision_config", "qformer_config", "num_query_tokens"}
 _STRANGE_OBJECTS = (
     "Copy it again. If it holds objects of the authors' program beside the tensors, keep the tensors alone: load it "
@@ -76,7 +77,7 @@ def find_files(folder: Path) -> dict[str, Path]:
 def assemble(files: Mapping[str, Path], dtype: torch.dtype) -> Blip2ForConditionalGeneration:
     """Return a model from the authors' files; as in transformers, the query transformer stays in float32."""
     config = config_of(files)
-    with torch.device("meta"):
+    with torch.device("meta"), usable(_SIZES_UNUSABLE, _COPY_AGAIN):
         model = Blip2ForConditionalGeneration(config)
     model.language_model = weights.strict_from_pretrained(
         LlamaForCausalLM, files["language"], harmless=weights.ROTARY, config=config.text_config, dtype=dtype
@@ -103,7 +104,7 @@ def config_of(files: Mapping[str, Path]) -> Blip2Config:
         given = sorted(sizes) or "as published"
         problem = f"{files['language']} is of type {values.get('model_type')!r}, with sizes {given}."
         raise DataError(problem, f"XrayGPT's language model is a `llama`; sizes are {', '.join(sorted(_SIZES))}.")
-    with usable("The sizes of this XrayGPT cannot be used", "Copy its files again."):
+    with usable(_SIZES_UNUSABLE, _COPY_AGAIN):
         return Blip2Config(
             vision_config=transformers.Blip2VisionConfig(**sizes.get("vision_config", {})),
             qformer_config=transformers.Blip2QFormerConfig(**sizes.get("qformer_config", {})),

@@ -26,6 +26,7 @@ from medbench.harness.predictions.submission import SUBMISSION_FILE, read_submis
 from medbench.harness.results import read_results
 from medbench.harness.rundir import read_run
 from medbench.harness.settings import load_settings
+from medbench.harness.sweep import MODELS, read_sweep
 from medbench.leaderboard.audit.data.declared import read_sources
 from medbench.leaderboard.audit.data.items import read_ids, row_count, training_rows
 from medbench.leaderboard.export.public import public_copy, read_public
@@ -46,6 +47,7 @@ from medbench.tasks.foundation.files import (
     read_json,
     read_json_lines,
     read_numbered_json_lines,
+    read_yaml_table,
     table_rows,
 )
 from medbench.tasks.images import array_form, image_size, open_image, open_mask, read_array
@@ -170,6 +172,10 @@ def runs() -> Iterator[Reader]:
     yield Reader(
         name="site: mark", form="json", read=_mark, file="medbench-site.json", seeds=(_json({"files": ["a.html"]}),)
     )
+    yield Reader(
+        name="sweep", form="yaml", read=lambda at: read_sweep(at / "s.yaml", {}) if MODELS in read_yaml_table(at / "s.yaml") else None,
+        file="s.yaml", seeds=(b"models: [blind, {model: mock, seed: [0, 1]}]\ntasks: [medqa]\nlimit: [2, 4]\n",),
+    )  # fmt: skip
     said = b"name: M\ntasks: {medqa: a.csv}\nparameters: 7B\nreleased: 2024-05\ntrained_on: []\n"
     yield Reader(
         name="submission", form="yaml", read=lambda at: read_submission(at / SUBMISSION_FILE), file=SUBMISSION_FILE,
