@@ -88,6 +88,7 @@ class Counting(Terminal):
     """The terminal, which also counts its lines and how far the progress came: seconds, done and megabytes."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lines = 0
         self.progress: list[tuple[float, int, float]] = []
 

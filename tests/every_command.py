@@ -19,6 +19,7 @@ from test_unimed_training import TINY
 from medbench.harness.cli import COMMANDS, cli
 
 RUNS = ("oracle", "blind", "probed", "machine1", "machine2")
+SUBMISSIONS = Path(__file__).parent.parent / "docs" / "examples" / "leaderboard-repository" / "submissions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ def _runs(at: Path, url: str) -> list[Case]:
         run("mock:oracle", "oracle", tasks="vqa,qa,cls,mimic-cxr"), run("blind", "blind", tasks="vqa,qa,cls,mimic-cxr"),
         run("mock:oracle", "probed", "--probe", "image-off", tasks="vqa,qa,cls"),
         run("mock", "workers", "--workers", 1), run("mock", "dry", "--dry-run"),
-        run("mock", "saved", "--model", "blind", "--save-config", at / "sweep.yaml"),
+        run("mock", "saved", "--model", "mock:empty", "--save-config", at / "sweep.yaml"),
         case("run", "--config", at / "sweep.yaml", "--quiet", says="was done"),
         *(run("mock:oracle", f"machine{n}", "--shard", f"{n}/2") for n in (1, 2)),
         run("uni-med", "uni-med"), run("uni-med", "uni-med-workers", "--workers", 2),
@@ -133,6 +134,7 @@ def _of_runs(at: Path) -> dict[str, list[Case]]:
         "import": [
             case("import", "--name", "x", "--task", f"slake-vqa={answers(at)}", "--output-dir", out / "imported"),
         ],
+        "submissions": [case("submissions", SUBMISSIONS, "--output-dir", out / "submitted")],
         "score": [
             case("score", one),
             case("score", "--task", "slake-vqa", "--predictions", answers(at), "--format", "json"),

@@ -225,7 +225,7 @@ def _tables() -> Iterator[Reader]:
         )  # fmt: skip
     yield Reader(
         name="predictions as a run", form="lines", read=_imported, file="answers.jsonl",
-        seeds=(_json({"id": "xmlab15/q1500", "question": "q", "image": "a.jpg", "response": "x", "gt": "x"}),),
+        seeds=(_json({"id": "xmlab15/q1500", "question": "q", "image": "a.jpg", "response": "x", "gt": "The right bronchus"}),),
     )  # fmt: skip
 
 
