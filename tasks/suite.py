@@ -75,10 +75,10 @@ def prepare_mini_suite() -> Path:
 def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
     """Prepare all tasks of a bundled suite, once: the folder is used again as long as it is whole.
 
-    The folder's name is made of the suite's manifest and of the code of this package, so that neither an edited suite
-    nor an edited reader or check meets old samples. It is built aside and moved into place whole, by one process at a
-    time, in `cache_dir` (`medbench_home()` by default). `suite_dir` has `suite.json`: `{"tasks": {<task>: {"source":
-    <folder>, "options": {...}}}}`. Returns the data folder, for `load_prepared`. Raises DataError if the suite is
+    The folder's name is made of the suite's place, its manifest and the code of this package, so that neither another
+    installation, an edited suite nor an edited reader or check meets old samples. It is built aside and moved into
+    place whole, by one process at a time, in `cache_dir` (`medbench_home()` by default). `suite_dir` has `suite.json`:
+    `{"tasks": {<task>: {"source": <folder>, "options": {...}}}}`. Returns the data folder, for `load_prepared`. Raises DataError if the suite is
     malformed, RunError if the cache cannot be written to.
     """
     # Whoever has a prepared suite needs no lock.
@@ -117,7 +117,8 @@ def _suite_key(suite_dir: Path) -> str:
     here = Path(__file__).parent
     files = (path for folder in _DECIDING for path in (here / folder).iterdir())
     code = sorted(path for path in files if path.suffix in {".py", ".yaml"})
-    return fingerprint([file_sha256(path) for path in (suite_dir / _SUITE_FILE, *code)])
+    # Pictures stay where the suite lies: two installations would take one folder from each other again and again.
+    return fingerprint([str(suite_dir.resolve()), *(file_sha256(path) for path in (suite_dir / _SUITE_FILE, *code))])
 
 
 def _is_whole(suite: _Suite, suite_dir: Path, target: Path) -> bool:

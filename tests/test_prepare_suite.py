@@ -52,10 +52,16 @@ def test_a_suite_that_is_not_whole_is_prepared_again(tmp_path: Path, spoil: Call
     assert [path.name for path in (tmp_path / "cache").glob("[!.]*")] == [data.name]
 
 
-def test_a_suite_that_moved_or_changed_is_prepared_again(tmp_path: Path) -> None:
-    data = prepare_suite(suite(tmp_path / "a"), tmp_path / "cache")
-    assert prepare_suite(suite(tmp_path / "b"), tmp_path / "cache") == data
-    assert load_prepared(data, "slake-vqa").source == (tmp_path / "b" / "slake").resolve()
+def test_two_installations_do_not_take_a_suite_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [suite(tmp_path / name) for name in ("a", "b")]
+    made = [prepare_suite(place, tmp_path / "cache") for place in places]
+    assert [load_prepared(one, "slake-vqa").source for one in made] == [place / "slake" for place in places]
+    monkeypatch.setattr(suites, "prepare_task", None)
+    assert [prepare_suite(place, tmp_path / "cache") for place in places] == made
+
+
+def test_a_suite_that_changed_is_prepared_again(tmp_path: Path) -> None:
+    data = prepare_suite(suite(tmp_path / "b"), tmp_path / "cache")
     text = (tmp_path / "b" / "suite.json").read_text()
     (tmp_path / "b" / "suite.json").write_text(text.replace("mini", "mini2"))
     assert prepare_suite(tmp_path / "b", tmp_path / "cache") != data
