@@ -78,8 +78,10 @@ def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
     The folder's name is made of the suite's place, its manifest and the code of this package, so that neither another
     installation, an edited suite nor an edited reader or check meets old samples. It is built aside and moved into
     place whole, by one process at a time, in `cache_dir` (`medbench_home()` by default). `suite_dir` has `suite.json`:
-    `{"tasks": {<task>: {"source": <folder>, "options": {...}}}}`. Returns the data folder, for `load_prepared`. Raises DataError if the suite is
-    malformed, RunError if the cache cannot be written to.
+    `{"tasks": {<task>: {"source": <folder>, "options": {...}}}}`.
+
+    Returns the data folder, for `load_prepared`. Raises DataError if the suite is malformed, RunError if the cache
+    cannot be written to.
     """
     # Whoever has a prepared suite needs no lock.
     from filelock import FileLock
