@@ -276,7 +276,7 @@ def read_run(path: Path) -> dict[str, Any]:
     parts = document.get("identity_of")
     if not isinstance(document.setdefault("settings", {}), dict):
         raise RunError(f"{file} has no table of settings.", "Restore the file or run again.")
-    if not isinstance(parts, dict) or document.get("identity") != fingerprint(files.finite(parts))[:_DIGITS]:
+    if not isinstance(parts, dict) or document.get("identity") != fingerprint(parts)[:_DIGITS]:
         raise RunError(f"{file} was changed: its identity is not that of its parts.", "Restore the file or run again.")
     return document
 

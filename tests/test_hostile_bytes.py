@@ -1,6 +1,7 @@
 """Bytes and texts from outside end in a sentence; none steers a terminal, takes the machine or starts a program."""
 
 import ast
+import hashlib
 import json
 import pickle
 import re
@@ -22,6 +23,7 @@ from medbench.tasks.foundation import console
 from medbench.tasks.foundation.confidential import masked
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.foundation.files import (
+    fingerprint,
     json_value,
     parse_yaml_table,
     read_json,
@@ -256,3 +258,9 @@ def test_what_is_secret_is_not_shown(text: str, shown: str, monkeypatch: pytest.
     if shown != text:
         with pytest.raises(UsageError, match="holds a password or a key"):
             Settings(model="mock", model_args={"system": text})
+
+
+def test_a_fingerprint_is_made_of_whatever_others_wrote() -> None:
+    """Numbers and characters that JSON does not have end in a fingerprint, and change none that there was."""
+    assert fingerprint({"a": float("-inf")}) == fingerprint({"a": None}) != fingerprint({"a": "\ud83d"})
+    assert fingerprint({"a": 1}) == hashlib.sha256(b'{"a":1}').hexdigest()

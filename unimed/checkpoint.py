@@ -242,8 +242,8 @@ def base_of(folder: Path) -> BaseWeights:
     document = read_json_object(folder / BASE_FILE)
     try:
         base = BaseWeights(**document["paths"]).resolved()
-        recorded: dict[str, str] = document["identity"]
-    except (KeyError, TypeError) as error:
+        recorded: dict[str, str] = dict(document["identity"])
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / BASE_FILE} is not what `medbench train` writes.", "Copy it again.") from error
     changed = [name for name, identity in base.identity().items() if identity != recorded.get(name)]
     if changed:

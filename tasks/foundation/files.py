@@ -247,8 +247,13 @@ def inside(folder: Path, relative: str) -> Path:
 
 
 def fingerprint(value: object) -> str:
-    """Return the SHA-256 of the canonical JSON of `value`, as 64 hex digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    """Return the SHA-256 of the canonical JSON of `value`, as 64 hex digits; NaN and infinity count as null."""
+    try:
+        text = canonical_json(value)
+    except ValueError:
+        text = canonical_json(finite(value))
+    # What others wrote may hold half characters, too.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
