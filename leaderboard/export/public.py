@@ -27,6 +27,7 @@ from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import (
     JsonObject,
     canonical_json,
+    finite,
     json_lines,
     read_json_object,
     replaced_when_whole,
@@ -321,7 +322,7 @@ def public_copy(run: PublicRun) -> PublicCopy:
     named = {
         "README.md": render_markdown("public_copy.md", results=run.results, told=WORDING, held_back=held_back),
         "results.json": results_text(run.results), "leaderboard.md": board_as_markdown(make_board([run.results])),
-        "run.yaml": settings, "env.json": canonical_json(_environment(run), indent=2) + "\n",
+        "run.yaml": settings, "env.json": canonical_json(finite(_environment(run)), indent=2) + "\n",
         **{f"scores/{task}.jsonl": _scores(run, task) for task in run.results.tasks},
     }  # fmt: skip
     files = {f"{folder}/{name}": text for name, text in sorted(named.items())}
