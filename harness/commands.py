@@ -12,7 +12,7 @@ from medbench.adapters.base import DEVICE, DeviceMap, Quantization
 from medbench.harness import models
 from medbench.harness.finish import RunOutcome
 from medbench.harness.merging import merge_runs
-from medbench.harness.outcomes import ended, exit_code, scored, show_outcome, show_results
+from medbench.harness.outcomes import code_of_metrics, code_of_results, exit_code, show_outcome, show_results
 from medbench.harness.predictions import scoring
 from medbench.harness.results import percent
 from medbench.harness.run import ShardOutcome, publish_run, run, run_shard
@@ -303,7 +303,7 @@ def _score_runs(runs: Sequence[Path], data_dir: Path | None) -> int:
             publish_run(path, data_dir)
             say(str(path))
             show_results(results)
-            codes.append(scored(results))
+            codes.append(code_of_results(results))
         codes.append(attempt.exit_code)
     return max(codes)
 
@@ -331,7 +331,7 @@ def _score_predictions(
         say("No answer could be read. Is --boxes the space that the model writes in, or --from another format?")
     for doubt in scores.doubts:
         warn(doubt)
-    return ended(metric for _, _, metric in numbers)
+    return code_of_metrics(metric for _, _, metric in numbers)
 
 
 @click.command("train")

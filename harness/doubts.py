@@ -16,35 +16,37 @@ def doubts_of_run(load: TaskLoad, items: Sequence[Item], model: ChosenModel) -> 
     """Return the doubts about a task of a run; that a baseline says one thing for everything is none."""
     entry = model.entry
     declared_by = "--model-arg boxes=NAME" if "boxes" in entry.arguments else f"the adapter {entry.card.name}"
-    found = doubts_of(load.spec, load.samples, items, model.boxes, declared_by)
-    return [doubt for doubt in found if not (entry.card.constant and doubt.endswith(_ALIKE))]
+    return doubts_of(load.spec, load.samples, items, model.boxes, declared_by, constant=entry.card.constant)
 
 
 def doubts_of(
-    spec: TaskSpec, samples: Sequence[Sample], items: Sequence[Item], space: BoxSpace | None, declared_by: str
-) -> list[str]:
-    """Return what to doubt: nothing was answered, answers are all empty or all alike, boxes cover nothing.
+    spec: TaskSpec, samples: Sequence[Sample], items: Sequence[Item], space: BoxSpace | None, declared_by: str, *,
+    constant: bool = False,
+) -> list[str]:  # fmt: skip
+    """Return what to doubt: nothing was answered, answers are all empty, or alike if none is `constant`, empty boxes.
 
     No answer is quoted: it may repeat data that are under an agreement.
     """
     answers = [(item, sample) for item, sample in zip(items, samples, strict=True) if item.state != "error"]
     if items and not answers:
         return [f"{spec.name}: all {len(items)} samples failed, so that it has no number. --retry-errors asks again."]
-    return [*_alike(spec, answers), *_boxes(spec, answers, space, declared_by)]
+    return [*_alike(spec, answers, constant=constant), *_boxes(spec, answers, space, declared_by)]
 
 
-_ALIKE = "Does the model see the question and the image?"
-
-
-def _alike(spec: TaskSpec, answers: Sequence[tuple[Item, Sample]]) -> Iterator[str]:
+def _alike(spec: TaskSpec, answers: Sequence[tuple[Item, Sample]], *, constant: bool) -> Iterator[str]:
     said = {(item.scorable.prediction.strip(), item.scorable.predicted_box) for item, _ in answers}
     if answers and said == {("", None)}:
         yield (
             f"{spec.name}: all {len(answers)} answers are empty. Do the model's prompt and --max-new-tokens fit? "
             "In generations/ stands what it wrote."
         )
-    elif len(said) == 1 and len(answers) >= _FEWEST and len({(one.reference, one.box) for _, one in answers}) > 1:
-        yield f"{spec.name}: all {len(answers)} answers are the same, though the right ones differ. {_ALIKE}"
+    elif constant or len(said) > 1 or len(answers) < _FEWEST:
+        return
+    elif len({(one.reference, one.box) for _, one in answers}) > 1:
+        yield (
+            f"{spec.name}: all {len(answers)} answers are the same, though the right ones differ. Does the model see "
+            "the question and the image?"
+        )
 
 
 def _boxes(

@@ -37,18 +37,20 @@ def show_outcome(outcome: RunOutcome | ShardOutcome, *, profile: bool, table: bo
 def exit_code(outcome: RunOutcome | ShardOutcome) -> int:
     """Return the exit code of a run that has ended: failure if nothing could be scored, or no sample was answered."""
     if isinstance(outcome, RunOutcome):
-        return scored(outcome.results)
+        return code_of_results(outcome.results)
     if outcome.failed:
         say("No sample of this shard got an answer; the same command tries them again.")
     return EXIT_FAILED if outcome.failed else 0
 
 
-def scored(results: Results) -> int:
+def code_of_results(results: Results) -> int:
     """Return the exit code of numbers: failure if there are none."""
-    return ended(metric for task in results.tasks.values() for metric in (*task.paper.values(), *task.strict.values()))
+    return code_of_metrics(
+        metric for task in results.tasks.values() for metric in (*task.paper.values(), *task.strict.values())
+    )
 
 
-def ended(metrics: Iterable[MetricResult]) -> int:
+def code_of_metrics(metrics: Iterable[MetricResult]) -> int:
     """Return the exit code of what was scored: failure if no metric has a number."""
     if any(metric.value is not None for metric in metrics):
         return 0

@@ -22,6 +22,8 @@ SCHEMA: Literal[1] = 1
 # A name of a task becomes a name of files.
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# A year, a month or a day; empty where nobody has said it.
+PartOfADate = Annotated[str, StringConstraints(pattern=r"^(\d{4}(-\d\d(-\d\d)?)?)?$")]
 _NO_LIMIT = 0.99995
 _FEW_AT_LIMIT = 0.02
 
@@ -40,7 +42,7 @@ class ModelInfo:
     # What a board is filtered by, where somebody has said it: how many, `2024`, `2024-05` or a day, whether everybody
     # can get the weights.
     parameters: Annotated[int, Field(gt=0)] | None = None
-    released: Annotated[str, StringConstraints(pattern=r"^(\d{4}(-\d\d(-\d\d)?)?)?$")] = ""
+    released: PartOfADate = ""
     open_weights: bool | None = None
 
     def is_zero_shot_on(self, task: str) -> bool:

@@ -152,7 +152,7 @@ def histories(board: Board, dates: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the runs of each model that has several, by the day on which they ended, as far as that is known."""
     found: dict[str, list[Results]] = {}
     for run in board.runs:
-        found.setdefault(run.model.title, []).append(run)
+        found.setdefault(run.title, []).append(run)
     return {
         title: [run.run for run in sorted(of, key=lambda run: (dates[run.run], run.run))]
         for title, of in sorted(found.items()) if len(of) > 1
@@ -171,6 +171,6 @@ def history_data(boards: Sequence[Board], dates: Mapping[str, str]) -> list[Json
             }
             for protocol in PROTOCOLS
         }
-        about = {"date": dates[run.run], "run": run.run, "model": run.model.title, "suite": run.suite}
+        about = {"date": dates[run.run], "run": run.run, "model": run.title, "suite": run.suite}
         lines.append({**about, "primary": primary})
     return sorted(lines, key=lambda line: (line["date"], line["run"]))

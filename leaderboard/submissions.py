@@ -43,7 +43,7 @@ def submissions_command(folders: tuple[Path, ...], data_dir: Path | None, output
             failed += 1
             continue
         rows += [
-            [path.name, results.model.title, task.title, metric, percent(task.paper[metric])]
+            [path.name, results.title, task.title, metric, percent(task.paper[metric])]
             for task in results.tasks.values()
             if (metric := primary_metric(task.kind, task.paper))
         ]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from medbench.harness.predictions.rows import Prediction
 from medbench.tasks.answers.texts import normalise_strictly
@@ -40,7 +41,7 @@ def match(found: Sequence[Prediction], samples: Sequence[Sample], what: str, *, 
     DataError, with `what` they are of, if none is placed, two answer one sample, or so many references differ that the
     data are others, unless they are `worded` in several ways.
     """
-    ways = [_placed(found, samples, *way) for way in _WAYS]
+    ways = [_placed(found, samples, way) for way in _WAYS]
     way, places = max(ways, key=lambda one: len(one[1]))
     if len(places) < len(found) == len(samples) and all(map(_is_right, found, samples)):
         way, places = _BY_ORDER, dict(enumerate(range(len(found))))
@@ -84,22 +85,30 @@ def _is_same(one: str, other: str) -> bool:
     return first == second
 
 
-def _placed(
-    found: Sequence[Prediction], samples: Sequence[Sample], way: str, named: Callable[[Sample], Iterable[str]],
-    names: Callable[[Prediction, bool], Iterable[str]],
-) -> tuple[str, dict[int, int]]:  # fmt: skip
+class _Way(NamedTuple):
+    """How predictions find their samples: by names that both have."""
+
+    told: str
+    of_a_sample: Callable[[Sample], Iterable[str]]
+    of_a_row: Callable[[Prediction, bool], Iterable[str]]  # Gets whether samples have questions of their own.
+
+
+def _placed(found: Sequence[Prediction], samples: Sequence[Sample], way: _Way) -> tuple[str, dict[int, int]]:
     """Return the place of the sample of each prediction that has a name which is one sample's alone."""
     places: dict[str, int] = {}
     shared: set[str] = set()
     for place, sample in enumerate(samples):
-        for name in set(named(sample)):
+        for name in set(way.of_a_sample(sample)):
             if places.setdefault(name, place) != place:
                 shared.add(name)
     asks = any(map(_question, samples))
     own = {name: place for name, place in places.items() if name not in shared}
-    hits = ((row, next((own[name] for name in names(one, asks) if name in own), None)) for row, one in enumerate(found))
+    hits = (
+        (row, next((own[name] for name in way.of_a_row(one, asks) if name in own), None))
+        for row, one in enumerate(found)
+    )
     told = {row: place for row, place in hits if place is not None}
-    return way, told
+    return way.told, told
 
 
 def _own_names(sample: Sample) -> Names:
@@ -147,13 +156,13 @@ def _asked(one: Prediction, asks: bool) -> Names:
     return (f"{question}\n{image}" for question in _questions(one, asks) for image in images)
 
 
-_WAYS: Sequence[tuple[str, Callable[[Sample], Iterable[str]], Callable[[Prediction, bool], Iterable[str]]]] = (
-    ("the ids of the samples", lambda sample: [sample.sample_id], lambda one, _: [one.sample_id]),
-    (_OWN_IDS, _own_names, lambda one, _: filter(None, [one.sample_id])),
-    (
+_WAYS = (
+    _Way("the ids of the samples", lambda sample: [sample.sample_id], lambda one, _: [one.sample_id]),
+    _Way(_OWN_IDS, _own_names, lambda one, _: filter(None, [one.sample_id])),
+    _Way(
         "question and image",
         lambda sample: [f"{_question(sample)}\n{image}" for image in _images(sample) if image],
         _asked,
     ),
-    ("the question", lambda sample: filter(None, [_question(sample)]), _questions),
+    _Way("the question", lambda sample: filter(None, [_question(sample)]), _questions),
 )

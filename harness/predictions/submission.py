@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, Type
 from medbench.harness.finish import RunOutcome
 from medbench.harness.predictions.importing import About, Missing, import_run
 from medbench.harness.predictions.rows import Source
+from medbench.harness.results import PartOfADate
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import inside, read_yaml_table, write_atomically
 from medbench.tasks.foundation.printable import printable
@@ -33,10 +34,7 @@ def count_of(given: object) -> int:
 
 
 # YAML reads `2024` as a number and `2024-05-13` as a day.
-_Date = Annotated[
-    str, BeforeValidator(lambda given: str(given) if given else ""),
-    StringConstraints(pattern=r"^(\d{4}(-\d\d(-\d\d)?)?)?$"),
-]  # fmt: skip
+_Date = Annotated[PartOfADate, BeforeValidator(lambda given: str(given) if given else "")]
 _Day = Annotated[str, BeforeValidator(str), StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
 
 
