@@ -7,6 +7,7 @@ number has evidence of a leak, is not last there, it has no rank.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -25,6 +26,7 @@ from medbench.tasks.statistics.paired import ALPHA, Difference, bounds, differen
 
 Standing = Literal["best", "second", "none"]
 ScoresByRun = Mapping[str, Mapping[str, ScoreTable]]  # by identity of the run and task, where they are at hand
+_ALL_PAIRED, _BEST_PAIRED = 12, 6
 _DIGITS = 4  # numbers that look the same in a table share their standing
 _TAKES_PART = 0.8
 _LEAST_SHARED = 0.5
@@ -188,6 +190,15 @@ def rank_runs(
 
 def _intervals(own: FloatArray, others: FloatArray) -> tuple[Rank, ...]:
     return tuple(Rank(*map(float, one)) for one in zip(own, *bounds(others), strict=True))
+
+
+def pairs_among(best_first: Sequence[int]) -> list[tuple[int, int]]:
+    """Return which of so many runs are compared: all pairs of up to twelve; of more, those of the best six.
+
+    A pair costs a test for each task, and two hundred runs have twenty thousand pairs.
+    """
+    some = best_first if len(best_first) <= _ALL_PAIRED else best_first[:_BEST_PAIRED]
+    return list(combinations(sorted(some), 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

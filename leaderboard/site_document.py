@@ -1,20 +1,17 @@
 """What the first page of a site shows, as one JSON value that the page's own script draws."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 
 from medbench.harness.results import ModelInfo, Results
 from medbench.leaderboard import render
 from medbench.leaderboard import runs as known
-from medbench.leaderboard.compare import Rank, ScoresByRun, Side, Standing, compare, rank_runs
+from medbench.leaderboard.compare import Rank, ScoresByRun, Side, Standing, compare, pairs_among, rank_runs
 from medbench.leaderboard.numbers import Board, Number, make_table
 from medbench.leaderboard.paper import Publication
 from medbench.tasks.foundation.files import JsonObject
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 SCHEMA = 1
-ALL_PAIRED, MOST_PAIRED = 12, 6
-"""All pairs of so many runs are compared; of more those of so many of the best, since a pair costs a test a task."""
 _DIGITS = 4
 _PAIR = 2  # one run has no rank
 _OF_A_MODEL = ("parameters", "released", "open_weights", "declared")
@@ -141,7 +138,7 @@ def _pairs(
     """Yield two runs, and on how many tasks the first is better, worse, and neither, by Holm's adjusted p."""
     ranked = sorted((rank[0], place) for place, rank in enumerate(overall) if rank)
     order = [place for _, place in ranked] or list(range(len(board.runs)))
-    for pair in combinations(order if len(order) <= ALL_PAIRED else order[:MOST_PAIRED], 2):
+    for pair in pairs_among(order):
         sides = [Side(results=board.runs[one], tables=scores.get(board.runs[one].run, {})) for one in pair]
         verdicts = list(compare(sides[0], sides[1], protocol, primary_only=True).decisive["verdict"])
         better, worse = verdicts.count("better"), verdicts.count("worse")

@@ -9,7 +9,7 @@ import pytest
 from command_line import medbench
 
 from medbench.harness.results import ModelInfo, Results, TaskResult
-from medbench.leaderboard.compare import Comparison, Side, compare, decide, shared_tasks
+from medbench.leaderboard.compare import Comparison, Side, compare, decide, pairs_among, shared_tasks
 from medbench.leaderboard.pages import compared_rows, compared_summary, comparison_as_markdown
 from medbench.leaderboard.render import OVERLAP_TEXT, p_text
 from medbench.leaderboard.samples import ItemScore, ScoreRecord, ScoreTable, score_table
@@ -107,6 +107,15 @@ def test_what_cannot_be_compared_is_told() -> None:
     changed = {"dermamnist": replace(other.tasks["dermamnist"], data="e")}
     with pytest.raises(UsageError, match="different data of dermamnist"):
         shared_tasks(one, replace(other, tasks=changed))
+
+
+def test_of_very_many_runs_the_best_are_compared() -> None:
+    assert pairs_among([2, 0, 1]) == [(0, 1), (0, 2), (1, 2)]
+    assert len(pairs_among(range(12))) == 66
+    best = [199, 3, 50, 7, 120, 1]
+    of_all = pairs_among([*best, *(run for run in range(200) if run not in best)])
+    assert {run for pair in of_all for run in pair} == set(best)
+    assert len(of_all) == 15
 
 
 def test_texts_of_credentialed_data_are_withheld() -> None:

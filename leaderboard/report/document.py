@@ -6,10 +6,11 @@ Samples are columns; every text and every image is there once, and samples refer
 import base64
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from medbench.leaderboard import render
 from medbench.leaderboard.audit.document import wording
-from medbench.leaderboard.compare import ROWS, ScoresByRun, compare, rank_runs
+from medbench.leaderboard.compare import ROWS, ScoresByRun, compare, pairs_among, rank_runs
 from medbench.leaderboard.numbers import Board, Number, lines_of, make_board, make_table
 from medbench.leaderboard.report import sources
 from medbench.leaderboard.report.sources import NO_ANSWER, RawAnswer, RunSource, TaskSource, tasks_of
@@ -187,7 +188,7 @@ def inert_text(value: object) -> str:
 def make_document(
     runs: Sequence[RunSource], data: Mapping[str, TaskSource], *, budget: ImageBudget | None, reveal: bool = False
 ) -> tuple[dict[str, Any], Sequence[str]]:
-    """Return a report's document and images; each run is compared with each other, `data` are by task."""
+    """Return a report's document and images; runs are compared with one another, `data` are by task."""
     tables = {run.results.run: run.tables for run in runs}
     leaks = {run.results.run: leaked_in(run.audit) for run in runs}
     board, shelves = make_board([run.results for run in runs], leaks, tables), Shelves()
@@ -196,14 +197,14 @@ def make_document(
     uris, shown, broken = ([], {}, []) if budget is None else shelves.embed(budget)
     withheld = [name for name, source in data.items() if source.withheld]
     names = shelves.image_names
+    ranks = {protocol: _ranks(board, tables, protocol) for protocol in PROTOCOLS} if len(runs) > 1 else {}
     document = {
         "schema": SCHEMA, "states": list(STATES), "protocols": list(PROTOCOLS),
         "writtenHeads": list(render.WRITTEN_HEADS), "metricTitles": render.METRIC_TITLES,
         "revealed": reveal and any(map(needs_agreement, data)), "notices": notices_of(board.runs),
         "runs": [_run(name, run, withheld) for name, run in zip(board.names, runs, strict=True)],
         "tasks": tasks,
-        "pairs": [_pair(runs, *places) for places in combinations(range(len(runs)), 2)],
-        "ranks": {protocol: _ranks(board, tables, protocol) for protocol in PROTOCOLS} if len(runs) > 1 else {},
+        "pairs": [_pair(runs, *places) for places in pairs_among(_best_first(len(runs), ranks))], "ranks": ranks,
         "texts": list(shelves.texts), "glossary": wording("glossary"),
         "pictures": {
             "names": names, "shown": [list(shown.get(number, ())) for number in range(len(names))], "broken": broken,
@@ -270,6 +271,13 @@ def _task(
 def _ranks(board: Board, tables: ScoresByRun, protocol: Protocol) -> dict[str, Any]:
     ranking = rank_runs(board.runs, tables, board.names, protocol, board.leaks)
     return {"overall": [list(rank) for rank in ranking.overall], "leftOut": dict(ranking.left_out)}
+
+
+def _best_first(count: int, ranks: Mapping[Protocol, Mapping[str, Any]]) -> list[int]:
+    """Return the places of the runs by their mean rank, those without one last."""
+    overall = next(iter(ranks.values()))["overall"] if ranks else []
+    mean = [rank[0] if rank else math.inf for rank in overall]
+    return sorted(range(count), key=lambda place: mean[place] if place < len(mean) else math.inf)
 
 
 def _pair(runs: Sequence[RunSource], one: int, other: int) -> dict[str, Any]:

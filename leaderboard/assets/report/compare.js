@@ -18,9 +18,11 @@ function chosenPair() {
 }
 
 function winsTable() {
-  const order = runsInOrder(route.protocol);
+  const compared = new Set(DOC.pairs.flatMap(({ first, second }) => [first, second]));
+  const order = runsInOrder(route.protocol).filter((run) => compared.has(run));
+  const left = RUNS.length > order.length ? ` Of ${RUNS.length} runs the best ${order.length} are compared; medbench compare tells of others.` : "";
   return [
-    el("p", { class: "quiet" }, "Tasks on which the run of the row is better / worse than that of the column, and undecided. A cell shows the pair below."),
+    el("p", { class: "quiet" }, "Tasks on which the run of the row is better / worse than that of the column, and undecided. A cell shows the pair below.", left),
     table(null, ["", ...order.map((run) => head([legendMark(run), ` ${RUNS[run].name}`]))], order.map((run) => [
       el("th", { scope: "row", class: "pinned" }, legendMark(run), ` ${RUNS[run].name}`),
       ...order.map((other) => (run === other ? el("td", { class: "number quiet" }, "") : winsCell(run, other))),
@@ -30,7 +32,7 @@ function winsTable() {
 
 function winsCell(run, other) {
   const { better, worse, open } = winsOf(run, other, route.protocol);
-  const place = DOC.pairs.findIndex(({ first, second }) => (first === run && second === other) || (first === other && second === run));
+  const place = DOC.pairs.indexOf(pairOf(run, other));
   const kind = better > worse ? "ahead" : worse > better ? "behind-of" : "";
   return el("td", { class: `number ${kind}` }, el("a", { href: linkTo({ view: "compare", pair: place }), "aria-current": DOC.pairs[place] === chosenPair() ? "true" : null },
     `${better} / ${worse}`, el("small", null, ` ${open}`), unseen(` better / worse, undecided: ${RUNS[run].name} against ${RUNS[other].name}`)));

@@ -26,8 +26,14 @@ function tallyOfPair(pair, protocol) {
   return { better, worse, open: verdicts.length - better - worse };
 }
 
+// Of very many runs not all pairs are compared.
+function pairOf(run, other) {
+  return DOC.pairs.find(({ first, second }) => (first === run && second === other) || (first === other && second === run));
+}
+
 function winsOf(run, other, protocol) {
-  const pair = DOC.pairs.find(({ first, second }) => (first === run && second === other) || (first === other && second === run));
+  const pair = pairOf(run, other);
+  if (!pair) return null;
   const { better, worse, open } = tallyOfPair(pair, protocol);
   return pair.first === run ? { better, worse, open } : { better: worse, worse: better, open };
 }
@@ -35,7 +41,7 @@ function winsOf(run, other, protocol) {
 function headlineText(protocol) {
   if (RUNS.length < MANY) return null;
   const [best, ...others] = runsInOrder(protocol);
-  const wins = others.map((other) => [other, winsOf(best, other, protocol)]);
+  const wins = others.map((other) => [other, winsOf(best, other, protocol)]).filter(([, found]) => found);
   return el("p", { class: "headline" }, legendMark(best), el("strong", null, ` ${RUNS[best].name} `),
     "is better on ", wins.slice(0, 3).map(([other, { better, worse, open }], place) => [
       place ? "; on " : "", `${better}, worse on ${worse}, undecided on ${open} tasks against `, legendMark(other), ` ${RUNS[other].name}`,
