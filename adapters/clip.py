@@ -45,7 +45,8 @@ def read_tower_config(folder: Path, hint: str) -> CLIPVisionConfig:
     file = folder / "config.json"
     values = read_json(file)
     kind = values.get("model_type") if isinstance(values, dict) else None
-    own = values.get("vision_config", values) if kind in {"clip", CLIPVisionConfig.model_type} else None
+    # A kind that is a list has no place in a set.
+    own = values.get("vision_config", values) if kind in ("clip", CLIPVisionConfig.model_type) else None
     if not isinstance(own, dict):
         raise DataError(f"The vision tower in {folder} is of type {kind!r}, not CLIP.", hint)
     with usable(f"{file} cannot be used", "Copy it again."):

@@ -264,6 +264,6 @@ def _files_before(folder: Path) -> list[str]:
         raise UsageError(f"{folder} holds other things than a site.", "Give an empty or a new folder with --output.")
     document = read_json(folder / MARK)
     files = document.get("files") if isinstance(document, dict) else None
-    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+    if not isinstance(files, list) or not all(isinstance(name, str) and Path(name).name for name in files):
         raise UsageError(f"{folder / MARK} is not the list of a site's files.", "Give an empty or a new folder.")
     return files

@@ -1,5 +1,7 @@
 """Weights of every model: where they are, whether they fit, and how they get into a module, every one or none."""
 
+import io
+import os
 import pickle
 import struct
 import zipfile
@@ -36,8 +38,8 @@ LIBRARY_FAULTS = (
 )  # fmt: skip
 SHARD_BYTES = 2_000_000_000
 # torch's own reader of pickles raises those of the second line on bytes that are no pickle.
-_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError,
-               KeyError, IndexError, TypeError, AttributeError, struct.error)  # fmt: skip
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile,
+               KeyError, IndexError, TypeError, AttributeError, AssertionError, struct.error)  # fmt: skip
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _ALONE = ("model.safetensors", "pytorch_model.bin")
 _SHOWN = 5
@@ -241,10 +243,25 @@ def cast_parameters(model: nn.Module, dtype: torch.dtype, *, exact: Iterable[nn.
         parameter.data = parameter.data.to(torch.float32 if parameter in kept else dtype)
 
 
+class _NoLongerThanItIs(io.BufferedReader):
+    """A file that is not asked for more bytes than it has: a few of a pickle may name gigabytes of room."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes; EOFError if there are fewer."""
+        left = os.fstat(self.fileno()).st_size - self.tell()
+        if size is not None and size > left:
+            raise EOFError(f"it names {size:,} bytes where {left:,} are left")
+        return super().read(size)
+
+
 def read_torch_file(path: Path, hint: str = "") -> Mapping[str, Any]:
     """Return what `torch.save` wrote, tensors staying on the disk; DataError if broken, or anything could run code."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if zipfile.is_zipfile(path):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:
+            with _NoLongerThanItIs(path.open("rb", buffering=0)) as stream:
+                content = torch.load(stream, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         hint = hint or "Copy the file again; only tensors are read."

@@ -183,7 +183,7 @@ def _of_sample(where: str, row: _Asked) -> Prediction:
     return Prediction(
         where=where, prediction=None if failed else _found(str(said), row), reference=key or target,
         choices=choices if key else {}, sample_id=row.id, question=_found(question, row),
-        stop="length" if end.get("stop_reason") in _CUT else "eos",
+        stop="length" if str(end.get("stop_reason")) in _CUT else "eos",
     )  # fmt: skip
 
 

@@ -125,8 +125,8 @@ def folder_named(name: str) -> Path | None:
     try:
         folder = Path(name).expanduser()
         return folder if folder.is_dir() else None
-    except (OSError, RuntimeError):
-        # Too long, or the home of somebody who is not known here.
+    except (OSError, RuntimeError, ValueError):
+        # Too long, the home of somebody who is not known here, or with a NUL in it.
         return None
 
 
