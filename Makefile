@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS ?= runs
 VLLM := .venv-vllm
+CLINICAL := .venv-clinical
 SUPPLY := .venv-supply
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak fuzz docs figures picture mini-suite mini-weights lock sbom audit-packages clean
+.PHONY: help demo test test-slow test-vllm test-clinical check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak fuzz docs figures picture mini-suite mini-weights lock sbom audit-packages clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -43,6 +44,15 @@ $(VLLM)/.installed: tests/in_vllm/requirements.txt tests/in_vllm/torchvision_ops
 
 test-vllm: $(VLLM)/.installed  ## Compare vLLM's build for CPUs with our engine, in an environment of its own (.venv-vllm)
 	$(VLLM)/bin/python -m pytest -n0 -p no:cacheprovider tests/in_vllm
+
+$(CLINICAL)/.installed: tests/in_clinical/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(CLINICAL)
+	$(CLINICAL)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/in_clinical/requirements.txt -e .
+	$(CLINICAL)/bin/python -m pip uninstall --quiet --yes torchvision  # built for CUDA, and no text needs it
+	@touch $@
+
+test-clinical: $(CLINICAL)/.installed  ## Compare the clinical metrics with radeval's own numbers, in an environment of its own (.venv-clinical)
+	$(CLINICAL)/bin/python -m pytest -n0 -p no:cacheprovider tests/in_clinical
 
 check: lint types test  ## Everything that must be green before a commit
 
@@ -123,4 +133,4 @@ mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoint
 	$(BIN)/medbench train --config mini --output checkpoints/mini
 
 clean:  ## Remove the environment and the caches; runs stay
-	rm -rf $(VENV) $(VLLM) $(SUPPLY) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(CLINICAL) $(SUPPLY) .pytest_cache .mypy_cache .ruff_cache .hypothesis

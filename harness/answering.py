@@ -51,6 +51,9 @@ class Answerers(AbstractContextManager["Answerers"], Protocol):
     def facts(self, share: Share) -> ModelFacts:
         """Return what is kept of the model of a share, when it has answered."""
 
+    def leave(self) -> None:
+        """Let the model leave, so that what scores has its memory; may be said twice."""
+
 
 class InThisProcess(Answerers):
     """The model is loaded here."""
@@ -64,10 +67,14 @@ class InThisProcess(Answerers):
         # Whose engine is made once, and leaves before another checkpoint comes.
         self._answering: tuple[Share, Answering] | None = None
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *_: object) -> None:
+        """Let the model leave."""
+        self.leave()
+
+    def leave(self) -> None:
         """Let the model leave."""
         self._answering = None
-        self._loaded.__exit__(*error)
+        self._loaded.leave()
 
     def told(self, share: Share) -> Told:
         """Load the model; a server may be asked what it is, so what may be sent to it is looked at first."""

@@ -35,6 +35,7 @@ COMMANDS = {
     "site": ("leaderboard.cli:site_command", "Make a folder of runs into a static leaderboard site."),
     "audit": ("leaderboard.audit.cli:audit_group", "Look for leaks: in outputs, in data, in what was declared."),
     "tasks": ("tasks.cli:tasks_command", "List the tasks."),
+    "metrics": ("tasks.cli:metrics_command", "List the metrics that can be asked for, or show one."),
     "data": ("tasks.cli:data_group", "List, prepare and verify datasets."),
     "models": ("adapters.cli:models_command", "List the models, or show all that is known of one."),
     "cache": ("harness.cache.commands:cache_group", "See, check and prune the answers that runs keep for one another."),

@@ -27,6 +27,7 @@ from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import StoppedError, UsageError
 from medbench.tasks.foundation.files import canonical_json, read_yaml_table
 from medbench.tasks.foundation.last_resort import kept_in
+from medbench.tasks.metrics.asked import NO_METRIC, wanted_metrics
 from medbench.tasks.probes import PROBES
 from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.suite import prepare_mini_suite
@@ -39,6 +40,14 @@ _NO_LOCK = click.option(
     help="Hold no lock, where the file system has none; see to it that no other process writes there.",
 )  # fmt: skip
 
+_METRIC = click.option(
+    "--metric", "metrics", multiple=True, metavar="NAME[:VARIANT]",
+    help="Score by this metric too; repeatable. See `medbench metrics`.",
+)  # fmt: skip
+_METRIC_ARG = click.option(
+    "--metric-arg", "metric_args", multiple=True, callback=lambda *given: as_table(*given) or {},
+    metavar="METRIC:NAME=VALUE", help="A choice of such a metric; see `medbench metrics NAME`.",
+)  # fmt: skip
 _PROFILE = click.option("--profile", is_flag=True, help="Show where the time went, by phase and by task.")
 
 
@@ -145,6 +154,8 @@ def weight_options(command: Command) -> Command:
     "--retry-errors", type=click.IntRange(min=0), is_flag=False, flag_value=1, metavar="[ROUNDS]",
     help="Ask samples that failed again at the end, so many times (1); also those of a complete run.  [default: 0]",
 )  # fmt: skip
+@_METRIC
+@_METRIC_ARG
 @click.option("--probe", type=click.Choice(list(PROBES)), help="Ask in another way, for `medbench audit probe`.")
 @click.option(
     "--dry-run", "only_shown", is_flag=True,
@@ -169,7 +180,8 @@ def weight_options(command: Command) -> Command:
 )  # fmt: skip
 def run_command(
     named: tuple[str, ...], model_args: dict[str, str] | None, checkpoints: tuple[str, ...], config: Path | None, *,
-    save_config: Path | None, overwrite: str, only_shown: bool, shard: Shard | None, profile: bool, **options: Any,
+    save_config: Path | None, overwrite: str, only_shown: bool, shard: Shard | None, profile: bool,
+    metrics: tuple[str, ...], metric_args: dict[str, str], **options: Any,
 ) -> int:  # fmt: skip
     """Run a model over tasks and write a leaderboard; several models one after the other.
 
@@ -183,7 +195,8 @@ def run_command(
     """
     if shard is not None and (only_shown or overwrite == "always" or options["lock"] is False):
         _refuse_with_shard(overwrite, only_shown=only_shown)
-    others = {**options, "tasks": options["tasks"] or None}
+    asked = wanted_metrics(metrics, metric_args) or None
+    others = {**options, "tasks": options["tasks"] or None, "metrics": asked}
     said = models.ModelOptions(models=named, arguments=model_args or {}, checkpoints=checkpoints, others=others)
     planned = _planned(config, said)
     if save_config is not None:
@@ -258,6 +271,8 @@ _FORMATS = ("table", "lm-eval", "lmms-eval", "inspect", "medevalkit", "multimede
 @click.command("score")
 @click.argument("runs", nargs=-1, type=_FOLDER)
 @click.option("--data-dir", type=_FOLDER, help="Where the prepared tasks of RUNS are now.")
+@_METRIC
+@_METRIC_ARG
 @click.option("-t", "--task", help="The task that --predictions answer.")
 @click.option("--predictions", type=_FOLDER, help="A file of predictions, made by anybody.")
 @click.option("--from", "source", type=click.Choice(_FORMATS), help="Format of the file.  [default: by the file]")
@@ -271,19 +286,29 @@ _FORMATS = ("table", "lm-eval", "lmms-eval", "inspect", "medevalkit", "multimede
 )
 @click.option("--protocol", type=click.Choice([*PROTOCOLS, "both"]), help="[default: both]")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), help="[default: table]")
-def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | None, **options: Any) -> int:
+def score_command(
+    runs: tuple[Path, ...], data_dir: Path | None, task: str | None, metrics: tuple[str, ...],
+    metric_args: dict[str, str], **options: Any,
+) -> int:  # fmt: skip
     """Score the answers of RUNS again without the model, or score anybody's predictions of one task.
 
     A row of predictions has at least `prediction` and `reference`; for REC `prediction`, `box` [x1, y1, x2, y2] in
     pixels and `image_size` [width, height]; optional are `answer_type` (OPEN or CLOSED), `choices` and `group`.
     Names of columns that are common for these are understood; `medbench import` makes a run of such files.
 
+    Numbers of an earlier --metric stay and are made again; `--metric none` leaves them out.
+
     \b
     Example:  medbench score runs/uni-med-mini-0123456789ab
+              medbench score runs/uni-med-paper-0123456789ab --metric radgraph
               medbench score --task slake-vqa --predictions answers.jsonl --format json
               medbench score --task medqa-options --predictions MedQA.csv --from multimedeval
     """
+    asked = {} if metrics == (NO_METRIC,) else wanted_metrics(metrics, metric_args) or None
     if task is not None:
+        if asked is not None:
+            way_out = "Make a run of the file first: medbench import; then give that run to medbench score."
+            raise UsageError("--metric is for runs, not for a file of predictions.", way_out)
         if runs or data_dir is not None:
             raise UsageError("Runs and --task exclude each other.", "Score runs or predictions, each by a command.")
         return _score_predictions(task, **options)
@@ -291,15 +316,15 @@ def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | Non
         raise UsageError(f"{given[0]} needs --task.", "Add --task NAME; `medbench tasks` lists them.")
     if not runs:
         raise UsageError("There is nothing to score.", "Give folders of runs, or --task NAME --predictions FILE.")
-    return _score_runs(runs, data_dir)
+    return _score_runs(runs, data_dir, asked)
 
 
-def _score_runs(runs: Sequence[Path], data_dir: Path | None) -> int:
+def _score_runs(runs: Sequence[Path], data_dir: Path | None, metrics: dict[str, dict[str, str]] | None) -> int:
     codes = [0]
     for path in runs:
         # One run that cannot be scored does not keep the others from it.
         with models.Attempt(str(path)) as attempt:
-            results = rescore(path, data_dir)
+            results = rescore(path, data_dir, metrics)
             publish_run(path, data_dir)
             say(str(path))
             show_results(results)

@@ -13,12 +13,13 @@ from medbench.harness.models import ModelFacts
 from medbench.harness.phases import Phases
 from medbench.harness.results import RESULTS_FILE, Imported, Results, felt_limits, read_results, write_results
 from medbench.harness.rundir import RunDirectory
-from medbench.harness.score import Scores, score_tasks
+from medbench.harness.score import Scores, rescore, score_tasks
 from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.foundation.files import write_atomically
+from medbench.tasks.metrics.asked import read_asked, remarks_on
 
 Publish = Callable[[Path], None]
 PAGE, REPORT, AUDIT = "leaderboard.md", "report.html", "audit/audit.json"
@@ -74,32 +75,52 @@ class Answers:
     def _score(self, directory: RunDirectory) -> tuple[Results, Scores]:
         """Score what was generated and write `scores/` and `results.json`."""
         loads = self.workload.answerable(self.facts.kinds)
-        scores = score_tasks(loads, directory, self.model)
+        wanted = {**_metrics_before(directory), **self.settings.metrics}
+        asked = read_asked(wanted)
+        lines = remarks_on(asked, [load.spec for load in loads])
+        scores = score_tasks(loads, directory, self.model, asked)
         if not scores.tasks:
             scores.raise_if_failed("The answers are kept.")
         for notice in scores.notices():
             warn(notice)
-        notices = (*self.workload.notices, *self.facts.notices, *scores.notices(), *felt_limits(scores.tasks))
+        notices = (*self.workload.notices, *self.facts.notices, *lines, *scores.notices(), *felt_limits(scores.tasks))
         results = Results(
             run=directory.identity, model=self.facts.info, suite=self.workload.suite, limit=self.settings.limit,
             seed=self.settings.seed, notices=tuple(dict.fromkeys(notices)), tasks=scores.tasks,
             unsupported=tuple(load.spec.name for load in self.workload.loads if load not in loads),
-            probe=self.settings.probe, imported=self.imported,
+            probe=self.settings.probe, imported=self.imported, metrics=wanted,
         )  # fmt: skip
         write_results(directory.path / RESULTS_FILE, results)
         return results, scores
 
 
-def finished(directory: RunDirectory, publish: Publish) -> RunOutcome | None:
+def _metrics_before(directory: RunDirectory) -> Mapping[str, Mapping[str, str]]:
+    """Return what was asked for when the run was scored before; nothing if it was not."""
+    with suppress(MedbenchError):
+        return read_results(directory.path).metrics
+    return {}
+
+
+def finished(
+    directory: RunDirectory, publish: Publish, metrics: Mapping[str, Mapping[str, str]] | None = None,
+    data_dir: Path | None = None,
+) -> RunOutcome | None:  # fmt: skip
     """Return how a run ended that is done, or None if something is left to answer or to score.
 
     Pages that are missing are made again: a run that wrote none, or from which they were taken, does not pass as whole.
+    By `metrics` that it was not scored by it is scored now; `data_dir` is where its tasks are.
     """
     path, results = directory.path, _whole_results(directory)
     if results is None:
         return None
-    if missing := [page for page in (PAGE, REPORT, AUDIT) if not (path / page).exists()]:
+    missing = [page for page in (PAGE, REPORT, AUDIT) if not (path / page).exists()]
+    lacks = {name: one for name, one in (metrics or {}).items() if results.metrics.get(name) != one}
+    if lacks:
+        say(f"{path} is complete; scored now by {', '.join(lacks)}.")
+        results = rescore(path, data_dir, lacks)
+    elif missing:
         say(f"{path} is complete but for {', '.join(missing)}, written now.")
+    if lacks or missing:
         publish(path)
     return RunOutcome(path=path, results=results, phases=None)
 

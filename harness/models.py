@@ -17,7 +17,7 @@ from medbench.harness.results import ModelInfo
 from medbench.harness.settings import SAYS_NOTHING, Settings, load_settings
 from medbench.harness.workload import Workload, tasks_named
 from medbench.tasks.foundation.console import say, show_error, warn
-from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
+from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
 from medbench.tasks.foundation.files import (
     canonical_json,
     fingerprint,
@@ -209,6 +209,10 @@ def refuse_other_weights(folder: Path, ours: Mapping[str, str], others: Sequence
     noted = dict(ours)
     for path in (one / WEIGHTS_FILE for one in (folder, *others)):
         before = read_json_object(path) if path.exists() else {}
+        if not all(isinstance(weights, str) for weights in before.values()):
+            raise DataError(
+                f"{path} does not say which weights answered.", "Put back the file as it was, or remove it."
+            )
         if changed := [task for task, weights in before.items() if noted.get(task, weights) != weights]:
             way_out = "Put the weights of the run back, or start afresh with --overwrite always."
             raise RunError(f"Other weights answered a part of {', '.join(changed)}.", way_out)
@@ -269,17 +273,18 @@ class LoadedModel(AbstractContextManager["LoadedModel"]):
         self._loaded: tuple[Share, Adapter] | None = None
 
     def __exit__(self, *_: object) -> None:
-        self._leave()
+        self.leave()
 
     def adapter(self, share: Share) -> Adapter:
         """Return the model of a share. Keep no reference to it longer than it is used."""
         if self._loaded is None or self._loaded[0] != share:
-            self._leave()
+            self.leave()
             gc.collect()
             self._loaded = (share, self._load(share))
         return self._loaded[1]
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Let the model that is loaded go, if there is one."""
         if self._loaded is not None:
             self._loaded[1].close()
         self._loaded = None

@@ -59,16 +59,18 @@ def code_of_metrics(metrics: Iterable[MetricResult]) -> int:
 
 
 def show_results(results: Results) -> None:
-    """Write a run's numbers under the paper protocol."""
+    """Write a run's numbers under the paper protocol, and those that were asked for."""
     rows = []
     for name in (name for name in task_names() if name in results.tasks):
         task = results.tasks[name]
         failed = [f"{count} {state}" for state, count in sorted(task.states.items()) if count and state != "ok"]
-        rows += [
-            [task.title, metric_id, percent(metric), str(metric.n), ", ".join(failed)]
+        found = [
+            (metric_id, metric)
             for metric_id in metric_ids(name, task.kind, "paper")
             if (metric := task.paper.get(metric_id)) is not None
         ]
+        found += [(f"{metric_id} (strict)", one) for metric_id, one in task.strict.items() if one.traits is not None]
+        rows += [[task.title, shown, percent(one), str(one.n), ", ".join(failed)] for shown, one in found]
     columns = ["task", "metric", "value % [95 % interval]", "n", "not ok"]
     emit_table(columns, rows, title=f"{results.title}, paper protocol")
 

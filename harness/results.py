@@ -11,6 +11,7 @@ from medbench.harness.rundir import read_run
 from medbench.tasks.catalog import benchmark_of
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, write_atomically
+from medbench.tasks.metrics.metric import Traits
 from medbench.tasks.protocols import Protocol, State
 from medbench.tasks.spec import Kind
 from medbench.tasks.statistics.intervals import Method
@@ -22,6 +23,7 @@ SCHEMA: Literal[1] = 1
 # A name of a task becomes a name of files.
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 # A year, a month or a day; empty where nobody has said it.
 PartOfADate = Annotated[str, StringConstraints(pattern=r"^(\d{4}(-\d\d(-\d\d)?)?)?$")]
 _NO_LIMIT = 0.99995
@@ -56,7 +58,7 @@ class IntervalInfo:
     """How an interval was made, see `medbench.tasks.statistics.intervals`; no design effect where none is defined."""
 
     method: Method
-    clusters: int
+    clusters: Count
     design_effect: float | None
 
 
@@ -66,18 +68,19 @@ class MetricResult:
 
     value: Fraction | None  # Fraction from 0 to 1; None where nothing could be scored.
     ci: tuple[Fraction, Fraction] | None  # 95 % interval, or None.
-    n: int  # Samples that were scored; under `strict` all that did not fail.
-    errors: int  # Samples of this metric that failed: a server, memory or a file, not the model.
-    unparsed: int  # Samples whose answer could not be read.
-    truncated: int  # Samples whose answer or thought was cut off by the limit of tokens.
-    empty: int  # Samples without an answer.
+    n: Count  # Samples that were scored; under `strict` all that did not fail.
+    errors: Count  # Samples of this metric that failed: a server, memory or a file, not the model.
+    unparsed: Count  # Samples whose answer could not be read.
+    truncated: Count  # Samples whose answer or thought was cut off by the limit of tokens.
+    empty: Count  # Samples without an answer.
     signature: str  # The exact definition behind the number.
     ceiling: Fraction | None = None  # What a perfect model scores that writes boxes like this one; None without boxes.
     interval: IntervalInfo | None = None  # How the interval was made; None if there is none.
-    refused: int = 0  # Samples that the model declined to answer.
+    refused: Count = 0  # Samples that the model declined to answer.
     bounds: tuple[Fraction, Fraction] | None = None  # Had all failures been wrong, or right; None where nothing failed.
     answered: Fraction | None = None  # Share of the samples that did not fail whose answer could be read.
     among_answered: Fraction | None = None  # The value among those. Not to be compared: silence makes it rise.
+    traits: Traits | None = None  # How it is read, of a metric that was asked for; None of those of the task.
 
     @property
     def limiting_ceiling(self) -> float | None:
@@ -145,6 +148,7 @@ class Results:
     tasks: Mapping[TaskName, TaskResult]  # Results by task, in catalogue order.
     unsupported: tuple[str, ...]  # Tasks that the model cannot answer: empty cells, not zeros.
     probe: str = ""  # In which other way the questions were asked; empty for results.
+    metrics: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # Asked for, with their arguments.
     imported: Imported | None = None  # Whose answers these are, if medbench did not ask for them.
     schema: Literal[1] = field(default=SCHEMA)
 
@@ -154,7 +158,7 @@ class Results:
         return f"{self.model.title} (imported)" if self.imported else self.model.title
 
 
-for _record in (ModelInfo, Imported, IntervalInfo, MetricResult, Written, TaskResult, Results):
+for _record in (ModelInfo, Imported, IntervalInfo, Traits, MetricResult, Written, TaskResult, Results):
     with_config(ConfigDict(extra="forbid"))(_record)
 _RESULTS = TypeAdapter(Results)
 

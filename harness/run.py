@@ -26,6 +26,7 @@ from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.console import Listener, heard_by, say, warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
 from medbench.tasks.foundation.registry import imported_when_called
+from medbench.tasks.metrics.asked import read_asked, remarks_on
 from medbench.tasks.metrics.meteor import start_meteor
 
 # Writes the pages of runs; named, not imported, since the leaderboard is built on the harness.
@@ -94,6 +95,8 @@ def _begun(
             workload.say_left_out()
     # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
     settings = replace(settings, tasks=workload.names)
+    for line in remarks_on(read_asked(settings.metrics), [load.spec for load in workload.loads]):
+        warn(line)
     with (
         held_before_loading(settings, workload, model, shard.name if shard else ""),
         answerers(settings, workload, model, phases, own=own is not None) as answering,
@@ -137,6 +140,7 @@ class _Run:
             self._start_scorer_early()
             take_in(run, self.workload.answerable(first.kinds))
             facts, failures = self._answer_all(shares, run, run)
+            self.answering.leave()
             answers = Answers(
                 settings=self.settings, workload=self.workload, model=self.model, facts=facts, phases=self.phases,
                 failures=failures,
@@ -156,6 +160,7 @@ class _Run:
             self.asked = replace(self.workload, loads=loads)
             facts, failures = self._answer_all(shares, run, own)
             shards.note_environment(own, facts, self.phases)
+        self.answering.leave()
         tell(failures, f"They are samples of shard {shard}.")
         try:
             with opened() as run:
@@ -182,7 +187,7 @@ class _Run:
         return None
 
     def _finished(self, run: RunDirectory, publish: Publish) -> RunOutcome | None:
-        if (outcome := finished(run, publish)) is not None:
+        if (outcome := finished(run, publish, self.settings.metrics, self.settings.data_dir)) is not None:
             # Who merged them may have been stopped before they were gone.
             shards.clear(run)
             say(f"{run.path} is complete; nothing to do. Start afresh with --overwrite always.")

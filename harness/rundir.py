@@ -46,7 +46,7 @@ _PATIENCE = 600.0  # Seconds in which all shards of a large run begin or end one
 # What changes no answer (batch size: in float32; the type is not known yet), or is told better by data and model.
 _NOT_IN_THE_KEY = frozenset({
     "output_dir", "batch_size", "data_dir", "tasks", "model_args", "workers", "lock", "fail_on_error", "retry_errors",
-    "cache",
+    "cache", "metrics",
 })  # fmt: skip
 
 

@@ -27,12 +27,15 @@ from medbench.tasks.answers.thoughts import SIGNATURE, split_thought, thought_en
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
 from medbench.tasks.foundation.files import json_lines, write_atomically
+from medbench.tasks.metrics.asked import Asked, read_asked, remarks_on
 from medbench.tasks.metrics.metric import Scorable
 from medbench.tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol
 from medbench.tasks.sample import Box, Sample
 from medbench.tasks.spec import TaskSpec
 from medbench.tasks.statistics.intervals import interval
 
+METRICS_FOLDER = "metrics"
+"""Of a run: what metrics that were asked for keep for the next time, verdicts say."""
 _BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"), (math.inf, "large, 10 % and more"))
 _DIGITS = 10  # Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines.
 _SHARE_DIGITS = 4
@@ -59,8 +62,13 @@ class Scores:
             raise RunError(f"{', '.join(self.failed)} could not be scored: {first.problem}", f"{first.hint} {kept}")
 
 
-def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: ChosenModel) -> Scores:
-    """Score the recorded generations of tasks; write the scores of samples to `scores/<task>.jsonl`."""
+def score_tasks(
+    loads: Sequence[TaskLoad], directory: RunDirectory, model: ChosenModel, asked: Sequence[Asked] = ()
+) -> Scores:
+    """Score the recorded generations of tasks, also by the metrics that were `asked` for.
+
+    Writes the scores of samples to `scores/<task>.jsonl`.
+    """
     recorded = [_read_records(load, directory) for load in loads]
     predicted = [
         (load, records, [predict(*pair, load.spec, model.parse) for pair in zip(records, load.samples, strict=True)])
@@ -78,7 +86,8 @@ def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: Chose
     doubts: list[str] = []
     for load, records, items in predicted:
         try:
-            tasks[load.spec.name], unscored = _score_task(load, records, items, directory, model.boxes)
+            evaluations = _evaluated(load.spec, items, directory, asked, failed)
+            tasks[load.spec.name], unscored = _score_task(load, records, items, evaluations, directory, model.boxes)
         except MedbenchError as error:
             failed[load.spec.name] = error
         else:
@@ -115,22 +124,36 @@ def _scorable(sample: Sample, text: str, box: Box | None) -> Scorable:
     return Scorable(
         prediction=text, reference=sample.reference, choices=sample.choices,
         choice=choice_beside(text, sample.choices, sample.reference), predicted_box=box, reference_box=sample.box,
-        labels=sample.labels,
+        labels=sample.labels, question=sample.inputs.get("question", ""),
     )  # fmt: skip
 
 
+def _evaluated(
+    spec: TaskSpec, items: Sequence[Item], directory: RunDirectory, asked: Sequence[Asked],
+    failed: dict[str, MedbenchError],
+) -> dict[Protocol, tuple[Evaluation, ...]]:  # fmt: skip
+    """Return the evaluations of a task; an asked metric that fails is in `failed`, and costs no other its number."""
+    found = {protocol: protocols.evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS}
+    for one in asked:
+        try:
+            metrics = one.metrics(spec, directory.path / METRICS_FOLDER)
+            found["strict"] += protocols.evaluate(spec.name, spec.kind, "strict", items, metrics)
+        except MedbenchError as error:
+            failed[f"{spec.name} by {one.name}"] = error
+    return found
+
+
 def _score_task(
-    load: TaskLoad, records: Sequence[GenerationRecord], items: Sequence[Item], directory: RunDirectory,
-    boxes: BoxSpace | None,
+    load: TaskLoad, records: Sequence[GenerationRecord], items: Sequence[Item],
+    evaluations: Mapping[Protocol, Sequence[Evaluation]], directory: RunDirectory, boxes: BoxSpace | None,
 ) -> tuple[TaskResult, list[str]]:  # fmt: skip
     """Return the numbers of a task, and a line for each metric that could not score all that was answered."""
     spec, manifest = load.spec, load.prepared.manifest
-    evaluations = {protocol: protocols.evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS}
     numbers = numbers_of(spec, evaluations, items, load.samples, unit=spec.group_key, boxes=boxes)
     write_atomically(directory.scores(spec.name), json_lines(_score_records(load, items, evaluations)))
     unscored = [
-        f"{spec.title}: {one.metric.metric_id} ({protocol}) could not be scored on {one.unscored} answers, which ended "
-        f"its program. Its number is over the other {len(one.indices)}; with theirs it would lie in its bounds."
+        f"{spec.title}: {one.metric.metric_id} ({protocol}) could not be scored on {one.unscored} answers. Its number "
+        f"is over the other {len(one.indices)}; with theirs it would lie in its bounds."
         for protocol, found in evaluations.items()
         for one in found
         if one.unscored
@@ -183,7 +206,7 @@ def _metric_result(
         truncated=states["truncated"], empty=states["empty"], refused=states["refused"],
         bounds=evaluation.bounds and (_fraction(evaluation.bounds[0]), _fraction(evaluation.bounds[1])),
         answered=round(read / there, _DIGITS) if there else None,
-        among_answered=_number(evaluation.value_among_answered), ceiling=_number(ceiling),
+        among_answered=_number(evaluation.value_among_answered), ceiling=_number(ceiling), traits=metric.traits,
         signature=f"{metric.signature}|{SIGNATURE}|ci=clustered:{unit}|n={len(clusters)}",
     )  # fmt: skip
 
@@ -289,18 +312,24 @@ def reopen(path: Path, data_dir: Path | None = None, tasks: Collection[str] | No
     return Reopened(directory=directory, settings=settings, workload=workload, model=model)
 
 
-def rescore(path: Path, data_dir: Path | None = None) -> Results:
+def rescore(
+    path: Path, data_dir: Path | None = None, metrics: Mapping[str, Mapping[str, str]] | None = None
+) -> Results:
     """Score a run's generations again with today's metrics and write `scores/` and `results.json`.
 
-    `data_dir` is where the tasks are now. RunError if the run is not finished, or the data are not those that it had.
+    `data_dir` is where the tasks are now; `metrics` are asked for beside those that were before, with their arguments;
+    an empty table leaves these out. RunError if the run is not finished, or the data are not those that it had.
     """
     before = results.read_results(path)
+    wanted = {} if metrics is not None and not metrics else {**before.metrics, **(metrics or {})}
+    asked = read_asked(wanted)
     run = reopen(path, data_dir, before.tasks)
-    scores = score_tasks(run.workload.loads, run.directory, run.model)
+    lines = remarks_on(asked, [load.spec for load in run.workload.loads])
+    scores = score_tasks(run.workload.loads, run.directory, run.model, asked)
     scores.raise_if_failed(f"{path / results.RESULTS_FILE} is as it was.")
     for doubt in scores.doubts:
         warn(doubt)
-    notices = tuple(dict.fromkeys((*before.notices, *scores.doubts, *results.felt_limits(scores.tasks))))
-    found = replace(before, tasks=scores.tasks, notices=notices)
+    notices = tuple(dict.fromkeys((*before.notices, *lines, *scores.doubts, *results.felt_limits(scores.tasks))))
+    found = replace(before, tasks=scores.tasks, notices=notices, metrics=wanted)
     results.write_results(path / results.RESULTS_FILE, found)
     return found

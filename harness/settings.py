@@ -39,6 +39,15 @@ Cache = Annotated[Folder, BeforeValidator(lambda given: answers_home() if str(gi
 Selection = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 
 
+def _by_name(given: object) -> object:
+    names = [given] if isinstance(given, str) else given
+    return {name: {} for name in names} if isinstance(names, list | tuple) else given
+
+
+# Metrics that are asked for, with the arguments of each; without arguments their names alone.
+Metrics = Annotated[Mapping[str, Mapping[str, str]], BeforeValidator(_by_name)]
+
+
 def answers_home() -> Path:
     """Return the usual folder of the cache of answers."""
     return medbench_home() / "answers"
@@ -77,6 +86,7 @@ class Settings:
     fail_on_error: Tolerated | None = None  # How many samples may fail, see `medbench.harness.failing`; None: not said.
     retry_errors: Annotated[int, Field(ge=0)] = 0  # Rounds at the end in which failed samples are tried again.
     lock: bool = True  # Whether the run's folder is held against other processes.
+    metrics: Metrics = field(default_factory=dict)  # Asked for beside those of the tasks; they change no answer.
     probe: str = ""  # Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
 
     @pydantic.model_validator(mode="wrap")

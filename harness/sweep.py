@@ -23,6 +23,7 @@ from medbench.tasks.foundation.files import canonical_json, read_yaml_table, wri
 MODELS, MEAN = "models", "mean"
 _TABLES = ("model_args", "max_new_tokens", "checkpoint_for")
 _KNOWN = tuple(one.name for one in fields(Settings))
+_WHOLE = ("tasks", "metrics")  # Lists that belong to each run.
 _ONE_MODELS = ("checkpoint", "checkpoint_for", "lora")  # Weights of one are not those of others.
 _MOST = 500  # runs of a file: a value too many in a few lists asks for more than anybody waits for
 _HEAD = "# Runs of medbench: medbench run --config FILE. docs/sweeps.md says what may stand here.\n"
@@ -146,9 +147,9 @@ def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_too_many(before: int, flat: Mapping[str, Any]) -> None:
-    asked = before + prod(len(one) for key, one in flat.items() if isinstance(one, list) and key != "tasks")
+    asked = before + prod(len(one) for key, one in flat.items() if isinstance(one, list) and key not in _WHOLE)
     if asked > _MOST:
-        lists = ", ".join(key for key, one in flat.items() if isinstance(one, list) and key != "tasks")
+        lists = ", ".join(key for key, one in flat.items() if isinstance(one, list) and key not in _WHOLE)
         raise UsageError(f"Its lists ({lists}) make {asked:,} runs, at most {_MOST} stand in a file.", "Shorten some.")
 
 
@@ -157,7 +158,7 @@ def _products(flat: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if empty := [key for key, value in flat.items() if value == []]:
         raise UsageError(f"{empty[0]} is an empty list.", "Give it a value, or leave it out.")
     for combination in product(
-        *(one if isinstance(one, list) and key != "tasks" else [one] for key, one in flat.items())
+        *(one if isinstance(one, list) and key not in _WHOLE else [one] for key, one in flat.items())
     ):
         values: dict[str, Any] = {}
         for key, one in zip(flat, combination, strict=True):

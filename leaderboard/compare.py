@@ -114,11 +114,13 @@ def compared_values(
     return tuple(None if cell is None else cell.value for cell in cells), ""
 
 
-def standings_of(values: Sequence[float | None]) -> tuple[Standing, ...]:
-    """Return who leads; None takes no part, nobody leads alone or at zero, and equal ones share their standing."""
+def standings_of(values: Sequence[float | None], *, lower_is_better: bool = False) -> tuple[Standing, ...]:
+    """Return who leads; None takes no part, nobody leads alone or at the worst, and equal ones share their standing."""
     rounded = [None if value is None else round(value, _DIGITS) for value in values]
     there = [value for value in rounded if value is not None]
-    right = sorted({value for value in there if value > 0}, reverse=True) if len(there) >= _PAIR else []
+    worst = 1.0 if lower_is_better else 0.0
+    good = {value for value in there if value != worst} if len(there) >= _PAIR else set()
+    right = sorted(good, reverse=not lower_is_better)
     words: dict[float | None, Standing] = dict(zip(right, ("best", "second"), strict=False))
     return tuple(words.get(value, "none") for value in rounded)
 
@@ -144,8 +146,24 @@ class Ranking(NamedTuple):
     """All ranks."""
 
     tasks: tuple[TaskRanks, ...]
-    overall: tuple[Rank, ...]  # means over kinds of the mean over those tasks on which all have a rank, if any
+    # By run, the mean over kinds of the mean over tasks; None for one that is not ranked on all of them. Where fewer
+    # than two are, over those tasks on which all are, if any. Empty if nobody has one.
+    overall: tuple[Rank | None, ...]
+    unranked: tuple[str, ...]  # By run, why it has no overall rank; empty if it has one.
     left_out: Mapping[str, str]  # why a task has no ranks, by its name in tables
+
+
+class _Drawn(NamedTuple):
+    """The primary metric of a task by run [M], and of its resamplings [B, M]; NaN for runs that take no part."""
+
+    kind: Kind
+    values: FloatArray
+    resampled: FloatArray
+
+    def ranks_of(self, places: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+        """Return the ranks of some runs among themselves; what cannot be computed comes last."""
+        own, others = (np.nan_to_num(one[..., places], nan=-np.inf) for one in (self.values, self.resampled))
+        return ranks(own), ranks(others)
 
 
 def rank_runs(
@@ -157,11 +175,13 @@ def rank_runs(
     Test cases are drawn again, whole clusters for all models alike; an interval of ranks holds 95 % of what comes out.
     """
     found: list[TaskRanks] = []
-    of_kinds: dict[Kind, list[tuple[FloatArray, FloatArray]]] = {}
+    drawn: list[_Drawn] = []
+    missing: list[list[str]] = [[] for _ in runs]
     left_out: dict[str, str] = {}
     for task in known.in_catalogue_order(name for run in runs for name in run.tasks):
         result = next(run.tasks[task] for run in runs if task in run.tasks)
-        tables = [None if task in (leaks or {}).get(run.run, ()) else scores[run.run].get(task) for run in runs]
+        leaked = [task in (leaks or {}).get(run.run, ()) for run in runs]
+        tables = [None if out else scores[run.run].get(task) for run, out in zip(runs, leaked, strict=True)]
         metric = known.primary_metric(result.kind, {name for one in tables if one for name in one.columns[protocol]})
         if metric is None:
             left_out[result.title] = "this protocol does not have its primary metric"
@@ -171,21 +191,50 @@ def rank_runs(
         if few or field.reason:
             left_out[result.title] = "only one of the runs may be ranked there" if few else field.reason
             continue
-        taking = [run for run in field.runs if run is not None]
-        values = np.asarray([run.value(field.shared) for run in taking])
-        statistics = [run.of(field.shared) for run in taking]
-        resampled = paired.resampled_together(taking[0].metric, statistics, field.groups, seed=runs[0].seed)
-        # What cannot be computed comes last. Ranks are [M] of the runs that take part, [B, M] of their resamplings.
-        drawn = ranks(np.nan_to_num(values, nan=-np.inf)), ranks(np.nan_to_num(resampled, nan=-np.inf))
-        intervals = iter(_intervals(*drawn))
-        those = tuple(None if run is None else next(intervals) for run in field.runs)
+        one = _drawn(result.kind, field, runs[0].seed)
+        taking = [place for place, run in enumerate(field.runs) if run is not None]
+        intervals = dict(zip(taking, _intervals(*one.ranks_of(taking)), strict=True))
+        those = tuple(intervals.get(place) for place in range(len(runs)))
         found.append(TaskRanks(result.title, metric, those, field.remark(names)))
-        if None not in those:
-            of_kinds.setdefault(result.kind, []).append(drawn)
+        drawn.append(one)
+        for place in set(range(len(runs))).difference(taking):
+            there = "too few samples of" if task in runs[place].tasks else "no number of"
+            missing[place].append(f"{'evidence of a leak of' if leaked[place] else there} {result.title}")
+    return _with_overall(found, drawn, missing, left_out)
+
+
+def _drawn(kind: Kind, field: Field, seed: int) -> _Drawn:
+    taking = {place: run for place, run in enumerate(field.runs) if run is not None}
+    statistics = [run.of(field.shared) for run in taking.values()]
+    metric = next(iter(taking.values())).metric
+    some = paired.resampled_together(metric, statistics, field.groups, seed=seed)
+    values, resampled = np.full(len(field.runs), np.nan), np.full((len(some), len(field.runs)), np.nan)
+    values[list(taking)] = [run.value(field.shared) for run in taking.values()]
+    resampled[:, list(taking)] = some
+    return _Drawn(kind, values, resampled)
+
+
+def _with_overall(
+    tasks: Sequence[TaskRanks], drawn: Sequence[_Drawn], missing: Sequence[Sequence[str]], left_out: Mapping[str, str]
+) -> Ranking:
+    """Return ranks with those over all tasks: of the runs that have a rank on each, or of all on what they share.
+
+    A run that lacks a task, or whose number there has evidence of a leak, would take it from the means of all others.
+    """
+    whole = [place for place, out in enumerate(missing) if not out]
+    unranked = [f"it has {', '.join(out)}" if out else "" for out in missing]
+    if len(whole) < _PAIR:
+        whole, unranked = list(range(len(missing))), [""] * len(missing)
+    of_kinds: dict[Kind, list[tuple[FloatArray, FloatArray]]] = {}
+    for task, one in zip(tasks, drawn, strict=True):
+        if all(task.ranks[place] is not None for place in whole):
+            of_kinds.setdefault(one.kind, []).append(one.ranks_of(whole))
+    if not of_kinds:
+        return Ranking(tuple(tasks), (), tuple(unranked), left_out)
     # Kinds weigh alike, or those with more data sets would decide.
     by_kind = [[np.mean(of, axis=0) for of in zip(*pairs, strict=True)] for pairs in of_kinds.values()]
-    overall = _intervals(*(np.mean(of, axis=0) for of in zip(*by_kind, strict=True))) if by_kind else ()
-    return Ranking(tuple(found), overall, left_out)
+    overall = dict(zip(whole, _intervals(*(np.mean(of, axis=0) for of in zip(*by_kind, strict=True))), strict=True))
+    return Ranking(tuple(tasks), tuple(overall.get(place) for place in range(len(missing))), tuple(unranked), left_out)
 
 
 def _intervals(own: FloatArray, others: FloatArray) -> tuple[Rank, ...]:

@@ -57,6 +57,8 @@ class Number:
     title: str  # of the task, in tables
     metric: str
     primary: bool = False  # whether the task is decided by this metric
+    asked: bool = False  # whether the metric was asked for by name: it is never put together with others
+    lower_is_better: bool = False
     column: int  # place of the model in a table: two of them may have one name
     model: str
     kind: Origin
@@ -219,12 +221,16 @@ def _task_numbers(board: Board, protocol: Protocol, task: str, scores: ScoresByR
         cells = [metrics.get(metric) for metrics in found]
         fair = [None if out else cell for cell, out in zip(cells, leaked, strict=True)]
         compared, remark = compared_values(fair, tables, protocol, metric, board.names)
+        traits = next((cell.traits for cell in cells if cell is not None), None)
+        lower = traits is not None and not traits.higher_is_better
+        remark = "; ".join(filter(None, ["lower is better" if lower else "", remark]))
         for place, (run, cell) in enumerate(zip(board.runs, cells, strict=True)):
             if cell is not None:
                 (low, high), (wrong, right), how = cell.ci or (None, None), cell.bounds or (None, None), cell.interval
                 yield Number(
                     protocol=protocol, task=task, title=first.title, metric=metric, primary=metric == primary,
-                    column=place, model=board.names[place], kind="run", source=run.run, remark=remark,
+                    asked=traits is not None, lower_is_better=lower, column=place, model=board.names[place],
+                    kind="run", source=run.run, remark=remark,
                     compared=compared[place], whole=not cell.errors and run.limit is None, leaked=leaked[place],
                     zero_shot=run.model.is_zero_shot_on(task), low=low, high=high, ceiling=cell.limiting_ceiling,
                     measured_ceiling=cell.ceiling, if_failed_wrong=wrong, if_failed_right=right,
@@ -243,7 +249,8 @@ def ordered(board: Board, scores: ScoresByRun, order: Order, protocol: Protocol)
     if order == "name":
         keys = [name.casefold() for name in board.names]
     elif order == "rank" and len(board.runs) > 1:
-        keys = rank_runs(board.runs, scores, board.names, protocol, board.leaks).overall or keys
+        ranks = rank_runs(board.runs, scores, board.names, protocol, board.leaks).overall
+        keys = [one or (math.inf,) for one in ranks] or keys
     elif order == "mean":
         shown = board.numbers[board.numbers["primary"] & board.numbers["protocol"].eq(protocol)]
         wide = shown.pivot(index="task", columns="column", values="value").dropna()
@@ -324,7 +331,9 @@ def _ranked(numbers: pd.DataFrame) -> pd.DataFrame:
         lines.setdefault(line, []).append(place)
     for places in lines.values():
         if len({reported[place] for place in places if values[place] is not None}) == 1:
-            for place, standing in zip(places, standings_of([values[place] for place in places]), strict=True):
+            lower = bool(numbers["lower_is_better"].iloc[places].any())
+            standings = standings_of([values[place] for place in places], lower_is_better=lower)
+            for place, standing in zip(places, standings, strict=True):
                 found[place] = standing
     return numbers.assign(standing=found)
 
@@ -388,6 +397,8 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
     run stands beside a paper's number only where none of its samples failed, so that both are of the whole test split.
     Numbers with evidence of a leak count on neither side, and only datasets that both have.
 
+    Metrics that were asked for are not among them.
+
     A row has `model`, `datasets` (how many count), `relative` (the mean of (ours - baseline) / baseline), `geometric`
     (exp(mean of log ratios) - 1), `points` (the mean difference, a fraction), NaN where they share no number, and
     `left_out` (datasets that both have a number of, but not of the same samples).
@@ -396,7 +407,7 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
     if baseline not in names:
         raise UsageError(f"No model of the table is called {baseline!r}.", f"There are {', '.join(names)}.")
     base = names.index(baseline)
-    usable = table.numbers[~table.numbers["leaked"] & table.numbers["value"].notna()]
+    usable = table.numbers[~table.numbers["leaked"] & ~table.numbers["asked"] & table.numbers["value"].notna()]
     if kind is not None:
         usable = usable[usable["task"].map(lambda task: get_task(task).kind).eq(kind)]
     rows = []

@@ -113,7 +113,9 @@ def ranks_section(names: Sequence[str], ranking: Ranking) -> str:
     """Return the ranks with their intervals, and why tasks have none."""
     if not ranking.tasks and not ranking.left_out:
         return ""
-    return render_markdown("ranks.md", names=names, ranking=ranking, told=render.WORDING["ranks"]).rstrip("\n")
+    unranked = [(name, why) for name, why in zip(names, ranking.unranked, strict=True) if why]
+    told = render.WORDING["ranks"]
+    return render_markdown("ranks.md", names=names, ranking=ranking, unranked=unranked, told=told).rstrip("\n")
 
 
 def gains_section(table: Table, baseline: str) -> str:

@@ -75,11 +75,11 @@ def mixture(runs: Sequence[Results], fit: int = 0) -> UsageError | None:
     if len({run.run for run in runs}) < len(runs):
         return _GIVEN_TWICE
     for name in {name for run in runs[fit:] for name in run.tasks}:
-        one_of_them = next(([run] for run in runs[:fit] if name in run.tasks), [])
+        # Of those that are known to fit, one stands for all, but for metrics that not all of them have.
+        one_of_them = _standing_for(name, runs[:fit])
         having = [run.tasks[name] for run in (*one_of_them, *runs[fit:]) if name in run.tasks]
-        if len(set(map(_definitions, having))) > 1:
-            way_out = "Bring them up to date: medbench score RUN"
-            return UsageError(f"The runs scored {name} by different definitions.", way_out)
+        if (problem := _defined_apart(name, having)) is not None:
+            return problem
         if len({task.data for task in having}) > 1:
             way_out = "Run them on the same prepared data, then compare."
             return UsageError(f"The runs answered different data of {name}.", way_out)
@@ -87,9 +87,38 @@ def mixture(runs: Sequence[Results], fit: int = 0) -> UsageError | None:
 
 
 def _definitions(task: TaskResult) -> tuple[object, ...]:
+    """Return what the metrics of a task are, without those that were asked for: not every run has these."""
     of_metrics = [sorted(task.metrics(protocol).items()) for protocol in PROTOCOLS]
-    metrics = [[(name, definition_of(metric.signature)) for name, metric in found] for found in of_metrics]
+    metrics = [
+        [(name, definition_of(one.signature)) for name, one in found if one.traits is None] for found in of_metrics
+    ]
     return (task.version, *map(tuple, metrics))
+
+
+def _defined_apart(name: str, having: Sequence[TaskResult]) -> UsageError | None:
+    if len(set(map(_definitions, having))) > 1:
+        way_out = "Bring them up to date: medbench score RUN"
+        return UsageError(f"The runs scored {name} by different definitions.", way_out)
+    if different := _asked_differently(having):
+        way_out = "Score them alike: medbench score RUN --metric NAME, with the same library and --metric-arg."
+        return UsageError(f"The runs scored {name} by different definitions of {', '.join(different)}.", way_out)
+    return None
+
+
+def _standing_for(task: str, runs: Sequence[Results]) -> list[Results]:
+    chosen: dict[tuple[str, ...], Results] = {}
+    for run in runs:
+        if task in run.tasks:
+            chosen.setdefault(tuple(run.metrics), run)
+    return list(chosen.values())
+
+
+def _asked_differently(having: Sequence[TaskResult]) -> list[str]:
+    """Return the metrics that were asked for and have several definitions."""
+    found: dict[str, set[str]] = {}
+    for name, one in (item for task in having for item in task.strict.items() if item[1].traits is not None):
+        found.setdefault(name, set()).add(definition_of(one.signature))
+    return sorted(name for name, definitions in found.items() if len(definitions) > 1)
 
 
 def definition_of(signature: str) -> str:

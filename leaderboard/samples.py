@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError, with_config
 
 from medbench.harness.results import Results, read_results
 from medbench.harness.rundir import RunDirectory
 from medbench.leaderboard.runs import chosen_tasks, picked, primary_metric
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.foundation.files import read_numbered_json_lines
-from medbench.tasks.metrics.metric import FloatArray, Metric
+from medbench.tasks.metrics.asked import as_read
+from medbench.tasks.metrics.metric import FloatArray, Metric, Traits
 from medbench.tasks.protocols import PROTOCOLS, Protocol, State, metrics_for
 from medbench.tasks.spec import Kind
 from medbench.tasks.statistics.intervals import interval
@@ -32,8 +33,8 @@ _PARTS = ("task", "title", "label", "value", "metric", "score", "low", "high", "
 class ItemScore:
     """The sufficient statistics and the value of one metric on one sample; None where it counts nothing."""
 
-    statistics: tuple[float, ...]
-    value: float | None
+    statistics: tuple[FiniteFloat, ...]
+    value: FiniteFloat | None
 
 
 Scores = Annotated[Mapping[str, ItemScore], read_once()]
@@ -105,8 +106,10 @@ class ScoreTable:
         return [self.by_id[name].group for name in names]
 
 
-def score_table(task: str, kind: Kind, records: Sequence[ScoreRecord]) -> ScoreTable:
-    """Return the scores of a task from its records."""
+def score_table(
+    task: str, kind: Kind, records: Sequence[ScoreRecord], asked: Mapping[str, Traits] | None = None
+) -> ScoreTable:
+    """Return the scores of a task from its records; metrics that were `asked` for have their traits by id."""
 
     def scored(metric: Metric, protocol: Protocol) -> MetricScores:
         of = [(record.sample_id, record.scores(protocol).get(metric.metric_id)) for record in records]
@@ -115,9 +118,11 @@ def score_table(task: str, kind: Kind, records: Sequence[ScoreRecord]) -> ScoreT
         statistics = np.asarray(list(there.values()), dtype=np.float64).reshape(len(there), width)
         return MetricScores(metric=metric, sample_ids=tuple(there), statistics=statistics)
 
+    metrics = {protocol: metrics_for(task, kind, protocol) for protocol in PROTOCOLS}
+    metrics["strict"] += tuple(as_read(*pair) for pair in (asked or {}).items())
     columns = {
-        protocol: {metric.metric_id: scored(metric, protocol) for metric in metrics_for(task, kind, protocol)}
-        for protocol in PROTOCOLS
+        protocol: {metric.metric_id: scored(metric, protocol) for metric in found}
+        for protocol, found in metrics.items()
     }
     return ScoreTable(task=task, records=records, columns=columns)
 
@@ -139,8 +144,10 @@ def read_score_table(path: Path, results: Results, task: str) -> ScoreTable:
             found = error.errors()[0]
             where = ".".join(map(str, found["loc"]))
             raise DataError(f"{file}, line {number} is no score: {where}: {found['msg']}.", again) from error
+    result = results.tasks[task]
+    asked = {name: metric.traits for name, metric in result.strict.items() if metric.traits is not None}
     try:
-        return score_table(task, results.tasks[task].kind, records)
+        return score_table(task, result.kind, records, asked)
     except ValueError as error:
         raise DataError(f"{file} holds statistics of several lengths for one metric.", again) from error
 

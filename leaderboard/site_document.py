@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from medbench.harness.results import ModelInfo, Results
 from medbench.leaderboard import render
 from medbench.leaderboard import runs as known
-from medbench.leaderboard.compare import Rank, ScoresByRun, Side, Standing, compare, pairs_among, rank_runs
+from medbench.leaderboard.compare import ScoresByRun, Side, Standing, compare, pairs_among, rank_runs
 from medbench.leaderboard.numbers import Board, Number, make_table
 from medbench.leaderboard.paper import Publication
 from medbench.tasks.foundation.files import JsonObject
@@ -66,6 +66,7 @@ def _table(board: Board, protocol: Protocol, published: Sequence[Publication]) -
     rows = [
         {
             **known.picked(first, ("task", "metric", "remark")), "definition": known.definition_of(first.signature),
+            "lower": first.lower_is_better,
             "primary": any(one is not None and one.primary for one in line) or _decides(first, board),
             "cells": [
                 None if one is None else _cell(one, standings.get((one.task, one.metric, one.column), "none"))
@@ -103,33 +104,16 @@ def remarks_on(number: Number) -> list[str]:
 
 
 def _ranks(board: Board, scores: ScoresByRun, protocol: Protocol) -> JsonObject:
-    """Return the mean ranks of the runs that may be ranked over all tasks, None for the others, and why.
-
-    A run that lacks a task, or whose number there has evidence of a leak, would take that task from all others' means:
-    if two or more others are whole, these alone are ranked.
-    """
-    tasks = {task for run in board.runs for task in run.tasks}
-    why = {run.run: _why_unranked(run, tasks, board) for run in board.runs}
-    whole = [place for place, run in enumerate(board.runs) if not why[run.run]]
-    if len(whole) < _PAIR:
-        whole, why = list(range(len(board.runs))), {}
-    overall: dict[int, Rank] = {}
-    left_out: Mapping[str, str] = {}
-    if len(whole) > 1:
-        names = [board.names[place] for place in whole]
-        found = rank_runs([board.runs[place] for place in whole], scores, names, protocol, board.leaks)
-        overall, left_out = dict(zip(whole, found.overall, strict=False)), found.left_out
+    """Return the mean ranks of the runs that may be ranked over all tasks, None for the others, and why."""
+    if len(board.runs) < _PAIR:
+        return {"overall": [None], "why": [""], "leftOut": {}}
+    found = rank_runs(board.runs, scores, board.names, protocol, board.leaks)
+    overall = found.overall or (None,) * len(board.runs)
     return {
-        "overall": [list(overall[place]) if place in overall else None for place in range(len(board.runs))],
-        "why": [why.get(run.run, "") for run in board.runs], "leftOut": dict(left_out),
-    }  # fmt: skip
-
-
-def _why_unranked(run: Results, tasks: set[str], board: Board) -> str:
-    if missing := known.in_catalogue_order(tasks.difference(run.tasks)):
-        return f"it has no number of {', '.join(missing)}"
-    leaked = known.in_catalogue_order(board.leaks.get(run.run, frozenset()) & tasks)
-    return f"there is evidence of a leak of {', '.join(leaked)}" if leaked else ""
+        "overall": [one and list(one) for one in overall],
+        "why": list(found.unranked),
+        "leftOut": dict(found.left_out),
+    }
 
 
 def _pairs(

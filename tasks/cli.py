@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -21,6 +21,10 @@ from medbench.tasks.prepared import HashedFile, Prepared
 from medbench.tasks.sample import SPLITS
 from medbench.tasks.spec import Skipped, TaskSpec
 from medbench.tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
+
+if TYPE_CHECKING:
+    from medbench.tasks.foundation.registry import Registry
+    from medbench.tasks.metrics.asked import MetricEntry
 
 MINI = "mini"
 _DIGITS = 12
@@ -62,6 +66,39 @@ def _task_row(about: Mapping[str, Any]) -> tuple[str, ...]:
     counts = ("-" if count is None else str(count) for count in about["paper"].values())
     licence = f"{about['licence']}{' (credentialed)' if about['credentialed'] else ''}"
     return (about["task"], about["kind"], about["title"], *counts, " ".join(about["metrics"]), licence, prepared)
+
+
+@click.command("metrics")
+@click.argument("name", required=False)
+@json_option
+def metrics_command(name: str | None, *, as_json: bool) -> None:
+    """List the metrics that --metric asks for beside those of the tasks, or show one with its arguments.
+
+    \b
+    Example:  medbench metrics
+              medbench metrics chexbert
+    """
+    asked = import_module("medbench.tasks.metrics.asked").ASKED
+    found = [_of_metric(one, asked) for one in ([name] if name else asked)]
+    if as_json:
+        emit_json("metrics", {"metrics": found})
+    elif name:
+        rows = [(key, str(value)) for key, value in found[0].items() if key not in {"arguments", "metric"} and value]
+        rows += [(f"--metric-arg {name}:{key}=", meaning) for key, meaning in found[0]["arguments"].items()]
+        emit("\n".join([found[0]["metric"], *(f"  {key:8} {text}" for key, text in rows)]))
+    else:
+        columns = ("metric", "kinds", "cost", "summary", "from")
+        emit_table(columns, [[str(one[column]) for column in columns] for one in found])
+        say("Ask for one: medbench run ... --metric NAME; of a run that is there: medbench score RUN --metric NAME")
+
+
+def _of_metric(name: str, asked: "Registry[MetricEntry]") -> dict[str, Any]:
+    entry = asked.load(name)
+    return {
+        "metric": f"{name}:{entry.variant}" if entry.variant else name, "kinds": " ".join(sorted(entry.kinds)),
+        "cost": entry.cost, "summary": entry.summary, "arguments": dict(entry.arguments),
+        "from": asked.origin(name) or "medbench",
+    }  # fmt: skip
 
 
 @click.group("data", cls=NamedGroup)

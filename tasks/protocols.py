@@ -144,8 +144,10 @@ def count_states(items: Sequence[Item]) -> dict[State, int]:
     return {state: counts[state] for state in STATES}
 
 
-def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Item]) -> tuple[Evaluation, ...]:
-    """Return one evaluation per metric of a task under a protocol, in the order of the tables.
+def evaluate(
+    task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Item], metrics: Sequence[Metric] | None = None
+) -> tuple[Evaluation, ...]:
+    """Return one evaluation per metric of a task under a protocol, in the order of the tables, or of given `metrics`.
 
     What a metric could not score (a row of NaN) stays out of it like a failed item. Raises UsageError if there is no
     such kind or protocol, MedbenchError if a metric needs Java and it cannot start.
@@ -154,7 +156,7 @@ def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Ite
     answered = np.asarray([items[index].state == "ok" for index in indices], dtype=np.bool_)
     missed = [_wrong_and_right(protocol, item.scorable) for item in items if item.state == "error"]
     evaluations = []
-    for metric in metrics_for(task_name, kind, protocol):
+    for metric in metrics_for(task_name, kind, protocol) if metrics is None else metrics:
         applies = np.asarray([metric.applies(scorable) for scorable in scorables], dtype=np.bool_)
         chosen = [scorable for scorable, wanted in zip(scorables, applies, strict=True) if wanted]
         statistics = metric.statistics(chosen)

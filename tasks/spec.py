@@ -55,6 +55,7 @@ class TaskSpec:
     reader: Reader
     options: Mapping[str, str] = field(default_factory=dict)  # Of the reader, with their meaning.
     choices: tuple[str, ...] = ()  # The answers, where they are the same for all questions; samples carry their own.
+    shows: str = ""  # What its images show, where a metric has to know it: `chest X-ray`.
     variant_of: str = ""  # The task whose data this one asks about in another way; variants run only when named.
 
     def choices_by_key(self) -> dict[str, str]:

@@ -14,8 +14,10 @@ from native_data import NATIVE
 from medbench.tasks.catalog import get_task
 from medbench.tasks.prepare import prepare_task
 
-# `make test-vllm` runs these in an environment of its own.
-collect_ignore = [] if find_spec("vllm") else ["in_vllm"]
+# `make test-vllm` and `make test-clinical` run these in environments of their own.
+collect_ignore = [
+    folder for library, folder in (("vllm", "in_vllm"), ("radeval", "in_clinical")) if not find_spec(library)
+]
 
 if TYPE_CHECKING:
     from engine_helpers import Small

@@ -177,6 +177,7 @@ def cases(at: Path, native: Path, data: Path, url: str) -> Mapping[str, Sequence
     training = "train", "--config", "mini", *tiny, "--data-dir", data
     return {
         "tasks": [case("tasks"), case("tasks", "--json")],
+        "metrics": [case("metrics"), case("metrics", "judge", "--json")],
         "models": [case("models"), case("models", "llava-med", "--json")],
         "completion": [case("completion", shell) for shell in ("bash", "zsh", "fish")],
         "data list": [case("data", "list"), case("data", "list", "slake-vqa")],

@@ -31,12 +31,12 @@ def install(folder: Path, entry_points: str) -> dict[str, str]:
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> dict[str, str]:
-    return install(
-        tmp_path, "[medbench.adapters]\necho = echo_plugin:ENTRY\n[medbench.tasks]\nspelling = echo_plugin:TASK\n"
-    )
+    rooms = {"adapters": "echo = echo_plugin:ENTRY", "tasks": "spelling = echo_plugin:TASK",
+             "metrics": "brevity = echo_plugin:METRIC"}  # fmt: skip
+    return install(tmp_path, "".join(f"[medbench.{room}]\n{entry}\n" for room, entry in rooms.items()))
 
 
-def test_a_model_and_a_task_of_a_third_party_run_like_our_own(plugin: dict[str, str], tmp_path: Path) -> None:
+def test_a_model_a_task_and_a_metric_of_a_third_party_run_like_our_own(plugin: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("aorta\nspleen\nfemur\nliver\n")
     prepared = medbench(
         "data", "prepare", "spelling", "--source", tmp_path, "--data-dir", tmp_path / "data", env=plugin
@@ -44,11 +44,12 @@ def test_a_model_and_a_task_of_a_third_party_run_like_our_own(plugin: dict[str, 
     assert prepared.returncode == 0, prepared.stderr
     result = medbench(
         "run", "--model", "echo", "--tasks", "spelling", "--data-dir", tmp_path / "data",
-        "--output-dir", tmp_path / "runs", env=plugin,
+        "--metric", "brevity", "--output-dir", tmp_path / "runs", env=plugin,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     [results] = (tmp_path / "runs").glob("*/results.json")
-    assert json.loads(results.read_text())["tasks"]["spelling"]["strict"]["accuracy"]["value"] == 1.0
+    numbers = json.loads(results.read_text())["tasks"]["spelling"]["strict"]
+    assert (numbers["accuracy"]["value"], numbers["words"]["value"]) == (1.0, 1 / 50)
 
 
 def test_a_plugin_is_listed_and_guessed(plugin: dict[str, str]) -> None:

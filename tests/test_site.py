@@ -315,7 +315,7 @@ def test_a_run_without_a_task_takes_no_rank_from_the_others(tmp_path: Path) -> N
     [board] = document(site_files(found(tmp_path), "A board")["index.html"])["boards"]
     ranks = board["ranks"]["paper"]
     assert [None if rank is None else rank[0] for rank in ranks["overall"]] == [1.5, 1.5, None]
-    assert ranks["why"] == ["", "", "it has no number of dermamnist"]
+    assert ranks["why"] == ["", "", "it has no number of DermaMNIST"]
     assert [pair[:2] for pair in board["pairs"]["paper"]] == [[0, 1]]
 
 

@@ -100,8 +100,11 @@ def test_a_run_with_few_samples_takes_no_part_and_does_not_take_the_others_ranks
     assert line_of(board_of(tables))[0].remark == "compared without C (40 of 100 samples)"
     ranking = ranking_of(tables)
     assert [rank and rank.rank for rank in ranking.tasks[0].ranks] == [1.0, 2.0, None]
-    assert ranking.overall == ()
-    assert "- DermaMNIST: compared without C (40 of 100 samples)." in ranks_section(["A", "B", "C"], ranking)
+    assert [rank and rank.rank for rank in ranking.overall] == [1.0, 2.0, None]
+    told = ranks_section(["A", "B", "C"], ranking)
+    assert "- DermaMNIST: compared without C (40 of 100 samples)." in told
+    assert "- C: no mean rank, it has too few samples of DermaMNIST." in told
+    assert "| **All tasks** | mean rank | 1.00 (1.00 to 1.00) | 2.00 (2.00 to 2.00) |  |" in told
 
 
 @pytest.mark.parametrize(("tables", "reason"), [

@@ -22,6 +22,7 @@ from medbench.harness.doctor import PSEUDO_MODELS, examine_scorers
 from medbench.harness.predictions.formats import FORMATS
 from medbench.harness.results import MetricResult, Results, read_results_file
 from medbench.harness.settings import Settings
+from medbench.harness.verdicts import Judged, prompt_of
 from medbench.harness.workload import load_workload
 from medbench.leaderboard.audit.document import wording
 from medbench.leaderboard.numbers import make_board, make_table
@@ -299,6 +300,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
 
 
+def judge_prompt() -> str:
+    """Return what a judge is asked about an answer."""
+    prompt = prompt_of(Judged(question="Which organ is shown?", reference="liver", answer="the hepatic organ"))
+    return f"```text\n{prompt.strip()}\n```"
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "command-help": command_help,
@@ -323,6 +330,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "sources": sources,
     "presets": presets,
     "full-size": full_size,
+    "judge-prompt": judge_prompt,
 }
 
 

@@ -1,18 +1,24 @@
-"""A model and a task of your own, in about 30 lines.
+"""A model, a task and a metric of your own, in about 40 lines.
 
-Name both in the entry points of your distribution, and `medbench run --model echo --tasks spelling` finds them:
+Name them in the entry points of your distribution, and `medbench run --model echo --tasks spelling --metric brevity`
+finds them:
 
     [project.entry-points."medbench.adapters"]
     echo = "echo_plugin:ENTRY"
 
     [project.entry-points."medbench.tasks"]
     spelling = "echo_plugin:TASK"
+
+    [project.entry-points."medbench.metrics"]
+    brevity = "echo_plugin:METRIC"
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medbench.adapters import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, plain_answer
+from medbench.tasks.metrics.asked import MetricEntry, asked_metric
+from medbench.tasks.metrics.metric import FloatArray, Scorable, score_statistics
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Reading, TaskSpec
 
@@ -54,6 +60,17 @@ def read_words(source: Path, options: Mapping[str, str]) -> Reading:
     return Reading(samples=samples, skipped=(), split_method="first half, second half")
 
 
+def words(scorables: Sequence[Scorable]) -> FloatArray:
+    """Return the words of each answer, 50 at most, as statistics of a mean [N, 2]."""
+    return score_statistics([min(50, len(one.prediction.split())) for one in scorables])
+
+
+METRIC = MetricEntry(
+    summary="How many words an answer has, of 50.",
+    kinds=frozenset({"qa"}),
+    cost="nothing",
+    build=lambda _: [asked_metric("words", "blanks", words, high=50, higher_is_better=False)],
+)
 ENTRY = AdapterEntry(card=CARD, load=load, parse=plain_answer)
 TASK = TaskSpec(
     name="spelling",

@@ -86,6 +86,10 @@ class Pool(Answerers):
 
     def __exit__(self, *_: object) -> None:
         """End all workers."""
+        self.leave()
+
+    def leave(self) -> None:
+        """End all workers."""
         self._crew.close()
 
     def told(self, share: Share) -> Told:

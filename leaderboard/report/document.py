@@ -270,7 +270,10 @@ def _task(
 
 def _ranks(board: Board, tables: ScoresByRun, protocol: Protocol) -> dict[str, Any]:
     ranking = rank_runs(board.runs, tables, board.names, protocol, board.leaks)
-    return {"overall": [list(rank) for rank in ranking.overall], "leftOut": dict(ranking.left_out)}
+    return {
+        "overall": [rank and list(rank) for rank in ranking.overall], "unranked": list(ranking.unranked),
+        "leftOut": dict(ranking.left_out),
+    }  # fmt: skip
 
 
 def _best_first(count: int, ranks: Mapping[Protocol, Mapping[str, Any]]) -> list[int]:

@@ -109,6 +109,18 @@ def macro_f1_weights(statistics: FloatArray) -> FloatArray:
     return np.asarray(np.divide(members, sizes, out=np.zeros_like(members), where=sizes > 0).sum(axis=1))
 
 
+def micro_f1(totals: FloatArray) -> FloatArray:
+    """Return F1 from totals [..., 3] of hits, false alarms and misses; NaN where nothing was said or wanted."""
+    hits, alarms, misses = np.moveaxis(totals, -1, 0)
+    size = 2 * hits + alarms + misses
+    return np.asarray(np.divide(2 * hits, size, out=np.full_like(hits, np.nan), where=size > 0))
+
+
+def micro_f1_weights(statistics: FloatArray) -> FloatArray:
+    """Return what of micro-F1 hangs on each sample [N]: what was said of it and what was wanted."""
+    return np.asarray(statistics @ np.array([2.0, 1.0, 1.0]))
+
+
 def inclusive_iou(first: Box, second: Box) -> float:
     """Return IoU with one pixel added to every side, as if both edges of a box belonged to it.
 

@@ -7,6 +7,7 @@ of one, so that it can be pickled and sent to a worker.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,19 @@ class Scorable:
     predicted_box: Box | None = None  # In pixels; None where none could be read.
     reference_box: Box | None = None  # None for tasks without boxes.
     labels: Mapping[str, str] = field(default_factory=dict)  # `answer_type` is `OPEN` or `CLOSED` for VQA.
+    question: str = ""  # What was asked, where the task asks a question in words of its own.
+
+
+Aggregate = Literal["mean", "micro_f1", "macro_f1"]
+"""How a number is made of the sum of statistics; the names are those of `medbench.tasks.metrics.asked.AGGREGATES`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """How the statistics of a metric that was asked for are read, also by those who do not have what scored it."""
+
+    aggregate: Aggregate
+    higher_is_better: bool = True
 
 
 def everything(_: Scorable) -> bool:
@@ -48,6 +62,7 @@ class Metric:
     # From statistics what hangs on each sample [N], up to a factor; None where all weigh alike, and for a mean.
     weights: Callable[[FloatArray], FloatArray] | None = None
     adds: bool = True  # Not where the columns of statistics follow from the references of one call.
+    traits: Traits | None = None  # Of a metric that was asked for by name; None for those that a task always has.
 
 
 def mean_of_scores(totals: FloatArray) -> FloatArray:

@@ -17,6 +17,7 @@ from export_runs import invented, write_run
 from native_data import NATIVE, mimic_raw, mpx_single, pubmedqa, sa_med2d_raw, slake, slake_download
 from PIL import Image
 
+from medbench.harness.judge import read_kept
 from medbench.harness.learned import Learned
 from medbench.harness.models import refuse_other_weights
 from medbench.harness.predictions.formats import FORMATS, read_predictions
@@ -181,6 +182,8 @@ def runs() -> Iterator[Reader]:
         name="submission", form="yaml", read=lambda at: read_submission(at / SUBMISSION_FILE), file=SUBMISSION_FILE,
         seeds=(said,),
     )  # fmt: skip
+    reply = {"key": "a", "reply": "x", "stop": "eos", "model": "m", "prompt_tokens": 1, "cost": 0.5}
+    yield Reader(name="judge", form="lines", read=lambda at: read_kept(at / "input"), seeds=(_json(reply),))
     yield Reader(name="learned", form="json", read=lambda at: Learned(at / "input").known, seeds=(_json({"rows": 3}),))
     yield Reader(
         name="weights of a run",

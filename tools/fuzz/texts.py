@@ -19,6 +19,7 @@ from medbench.adapters.remote import RetryableError
 from medbench.harness.predictions.peers import marked_answer
 from medbench.harness.settings import read_limits
 from medbench.harness.shards import read_shard
+from medbench.harness.verdicts import Judged, prompt_of, read_verdict
 from medbench.harness.workers.wanted import wanted
 from medbench.leaderboard.audit.normalise import norm_v1
 from medbench.leaderboard.export.formats import checked_repo, read_datasets
@@ -55,6 +56,7 @@ _ANSWERS = (
 )  # fmt: skip
 _BOXES = ("[0.1, 0.2, 0.5, 0.9]", "<box>(12, 34), (56, 78)</box>", "{<12><30><45><60>}", "x1=1 y1=2 x2=30 y2=40", "left: 10%, top: 5%, right: 50 %, bottom: 90%",
           '{"bbox_2d": [1, 2, 3, 4]}', "<loc_12><loc_30><loc_45><loc_60>", "from (1, 2) to (3, 4) px")  # fmt: skip
+_VERDICT = '{"reason": "It is.", "verdict": "correct"}'
 _OPTIONS = (
     f"The answer is A{_BESIDE}warfarin{_BESIDE}Kızamık{_BESIDE}the liver", f"Kizamik{_BESIDE}aspirin{_BESIDE}Kızamık",
     f"not B, (C)\nD. x{_BESIDE}a{_BESIDE}A{_BESIDE}yes{_BESIDE}no", f"İ ſ{_BESIDE}i{_BESIDE}S{_BESIDE}ss",
@@ -161,6 +163,12 @@ def _headers(text: str) -> object:
     return retry_after({name.lower(): value, "date": "Sun, 29 Nov 2026 07:00:00 GMT"})
 
 
+def _judge(text: str) -> object:
+    reply, _, answer = text.partition(_BESIDE)
+    judged = Judged(question="?", reference=answer[::-1], answer=answer)
+    return prompt_of(judged), read_verdict(reply, judged)
+
+
 def readers() -> Iterator[Reader]:
     """Yield the readers of texts."""
     yield from _answers()
@@ -195,6 +203,8 @@ def _answers() -> Iterator[Reader]:
         *_PAIRS,
     )
     yield of_text("answers.refusal", is_refusal, *_ANSWERS)
+    yield of_text("answers.judge", _judge, f"{_VERDICT}{_BESIDE}the liver", f"It says {_VERDICT}{_BESIDE}</think>{_VERDICT}",
+                  f"<think>{_VERDICT}</think>{_VERDICT}{_BESIDE}")  # fmt: skip
     yield of_text("answers.box", lambda text: (find_box(text), find_box(text, y_first=True)), *_BOXES, share=30)
     yield of_text("answers.box_tokens", items_of, *_BOXES)
     yield of_text(

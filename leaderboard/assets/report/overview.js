@@ -16,7 +16,8 @@ function runsInOrder(protocol) {
   // The best first, where ranks are known.
   const ranks = ranksOf(protocol);
   const places = RUNS.map((_, run) => run);
-  return ranks ? places.sort((first, second) => ranks[first][0] - ranks[second][0] || first - second) : places;
+  const of = (run) => (ranks[run] ? ranks[run][0] : RUNS.length + 1);
+  return ranks ? places.sort((first, second) => of(first) - of(second) || first - second) : places;
 }
 
 function tallyOfPair(pair, protocol) {
@@ -63,10 +64,15 @@ function primaryTable(protocol) {
   ];
   const rows = runsInOrder(protocol).map((run) => [
     el("th", { scope: "row", class: "pinned" }, legendMark(run), " ", RUNS[run].name),
-    ...(ranks ? [numberCell(`${ranks[run][0].toFixed(1)} [${ranks[run][1].toFixed(1)}, ${ranks[run][2].toFixed(1)}]`)] : []),
+    ...(ranks ? [rankCell(ranks[run], DOC.ranks[protocol].unranked[run])] : []),
     ...shown.map(([task, row]) => primaryCell(task, row, run)),
   ]);
   return table(null, heads, rows, "scores primary", `primary-${protocol}`);
+}
+
+function rankCell(rank, why) {
+  const text = rank ? `${rank[0].toFixed(1)} [${rank[1].toFixed(1)}, ${rank[2].toFixed(1)}]` : "–";
+  return el("td", { class: rank ? "number" : "number quiet", title: why ? `No mean rank: ${why}` : null }, text);
 }
 
 function primaryCell(task, row, run) {

@@ -27,10 +27,10 @@ function meanCell(entry) {
 }
 
 function heatOf(row, entries) {
-  // How dark a number stands: between the least and the most of the runs that are shown.
+  // How dark a number stands: between the worst and the best of the runs that are shown.
   const values = entries.map((entry) => row.cells[entry.place]).filter((cell) => cell && cell.value !== null).map((cell) => cell.value);
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  return (value) => (high > low ? (0.7 * (value - low)) / (high - low) : 0);
+  return (value) => (high > low ? (0.7 * (row.lower ? high - value : value - low)) / (high - low) : 0);
 }
 
 function scoreCell(board, row, entry, heat, detailed) {

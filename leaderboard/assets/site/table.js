@@ -14,7 +14,7 @@ const SORTS = {
 function sortOf(board, detail) {
   if (Object.hasOwn(SORTS, route.sort)) return SORTS[route.sort];
   const row = board.tables[route.protocol].rows.find((one) => `${one.task}:${one.metric}` === route.sort);
-  return row && (row.primary || detail) ? { title: row.task, value: (entry) => { const cell = row.cells[entry.place]; return cell ? cell.value : null; } } : null;
+  return row && (row.primary || detail) ? { title: row.task, up: row.lower, value: (entry) => { const cell = row.cells[entry.place]; return cell ? cell.value : null; } } : null;
 }
 
 function sorted(board, entries, detail) {
