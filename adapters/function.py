@@ -19,6 +19,7 @@ from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 
 Answering = Callable[..., str]  # Returns the text of an answer. See `FunctionAdapter` for what it is given.
+IMPORTED = "imported"  # The name of what answered a run whose answers somebody else had.
 _DEFAULT_BOXES = "pixels"
 _GIVEN = ("prompt", "images", "sample", "spec")
 _PLAIN = (str, int, float, bool, bytes, tuple, frozenset, type(None))

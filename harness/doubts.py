@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from medbench.adapters.catalog import ChosenModel
+from medbench.adapters.function import IMPORTED
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
 from medbench.tasks.protocols import Item
@@ -16,6 +17,7 @@ def doubts_of_run(load: TaskLoad, items: Sequence[Item], model: ChosenModel) -> 
     """Return the doubts about a task of a run; that a baseline says one thing for everything is none."""
     entry = model.entry
     declared_by = "--model-arg boxes=NAME" if "boxes" in entry.arguments else f"the adapter {entry.card.name}"
+    declared_by = "--boxes NAME" if entry.card.name == IMPORTED else declared_by
     return doubts_of(load.spec, load.samples, items, model.boxes, declared_by, constant=entry.card.constant)
 
 

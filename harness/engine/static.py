@@ -189,11 +189,14 @@ def written_by_library(
     """Return what transformers' `generate` writes to prompts [L, D] each: the likeliest tokens, or by a beam search."""
     watch = Watch(each=decoding.beams)
     padded, mask = _left_padded(embeddings, decoder.dtype)
-    written = cast("Any", decoder).generate(
-        generation_config=GenerationConfig(), logits_processor=LogitsProcessorList([watch]), inputs_embeds=padded,
-        attention_mask=mask, num_beams=decoding.beams, do_sample=False, max_new_tokens=decoding.max_new_tokens,
+    config = GenerationConfig(
+        num_beams=decoding.beams, do_sample=False, max_new_tokens=decoding.max_new_tokens,
         eos_token_id=sorted(decoding.end_ids) or None, pad_token_id=min(decoding.end_ids, default=0),
-        repetition_penalty=decoding.repetition_penalty, **_row_states(states, each=decoding.beams),
+        repetition_penalty=decoding.repetition_penalty,
+    )  # fmt: skip
+    written = cast("Any", decoder).generate(
+        generation_config=config, logits_processor=LogitsProcessorList([watch]), inputs_embeds=padded,
+        attention_mask=mask, **_row_states(states, each=decoding.beams),
     )  # fmt: skip
     return watch.cut(written.tolist())
 

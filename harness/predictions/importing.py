@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from medbench.adapters.catalog import ChosenModel
-from medbench.adapters.function import known_model
+from medbench.adapters.function import IMPORTED, known_model
 from medbench.harness.finish import Answers, RunOutcome, finished
 from medbench.harness.models import ModelFacts
 from medbench.harness.phases import Phases
@@ -34,7 +34,7 @@ from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, Reading, TaskSpec
 
 Missing = Literal["error", "wrong"]
-_OWN, _PIXELS = "imported", "pixels"
+_PIXELS = "pixels"
 _NOT_KNOWN = ("prompts", "decoding", "hardware", "whether all samples were asked in the same way")
 _NO_ANSWER = "It has no answer in the file of predictions."
 _FAILED = "It failed, as the file of predictions says."
@@ -99,7 +99,7 @@ def import_run(
             if data_dir is not None:
                 raise
             workload, matched = _alone(tasks, Path(folder), space, error.problem)
-        model = known_model(_OWN, space, catalogue=False)
+        model = known_model(IMPORTED, space, catalogue=False)
         parts = _parts(about, tasks, workload, model, missing)
         if workload.data_dir == Path(folder):
             # The data stay with the run, whose folder is known by now.
@@ -152,7 +152,7 @@ def _parts(
         for load, task in zip(workload.loads, tasks, strict=True)
     }  # fmt: skip
     return {
-        "code": code, "model": about.name, "arguments": model.identity, "own model": _OWN, "limit": None, "seed": 0,
+        "code": code, "model": about.name, "arguments": model.identity, "own model": IMPORTED, "limit": None, "seed": 0,
         "suite": workload.suite, "missing": missing, "tasks": data,
     }  # fmt: skip
 
