@@ -19,7 +19,7 @@ from medbench.harness.workload import Workload
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.foundation.files import write_atomically
-from medbench.tasks.metrics.asked import read_asked, remarks_on
+from medbench.tasks.metrics.asked import notices_of, read_asked
 
 Publish = Callable[[Path], None]
 PAGE, REPORT, AUDIT = "leaderboard.md", "report.html", "audit/audit.json"
@@ -77,13 +77,13 @@ class Answers:
         loads = self.workload.answerable(self.facts.kinds)
         wanted = {**_metrics_before(directory), **self.settings.metrics}
         asked = read_asked(wanted)
-        lines = remarks_on(asked, [load.spec for load in loads])
         scores = score_tasks(loads, directory, self.model, asked)
         if not scores.tasks:
             scores.raise_if_failed("The answers are kept.")
         for notice in scores.notices():
             warn(notice)
-        notices = (*self.workload.notices, *self.facts.notices, *lines, *scores.notices(), *felt_limits(scores.tasks))
+        known = (*self.workload.notices, *self.facts.notices, *notices_of(asked))
+        notices = (*known, *scores.notices(), *felt_limits(scores.tasks))
         results = Results(
             run=directory.identity, model=self.facts.info, suite=self.workload.suite, limit=self.settings.limit,
             seed=self.settings.seed, notices=tuple(dict.fromkeys(notices)), tasks=scores.tasks,

@@ -26,7 +26,7 @@ from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.console import Listener, heard_by, say, warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
 from medbench.tasks.foundation.registry import imported_when_called
-from medbench.tasks.metrics.asked import read_asked, remarks_on
+from medbench.tasks.metrics.asked import notices_of, read_asked, refuse_useless
 from medbench.tasks.metrics.meteor import start_meteor
 
 # Writes the pages of runs; named, not imported, since the leaderboard is built on the harness.
@@ -95,7 +95,8 @@ def _begun(
             workload.say_left_out()
     # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
     settings = replace(settings, tasks=workload.names)
-    for line in remarks_on(read_asked(settings.metrics), [load.spec for load in workload.loads]):
+    asked = read_asked(settings.metrics)
+    for line in (*refuse_useless(asked, [load.spec for load in workload.loads]), *notices_of(asked)):
         warn(line)
     with (
         held_before_loading(settings, workload, model, shard.name if shard else ""),

@@ -27,7 +27,7 @@ from medbench.tasks.answers.thoughts import SIGNATURE, split_thought, thought_en
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
 from medbench.tasks.foundation.files import json_lines, write_atomically
-from medbench.tasks.metrics.asked import Asked, read_asked, remarks_on
+from medbench.tasks.metrics.asked import Asked, notices_of, read_asked, refuse_useless
 from medbench.tasks.metrics.metric import Scorable
 from medbench.tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol
 from medbench.tasks.sample import Box, Sample
@@ -36,6 +36,7 @@ from medbench.tasks.statistics.intervals import interval
 
 METRICS_FOLDER = "metrics"
 """Of a run: what metrics that were asked for keep for the next time, verdicts say."""
+_UNSCORED = "could not be scored on"
 _BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"), (math.inf, "large, 10 % and more"))
 _DIGITS = 10  # Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines.
 _SHARE_DIGITS = 4
@@ -152,7 +153,7 @@ def _score_task(
     numbers = numbers_of(spec, evaluations, items, load.samples, unit=spec.group_key, boxes=boxes)
     write_atomically(directory.scores(spec.name), json_lines(_score_records(load, items, evaluations)))
     unscored = [
-        f"{spec.title}: {one.metric.metric_id} ({protocol}) could not be scored on {one.unscored} answers. Its number "
+        f"{spec.title}: {one.metric.metric_id} ({protocol}) {_UNSCORED} {one.unscored} answers. Its number "
         f"is over the other {len(one.indices)}; with theirs it would lie in its bounds."
         for protocol, found in evaluations.items()
         for one in found
@@ -324,12 +325,16 @@ def rescore(
     wanted = {} if metrics is not None and not metrics else {**before.metrics, **(metrics or {})}
     asked = read_asked(wanted)
     run = reopen(path, data_dir, before.tasks)
-    lines = remarks_on(asked, [load.spec for load in run.workload.loads])
+    for line in (*refuse_useless(asked, [load.spec for load in run.workload.loads]), *notices_of(asked)):
+        warn(line)
     scores = score_tasks(run.workload.loads, run.directory, run.model, asked)
     scores.raise_if_failed(f"{path / results.RESULTS_FILE} is as it was.")
     for doubt in scores.doubts:
         warn(doubt)
-    notices = tuple(dict.fromkeys((*before.notices, *lines, *scores.doubts, *results.felt_limits(scores.tasks))))
+    # What a metric could not score is told anew, of those that are still asked for.
+    known = (one for one in before.notices if _UNSCORED not in one)
+    told = (*known, *notices_of(asked), *scores.doubts, *results.felt_limits(scores.tasks))
+    notices = tuple(dict.fromkeys(told))
     found = replace(before, tasks=scores.tasks, notices=notices, metrics=wanted)
     results.write_results(path / results.RESULTS_FILE, found)
     return found

@@ -61,7 +61,7 @@ def leaderboard(
         numbers.make_table, board, grouped=grouped, published=published, overlapping=overlapping, shown=shown
     )
     tables = [made(one, layout=shape) for one in protocols]
-    notices = [*known.notices_of(board.runs), *_not_audited(board)] if board else []
+    notices = [*known.notices_of(board.runs, board.names), *_not_audited(board)] if board else []
     as_rows = models_as_rows or (shape is not None and shape.models_as_rows)
     if form == "latex":
         asked = Wishes(models_as_rows=as_rows, digits=digits, **wishes)
@@ -89,7 +89,7 @@ def _not_audited(board: Board) -> list[str]:
 def board_as_markdown(board: Board, tables: Sequence[Table] | None = None, sections: Sequence[str] = ()) -> str:
     """Return a board as a markdown document, with plain tables of both protocols if none are given."""
     shown = [numbers.make_table(board, protocol) for protocol in PROTOCOLS] if tables is None else tables
-    return _page(known.notices_of(board.runs), shown, sections, board=board)
+    return _page(known.notices_of(board.runs, board.names), shown, sections, board=board)
 
 
 def _page(

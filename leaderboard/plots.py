@@ -77,7 +77,7 @@ def draw(
     folders = {run.run: path for run, path in zip(board.runs, paths, strict=True)}
     board = ordered(board, scores, order, protocol)
     table = make_table(board, protocol, shown=Shown(primary=True, tasks=tasks))
-    for notice in known.notices_of(board.runs):
+    for notice in known.notices_of(board.runs, board.names):
         warn(notice)
     with drawn(image) as figure:
         KINDS[kind](figure, Drawing(board=board, paths=folders, table=table, width=width))

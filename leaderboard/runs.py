@@ -156,9 +156,19 @@ def renamed(paths: Sequence[Path], runs: Sequence[Results], names: Mapping[str, 
     return [replace(run, model=replace(run.model, title=title)) for run, title in zip(runs, titles, strict=True)]
 
 
-def notices_of(runs: Iterable[Results]) -> list[str]:
-    """Return what must be said beside the numbers of all runs, each once."""
-    return list(dict.fromkeys(notice for run in runs for notice in run.notices))
+def notices_by_run(runs: Sequence[Results]) -> dict[str, list[int]]:
+    """Return what must be said beside the numbers of runs, each once, with the places of the runs that say it."""
+    told = dict.fromkeys(notice for run in runs for notice in run.notices)
+    return {one: [place for place, run in enumerate(runs) if one in run.notices] for one in told}
+
+
+def notices_of(runs: Sequence[Results], names: Sequence[str] = ()) -> list[str]:
+    """Return the same as lines; what not all runs say with their names, by default those of `distinct_names`."""
+    shown = names or distinct_names(runs)
+    return [
+        told if len(places) == len(runs) else f"{told} ({', '.join(shown[place] for place in places)})"
+        for told, places in notices_by_run(runs).items()
+    ]
 
 
 def chosen_tasks(there: Collection[str], tasks: str | None) -> tuple[str, ...]:

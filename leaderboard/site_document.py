@@ -42,8 +42,7 @@ def board_document(
 
 def _notices(board: Board) -> list[JsonObject]:
     """Return what must be said beside the numbers, and of which runs, if not of all."""
-    runs = list(enumerate(board.runs))
-    of = {told: [place for place, run in runs if told in run.notices] for told in known.notices_of(board.runs)}
+    of = known.notices_by_run(board.runs)
     return [{"text": told, "runs": [] if len(those) == len(board.runs) else those} for told, those in of.items()]
 
 

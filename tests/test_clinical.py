@@ -11,7 +11,7 @@ import pytest
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.metrics import clinical
-from medbench.tasks.metrics.asked import MetricOptions, read_asked, remarks_on
+from medbench.tasks.metrics.asked import MetricOptions, read_asked, refuse_useless
 from medbench.tasks.metrics.metric import Metric, Scorable
 
 # Predictions and references, in words that the stand-in for CheXbert knows; `?` marks an uncertain finding.
@@ -206,13 +206,13 @@ def test_signatures_pin_what_moves_a_number(chexbert: Reading, radgraph: Reading
 def test_only_reports_on_chest_x_rays_are_read(chexbert: Reading) -> None:
     mimic, mpx = get_task("mimic-cxr"), get_task("mpx-single")
     asked = read_asked({"chexbert": {}})
-    assert remarks_on(asked, [mimic]) == []
-    assert remarks_on(asked, [mimic, mpx]) == [
+    assert refuse_useless(asked, [mimic]) == []
+    assert refuse_useless(asked, [mimic, mpx]) == [
         "MPx-Single has no chexbert: it reads reports on chest X-rays and nothing else."
     ]
     for task, why in ((mpx, "chest X-rays"), (get_task("slake-vqa"), "of the kind report")):
         with pytest.raises(UsageError, match=why):
-            remarks_on(asked, [task])
+            refuse_useless(asked, [task])
     assert chexbert.loaded == 0
 
 

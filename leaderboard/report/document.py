@@ -201,7 +201,7 @@ def make_document(
     document = {
         "schema": SCHEMA, "states": list(STATES), "protocols": list(PROTOCOLS),
         "writtenHeads": list(render.WRITTEN_HEADS), "metricTitles": render.METRIC_TITLES,
-        "revealed": reveal and any(map(needs_agreement, data)), "notices": notices_of(board.runs),
+        "revealed": reveal and any(map(needs_agreement, data)), "notices": notices_of(board.runs, board.names),
         "runs": [_run(name, run, withheld) for name, run in zip(board.names, runs, strict=True)],
         "tasks": tasks,
         "pairs": [_pair(runs, *places) for places in pairs_among(_best_first(len(runs), ranks))], "ranks": ranks,

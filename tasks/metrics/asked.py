@@ -174,12 +174,14 @@ def _asked(word: str, arguments: Mapping[str, str]) -> Asked:
     return Asked(name=word, entry=entry, options=MetricOptions(variant=variant, arguments=arguments))
 
 
-def remarks_on(asked: Sequence[Asked], specs: Sequence[TaskSpec]) -> list[str]:
-    """Return what must be said of metrics, and a line for each task that one of its kind is not for.
+def notices_of(asked: Sequence[Asked]) -> list[str]:
+    """Return what must be said of metrics beside their numbers: that answers left the machine."""
+    return [notice for one in asked if (notice := one.entry.notice(one.options))]
 
-    UsageError if one is for none of the tasks.
-    """
-    lines = [notice for one in asked if (notice := one.entry.notice(one.options))]
+
+def refuse_useless(asked: Sequence[Asked], specs: Sequence[TaskSpec]) -> list[str]:
+    """Return a line for each task that a metric of its kind is not for; UsageError if one is for none of the tasks."""
+    lines = []
     for one in asked:
         reasons = {spec.title: one.why_not(spec) for spec in specs}
         if all(reasons.values()):
