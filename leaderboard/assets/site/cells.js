@@ -44,7 +44,7 @@ function scoreCell(board, row, entry, heat, detailed) {
     href ? el("a", { href }, number) : number,
     cell.beside && !detailed ? el("abbr", { class: "shot warned", title: cell.beside.join("; ") }, "!") : null,
     cell.leaked ? el("abbr", { title: LEAKED }, "*") : null, cell.zeroShot ? el("abbr", { class: "shot", title: "Zero-shot: known not to have seen the task's train split" }, "zs") : null,
-    cell.ci ? el("small", null, `${percent(cell.ci[0], 1)} – ${percent(cell.ci[1], 1)}`) : null,
+    cell.ci ? el("small", null, `${percent(cell.ci[0], 1)}–${percent(cell.ci[1], 1)}`) : null,
     detailed && cell.std ? el("small", null, `± ${percent(cell.std, 2)}`) : null,
     detailed && cell.beside ? cell.beside.map((text) => el("small", { class: "beside" }, text)) : null);
   node.style.setProperty("--weight", String(cell.value === null ? 0 : heat(cell.value)));

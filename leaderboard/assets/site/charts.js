@@ -75,7 +75,7 @@ function scatter(board, order) {
   const controls = el("div", { class: "filters" },
     choice("score", "Score", [["mean", "Mean"], ...tasks.map((task) => [task, taskOf(board, task).title])], wanted, (score) => { change({ score }); byId("score").focus(); }),
     axes.length > 1 ? choice("across", "Against", axes.map(([key, one]) => [key, one.title]), name, (across) => { change({ across }); byId("across").focus(); }) : null);
-  return figure(`${wanted}-against-${name}`, `${title} against ${axis.title}`, `of the ${points.length} runs of which both are known`, points.length ? scatterDrawing(board, points, axis, title) : el("p", { class: "quiet" }, "No run has both."), controls);
+  return figure(`${wanted}-against-${name}`, `${title} against ${axis.title}`, points.length === 1 ? "of the one run of which both are known" : `of the ${points.length} runs of which both are known`, points.length ? scatterDrawing(board, points, axis, title) : el("p", { class: "quiet" }, "No run has both."), controls);
 }
 
 function scatterDrawing(board, points, axis, title) {
