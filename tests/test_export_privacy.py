@@ -4,6 +4,7 @@ import json
 import re
 import string
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,10 @@ def everything_that_leaves(folder: Path, planted: Planted) -> dict[str, str]:
         {"mimic-cxr": 0.5}, title=planted.model.removeprefix("hf:"), model=planted.model,
         notices=[planted.notice, f"served by http://{planted.server}:8000/v1?key={planted.token}"],
     )  # fmt: skip
-    path = write_run(folder / "runs", results, planted)
+    judge = {
+        f"judge:m@http://{planted.server}:8000/v1": {"ca_file": f"{planted.data_dir}/x.pem", "key_env": "MY_TOKEN"}
+    }
+    path = write_run(folder / "runs", replace(results, metrics=judge), planted)
     run = read_public(path, {"MY_TOKEN": planted.token})
     left = {f"push/{name}": text for name, text in public_copy(run).files.items()}
     options = EvalResultsOptions(datasets={"*": "me/data"})

@@ -189,6 +189,7 @@ def _public_results(results: Results, scrubber: Scrubber) -> Results:
     for part, names in parts:
         part |= {name: scrubber.text(part[name]) for name in names}
     document["model"] |= {name: scrubber.model(document["model"][name]) for name in ("name", "title")}
+    document["metrics"] = {scrubber.model(name): scrubber.tree(given) for name, given in results.metrics.items()}
     document["notices"] = [scrubber.text(notice) for notice in results.notices]
     return _RESULTS.validate_python(document)
 
