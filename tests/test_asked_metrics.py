@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -200,6 +201,13 @@ def test_what_cannot_be_asked_for_is_refused_before_a_question(words: list[str],
     assert found.returncode == 2, found.stderr
     assert told in found.stderr
     assert not list((tmp_path / "runs").glob("*/generations/*.jsonl"))
+
+
+def test_a_plug_in_that_cannot_make_its_metric_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ASKED, "_builtin", {"odd": replace(BRIEF, build=lambda _: [*range(1 // 0)])})
+    told = run(tmp_path, "--metric", "odd")
+    assert told.returncode == 1
+    assert "The metric odd cannot be made: ZeroDivisionError: division by zero" in told.stderr
 
 
 @pytest.mark.usefixtures("plugins")

@@ -30,6 +30,7 @@ AGGREGATES: Mapping[Aggregate, tuple[_Compute, _Compute | None]] = {
 count); `micro_f1` hits, false alarms and misses; `macro_f1` the hits of C classes, their false alarms, their misses."""
 _COLUMNS: Mapping[Aggregate, int] = {"mean": 2, "micro_f1": 3, "macro_f1": 3}
 _SLACK = 1e-9
+_AUTHORS = "Ask its authors, or leave it out."
 _COUNTS = "Statistics are counts or scores, finite, or a whole row of NaN for a sample that could not be scored."
 _WHOSE = "Write --metric-arg METRIC:NAME=VALUE, METRIC as in --metric and without what stands behind its colon."
 _EXAMPLE = (
@@ -120,9 +121,16 @@ class Asked:
 
     def metrics(self, spec: TaskSpec, folder: Path) -> tuple[Metric, ...]:
         """Return its metrics for a task, none if it is not for it; in `folder` it may keep what was dear to make."""
-        if self.why_not(spec):
-            return ()
-        return tuple(self.entry.build(replace(self.options, folder=folder / self.name.partition(":")[0])))
+        return () if self.why_not(spec) else self.built(folder / self.name.partition(":")[0])
+
+    def built(self, folder: Path | None = None) -> tuple[Metric, ...]:
+        """Return its metrics; MedbenchError if a plug-in fails in making them."""
+        try:
+            return tuple(self.entry.build(replace(self.options, folder=folder)))
+        except MedbenchError:
+            raise
+        except Exception as error:
+            raise MedbenchError(f"The metric {self.name} cannot be made: {described(error)}.", _AUTHORS) from error
 
 
 def wanted_metrics(names: Sequence[str], arguments: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -152,7 +160,7 @@ def read_asked(wanted: Mapping[str, Mapping[str, str]]) -> tuple[Asked, ...]:
     asked = tuple(_asked(name, arguments) for name, arguments in wanted.items())
     owners: dict[str, str] = {}
     for one in asked:
-        for metric in one.entry.build(one.options):
+        for metric in one.built():
             if (other := owners.setdefault(metric.metric_id, one.name)) != one.name:
                 problem = f"--metric {other} and --metric {one.name} both bring {metric.metric_id}."
                 raise UsageError(problem, "Ask for one of them; the other in a run of its own.")
@@ -205,7 +213,7 @@ def _checked(
     except MedbenchError:
         raise
     except Exception as error:
-        raise MedbenchError(f"The metric {metric_id} failed: {described(error)}.", "Ask its authors.") from error
+        raise MedbenchError(f"The metric {metric_id} failed: {described(error)}.", _AUTHORS) from error
     columns, rows = _COLUMNS[aggregate], len(scorables)
     found = found.reshape(rows, columns) if not found.size and not rows else found
     right = found.shape == (rows, columns) if aggregate != "macro_f1" else _is_by_class(found, rows)
