@@ -65,7 +65,17 @@ def test_every_metric_says_what_it_counted(quick_run: Path) -> None:
     for task in json.loads((quick_run / "results.json").read_text())["tasks"].values():
         assert set(task["states"]) == set(STATES)
         for result in task["paper"].values():
-            counted = {"n", "errors", "unparsed", "truncated", "empty", "refused", "answered", "among_answered"}
+            counted = {
+                "n",
+                "errors",
+                "unparsed",
+                "truncated",
+                "empty",
+                "refused",
+                "answered",
+                "among_answered",
+                "traits",
+            }
             assert set(result) == counted | {"value", "ci", "interval", "ceiling", "bounds", "signature"}
             assert result["signature"].endswith(f"n={result['n']}")
 
