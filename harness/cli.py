@@ -42,6 +42,7 @@ COMMANDS = {
     "doctor": ("harness.doctor:doctor_group", "Test this installation: what do the scorers say of known models?"),
     "completion": ("harness.completion.index:completion_command", "Complete words by tab in bash, zsh or fish."),
     "train": ("harness.commands:train_command", "Train Uni-Med, or show what a training would take."),
+    "interpret": ("harness.interpret:interpret_command", "Measure how tasks disturb one another in a connector."),
     "convert": ("adapters.cli:convert_group", "Convert published weights of a model, and back."),
 }
 

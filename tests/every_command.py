@@ -196,4 +196,7 @@ def cases(at: Path, native: Path, data: Path, url: str) -> Mapping[str, Sequence
         "doctor engine": [case("doctor", "engine", "--model", "uni-med", "--tasks", "slake-vqa", "--samples", 2)],
         "doctor scorers": [case("doctor", "scorers")],
         "train": [case(*training, "--dry-run"), case(*training, "--output", at / "trained")],
+        "interpret": [
+            case("interpret", at / "trained", "--data-dir", data, "--batches", 2, "--output", at / "interference")
+        ],
     }  # fmt: skip

@@ -29,6 +29,7 @@ from medbench.tasks.spec import TaskSpec
 from medbench.unimed.weights import LIBRARY_FAULTS, device_and_dtype, find_folder, indexed_files
 
 _TOKENS = "tokens"
+_NOT_LEARNED = -100  # As transformers' losses have it.
 _SCALED_WITHIN = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}  # Two names of the same choice.
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _KERNEL = "_attn_implementation"
@@ -170,6 +171,32 @@ class HfAdapter(LocalAdapter):
         text = self._renderer.text(self._question(sample, spec), len(images))
         return self._moved(self._renderer.inputs([text], [images]))
 
+    def taught(self, asked: Sequence[tuple[Sample, TaskSpec, Sequence[Image.Image]]]) -> dict[str, torch.Tensor]:
+        """Return what the model takes for questions with their right answers, and `labels` [B, L] on the answers alone.
+
+        UsageError if the processor writes an answer otherwise than behind its prompt.
+        """
+        end = self._processor.tokenizer.eos_token or ""
+        texts = [self._renderer.text(self._question(sample, spec), len(images)) for sample, spec, images in asked]
+        pictures = [images for _, _, images in asked]
+        answers = [self._answer(sample, spec) + end for sample, spec, _ in asked]
+        whole = self._renderer.inputs([text + answer for text, answer in zip(texts, answers, strict=True)], pictures)
+        labels = torch.full_like(whole["input_ids"], _NOT_LEARNED)
+        for row, (text, images) in enumerate(zip(texts, pictures, strict=True)):
+            prompt = self._renderer.inputs([text], [images])["input_ids"][0]
+            own = whole["input_ids"][row][whole["attention_mask"][row].bool()]
+            if len(own) <= len(prompt) or not torch.equal(own[: len(prompt)], prompt):
+                problem = f"The processor of {self.title} does not write an answer behind its prompt as it is."
+                raise UsageError(problem, "So its training loss cannot be had here; measure another model.")
+            # It is padded on the left.
+            labels[row, len(prompt) - len(own) :] = own[len(prompt) :]
+        return self._moved({**whole, "labels": labels})
+
+    def _answer(self, sample: Sample, spec: TaskSpec) -> str:
+        if spec.kind != "rec" or sample.box is None or sample.image_size is None:
+            return sample.reference
+        return self._space.write(sample.box, sample.image_size)
+
     def close(self) -> None:
         """Remove what lies on the disk of a model that is too large for the memory."""
         if self._placed.offloaded is not None:
@@ -228,7 +255,7 @@ def load_adapter(options: LoadOptions) -> HfAdapter:
     arguments, name = options.arguments, options.variant
     folder, commit = find_model(name, arguments["revision"])
     _refuse_unfit(folder)
-    config = _read_config(folder)
+    config = read_hf_config(folder)
     device, dtype = device_and_dtype(options.device, options.dtype)
     if dtype == torch.float16 and config.model_type in _NOT_IN_FLOAT16:
         raise UsageError(f"{config.model_type} gives no numbers in float16.", "Give --dtype bfloat16 or float32.")
@@ -285,7 +312,7 @@ def _refuse_unfit(folder: Path) -> None:
         indexed_files(index)
 
 
-def _read_config(folder: Path) -> processing.Config:
+def read_hf_config(folder: Path) -> processing.Config:
     """Return the configuration of a vision-language model that transformers itself knows; no code is run."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

@@ -41,6 +41,7 @@ CARD, ARGUMENTS, _TOLD = described(__file__)
 FAMILIES = TypeAdapter(dict[str, Known]).validate_python(_TOLD["families"])
 KNOWN = TypeAdapter(dict[str, Known]).validate_python(_TOLD["known"])
 PLAIN_INPUTS = frozenset(_TOLD["plain inputs"])
+CONNECTORS = frozenset(_TOLD["connectors"])
 _PROMISED: Mapping[str, str] = _TOLD["promised"]
 TAKEN_APART = TypeAdapter(dict[str, Literal["causal", "images", "prompt"]]).validate_python(_TOLD["taken apart"])
 

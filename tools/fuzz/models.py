@@ -11,6 +11,7 @@ from typing import Any
 
 import llava_med_fixtures
 import med_flamingo_fixtures
+import numpy as np
 import radfm_fixtures
 import tiny_vlms
 import torch
@@ -21,9 +22,10 @@ from tiny_model import small
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.catalog import ADAPTERS
-from medbench.adapters.hf.adapter import _read_config
+from medbench.adapters.hf.adapter import read_hf_config
 from medbench.adapters.hf.entry import card_of, family_of
 from medbench.adapters.hf.processing import load_processor
+from medbench.adapters.interpreting import resolved
 from medbench.adapters.llava_med.model import read_format
 from medbench.adapters.low_rank import read_low_rank
 from medbench.adapters.radfm.vision import read_sizes
@@ -37,8 +39,23 @@ from medbench.unimed.checkpoint import (
     read_language_config,
     write_checkpoint,
 )
+from medbench.unimed.interpret.document import (
+    Document,
+    Interference,
+    MatrixBounds,
+    Measured,
+    Scored,
+    Scores,
+    VectorBounds,
+    csv_files,
+    read_document,
+)
+from medbench.unimed.interpret.gradients import recipe_beside
+from medbench.unimed.interpret.routing import logged
+from medbench.unimed.interpret.streaming import mapped
 from medbench.unimed.lora import read_adapter, read_adapter_config
 from medbench.unimed.tokens import load_codec, load_saved_tokenizer, read_tokenizer
+from medbench.unimed.training.folder import LOG_FILE
 from medbench.unimed.weights import open_shards, read_tensors, read_torch_file
 from tools.fuzz import ROOT
 from tools.fuzz.mutations import Form
@@ -149,11 +166,17 @@ def configurations() -> Iterator[Reader]:
         llava,
         share=2,
     )
-    yield _of_file("hf", "json", "config.json", _read_config, hf, share=2)
+    yield _of_file("hf", "json", "config.json", read_hf_config, hf, share=2)
     yield _of_file("hf family", "json", "config.json", lambda at: family_of(str(at)), hf, share=2)
     for file in ("processor_config.json", "tokenizer_config.json", "tokenizer.json"):
         yield _of_file(
-            "hf", "json", file, lambda at: load_processor(at, _read_config(at)), hf, share=_LOADS * 2, seconds=_SECONDS
+            "hf",
+            "json",
+            file,
+            lambda at: load_processor(at, read_hf_config(at)),
+            hf,
+            share=_LOADS * 2,
+            seconds=_SECONDS,
         )
     yield _of_file("radfm", "json", "radfm.json", read_sizes, radfm_fixtures.write_checkpoint, share=2)
     for file in ("xraygpt_sizes.json", "Vicuna_Radiology_fp16/config.json"):
@@ -218,7 +241,45 @@ def loaders() -> Iterator[Reader]:
             yield _of_file(f"load {name}", forms[Path(file).suffix], file, read, build, share=_LOADS, seconds=_SECONDS)
 
 
+def _measured(folder: Path) -> None:
+    """Write what a measurement of interference reads and keeps, each as small as it can be."""
+    folder.mkdir()
+    matrix, shared = ((1.0,),), tuple(range(10))
+    bounds = dict.fromkeys(("value", "low", "high"), matrix)
+    vectors = dict.fromkeys(("value", "low", "high"), (1.0,))
+    group = Interference(
+        parameters=2, paper_direction=matrix, paper_index=(1.0,), paper_normalised=(1.0,), non_positive=(0.0,),
+        direction=MatrixBounds(**bounds), magnitude=MatrixBounds(**bounds), index=VectorBounds(**vectors),
+        normalised=VectorBounds(**vectors), flipped=matrix, halves=(None,),
+    )  # fmt: skip
+    scored = Scored(shared=shared, single=1, silent=0, mean=0.5, paper=shared, paper_mean=None)
+    model = Measured(
+        label="m", connector="linear", fingerprint="0", tasks=("slake-vqa",), left_out={}, data={}, batches=2,
+        batch_size=1, seed=0, precision="fp32", stored="float64", copied="slake-vqa", losses={"slake-vqa": 1.0},
+        groups={"all": group}, routing={"slake-vqa": (0.5, 0.5)}, over_training=(),
+        scores={"all": Scores(tasks=scored, flipped=scored, copies=scored, halves={})},
+    )  # fmt: skip
+    (folder / "interference.json").write_text(Document(models=(model,)).model_dump_json(), encoding="utf-8")
+    log = {"stage": "language", "step": 1, "expert_use": {"slake-vqa": [0.5, 0.5]}}
+    (folder / LOG_FILE).write_text(json.dumps(log) + "\n", encoding="utf-8")
+    (folder / "recipe.yaml").write_bytes((ROOT / "unimed" / "recipes" / "mini.yaml").read_bytes())
+    (folder / "run.yaml").write_text("settings: {model: uni-med, checkpoint: here}\n", encoding="utf-8")
+    np.save(folder / "unit.npy", np.ones(4))
+
+
+def interference() -> Iterator[Reader]:
+    """Yield the readers of what is measured of a connector's gradients."""
+    reads: dict[str, tuple[Form, Callable[[Path], object]]] = {
+        "interference.json": ("json", lambda at: list(map(csv_files, read_document(at / "interference.json").models))),
+        LOG_FILE: ("lines", lambda at: list(logged(at))), "recipe.yaml": ("yaml", recipe_beside),
+        "run.yaml": ("yaml", lambda at: resolved(str(at))),
+        "unit.npy": ("bytes", lambda at: mapped(at / "unit.npy", (4,), np.float64)),
+    }  # fmt: skip
+    for file, (form, read) in reads.items():
+        yield _of_file("interference", form, file, read, _measured)
+
+
 def readers() -> Iterator[Reader]:
     """Yield the readers of models' files."""
-    for room in (weights, configurations, loaders):
+    for room in (weights, configurations, loaders, interference):
         yield from room()
