@@ -10,7 +10,7 @@ CLINICAL := .venv-clinical
 SUPPLY := .venv-supply
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm test-clinical check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak fuzz docs figures picture mini-suite mini-weights lock sbom audit-packages clean
+.PHONY: help demo test test-slow test-vllm test-clinical check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak fuzz docs figures picture mini-suite mini-weights lock sbom audit-packages clean interpret
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -66,6 +66,9 @@ format: $(STAMP)  ## Put every file into the house's format
 
 types: $(STAMP)  ## Strict type checking of code and tests
 	$(BIN)/mypy
+
+interpret: $(STAMP)  ## Measure how the ten image tasks disturb one another in the mini weights, into interference/
+	$(BIN)/medbench interpret uni-med --output interference
 
 bench: $(STAMP)  ## Measure generation, scoring and training against the plain ways, as ratios inside one run
 	$(BIN)/python -m benchmarks.generation

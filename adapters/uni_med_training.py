@@ -40,7 +40,9 @@ def recipe_of(config: str, overrides: tuple[str, ...]) -> "Recipe":
     return load_recipe(config, overrides)
 
 
-def train_uni_med(recipe: "Recipe", *, data_dir: Path, output: Path, resume: bool, examine: Examine) -> None:
+def train_uni_med(
+    recipe: "Recipe", *, data_dir: Path, output: Path, resume: bool, examine: Examine, tower: Path | None = None
+) -> None:
     """Train by a recipe; see `medbench.unimed.training.loop.train` for what it raises."""
     from medbench.unimed.checkpoint import LoadedCheckpoint
     from medbench.unimed.training.loop import train
@@ -58,7 +60,7 @@ def train_uni_med(recipe: "Recipe", *, data_dir: Path, output: Path, resume: boo
         trained = LoadedCheckpoint(model=model, processor=processor, fingerprint="in training")
         return examine(UniMedAdapter(trained, notices=()), ENTRY.parse, asked)
 
-    train(recipe, data_dir, output, resume=resume, examine=look)
+    train(recipe, data_dir, output, resume=resume, examine=look, tower=tower)
 
 
 def plan_uni_med(config: str, overrides: tuple[str, ...], data_dir: Path | None) -> "TrainingPlan":

@@ -41,6 +41,10 @@ COMMANDS = {
     "cache": ("harness.cache.commands:cache_group", "See, check and prune the answers that runs keep for one another."),
     "doctor": ("harness.doctor:doctor_group", "Test this installation: what do the scorers say of known models?"),
     "completion": ("harness.completion.index:completion_command", "Complete words by tab in bash, zsh or fish."),
+    "ablate": (
+        "harness.ablation.commands:ablate_command",
+        "Train the rows of the paper's ablations, and make its tables.",
+    ),
     "train": ("harness.commands:train_command", "Train Uni-Med, or show what a training would take."),
     "interpret": ("harness.interpret:interpret_command", "Measure how tasks disturb one another in a connector."),
     "convert": ("adapters.cli:convert_group", "Convert published weights of a model, and back."),

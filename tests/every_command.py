@@ -199,4 +199,8 @@ def cases(at: Path, native: Path, data: Path, url: str) -> Mapping[str, Sequence
         "interpret": [
             case("interpret", at / "trained", "--data-dir", data, "--batches", 2, "--output", at / "interference")
         ],
+        "ablate": [
+            case("ablate", "--table", "2a", "--rows", "Linear", "--base", "mini", *tiny, "--seeds", 1, *more)
+            for more in (("--data-dir", data, "--dry-run"), ("--data-dir", data, "--output", at / "ablated"))
+        ],
     }  # fmt: skip

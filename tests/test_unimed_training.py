@@ -92,7 +92,7 @@ def test_a_recipe_with_a_wrong_setting_is_refused(overrides: tuple[str, ...], sa
         load_recipe("mini", overrides)
 
 
-@pytest.mark.parametrize("name", ["official", "paper"])
+@pytest.mark.parametrize("name", ["official", "paper", "small"])
 def test_presets_ask_for_the_weights_that_they_may_not_bring(name: str) -> None:
     with pytest.raises(UsageError, match="language_model"):
         load_recipe(name)
@@ -100,9 +100,9 @@ def test_presets_ask_for_the_weights_that_they_may_not_bring(name: str) -> None:
 
 
 def test_an_unknown_preset_is_refused_with_the_list_of_presets() -> None:
-    with pytest.raises(UsageError, match="mini, official, paper"):
+    with pytest.raises(UsageError, match="mini, mini-ablation, mini-scratch, official, paper, small"):
         load_recipe("offical")
-    assert preset_names() == ["mini", "official", "paper"]
+    assert preset_names() == ["mini", "mini-ablation", "mini-scratch", "official", "paper", "small"]
 
 
 def test_the_learning_rate_warms_up_and_ends_where_it_should() -> None:

@@ -6,7 +6,7 @@ On base weights a LoRA lies in peft's format beside `trained.safetensors`: the f
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -38,19 +38,23 @@ RECIPE_FILE = "recipe.yaml"
 _MORE_OF_THE_TOKENIZER = ("added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
 JOINED = "+"  # Between tasks that are one entry of a mixture, as the official code joins the two MedMNIST sets.
 _LANGUAGE_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.bin")
+# Stands for the bundled mini weights: their tower, their language model, or both, beneath a connector of one's own.
+BUNDLED, MINI = "bundled", Path(__file__).parent / "mini"
+_OTHER_PARTS = ("vision_tower.", "connector.")
 _IDENTITY_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt", "config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseWeights:
-    """Where the frozen weights are."""
+    """Where the frozen weights are; each may also be the folder of a whole Uni-Med without LoRA, or `bundled`."""
 
     language_model: str  # Folder of a LLaMA-architecture model, or its name on the Hub.
     vision: str  # `eva_vit_g.pth`, or a folder or file of safetensors with `vision_model.*` (BLIP-2 on the Hub).
 
     def resolved(self) -> "BaseWeights":
         """Return the same with paths of this machine; UsageError if something is not to be had."""
-        vision = Path(self.vision).expanduser()
+        tower, named = (str(MINI) if one == BUNDLED else one for one in (self.vision, self.language_model))
+        vision = Path(tower).expanduser()
         hint = "Give eva_vit_g.pth (as BLIP-2 ships it), or a folder with BLIP-2's safetensors."
         with readable(vision, hint):  # no file can have such a name, or it is in a folder that may not be read
             there = vision.exists()
@@ -58,7 +62,7 @@ class BaseWeights:
             raise UsageError(f"The vision weights {self.vision!r} are not there.", hint)
         what = f"The language model {self.language_model!r}"
         hint = "Give the folder of a LLaMA-architecture model; gated ones need `hf auth login` first."
-        language, _ = weights.find_folder(self.language_model, files=_LANGUAGE_FILES, what=what, hint=hint)
+        language, _ = weights.find_folder(named, files=_LANGUAGE_FILES, what=what, hint=hint)
         return BaseWeights(language_model=str(language), vision=str(vision.resolve()))
 
     def identity(self) -> dict[str, str]:
@@ -75,6 +79,8 @@ def read_language_config(folder: Path) -> LlamaConfig:
     """Return the configuration of a LLaMA-architecture model; DataError if there is none, or of another one."""
     try:
         values, _ = LlamaConfig.get_config_dict(folder)
+        if values.get("model_type") == UniMedConfig.model_type:
+            values = dict(values["text_config"])
         config = LlamaConfig.from_dict(values)
     except weights.LIBRARY_FAULTS as error:
         raise DataError(f"{folder} has no readable config.json: {error}", "Give a LLaMA folder.") from error
@@ -114,9 +120,7 @@ def assemble(
     """Return a model on `base`, frozen in `dtype`, what learns in float32; DataError if the weights do not fit."""
     with torch.device("meta"):
         model = UniMedForConditionalGeneration(config)
-    model.language_model = strict_from_pretrained(
-        LanguageModel, Path(base.language_model), config=config.text, dtype=dtype, harmless=weights.ROTARY
-    )
+    model.language_model = _read_language_model(Path(base.language_model), config.text, dtype)
     if config.has_lora:
         lora.add_low_rank(model.language_model, config, adapter)
     vit = model.vision_tower.vit
@@ -130,6 +134,16 @@ def assemble(
     return model
 
 
+def _read_language_model(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LanguageModel:
+    """Return the LLaMA of a folder; of a whole Uni-Med its other parts are left."""
+    found, info = weights.reported_from_pretrained(
+        LanguageModel, folder, config=config, dtype=dtype, key_mapping={r"^language_model\.": ""}
+    )
+    strangers = [name for name in info["unexpected_keys"] if not name.startswith(_OTHER_PARTS)]
+    weights.refuse_loading_info(str(folder), {**info, "unexpected_keys": strangers}, harmless=weights.ROTARY)
+    return cast("LanguageModel", found)
+
+
 def _read_vision(path: Path, config: Blip2VisionConfig) -> dict[str, torch.Tensor]:
     """Return the state of a `Blip2VisionModel` without `post_layernorm` and what lies behind the configured depth."""
     if path.suffix in {".pth", ".pt"}:
@@ -137,7 +151,7 @@ def _read_vision(path: Path, config: Blip2VisionConfig) -> dict[str, torch.Tenso
     state: dict[str, torch.Tensor] = {}
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
         for name, tensor in read_tensors(file).items():
-            inner = name.removeprefix("vision_model.")
+            inner = name.removeprefix("vision_model.").removeprefix("vision_tower.vit.")
             block = int(inner.split(".")[2]) if inner.startswith("encoder.layers.") else 0
             if name != inner and "post_layernorm" not in inner and block < int(config.num_hidden_layers):
                 state[inner] = tensor

@@ -11,9 +11,12 @@ from threading import Event
 from types import FrameType
 
 import torch
+from filelock import FileLock
+from safetensors.torch import save_file
 
 from medbench.tasks.foundation.console import Silent, meter, say
 from medbench.tasks.foundation.errors import StoppedError
+from medbench.tasks.foundation.files import replaced_when_whole
 from medbench.tasks.prepared import load_prepared
 from medbench.unimed.checkpoint import BaseWeights, restore_weights, write_checkpoint
 from medbench.unimed.modeling import UniMedForConditionalGeneration
@@ -23,9 +26,10 @@ from medbench.unimed.training import trainer as trainers
 from medbench.unimed.training.corpus import BatchMaker, Corpus, Example, Mixture, load_corpus
 from medbench.unimed.training.folder import Tally, TrainingFolder, TrainingLog
 from medbench.unimed.training.plan import base_of, build, image_size_of
-from medbench.unimed.training.recipe import Recipe
+from medbench.unimed.training.recipe import Recipe, VisionStage
 from medbench.unimed.training.trainer import Trainer
 from medbench.unimed.training.vision_stage import train_vision
+from medbench.unimed.weights import copy_into, read_tensors
 
 Scores = dict[str, dict[str, float]]
 # Lets a model answer held-out examples and scores the answers; the harness brings it, since it is above this room.
@@ -55,11 +59,14 @@ class Session:
 
 
 def train(
-    recipe: Recipe, data_dir: Path, output: Path, *, resume: bool = False, examine: Examine | None = None
-) -> Path:
+    recipe: Recipe, data_dir: Path, output: Path, *, resume: bool = False, examine: Examine | None = None,
+    tower: Path | None = None,
+) -> Path:  # fmt: skip
     """Train a model and write a checkpoint that `medbench run --checkpoint` takes.
 
     Only the train splits in `data_dir` are read; `resume` goes on from the last checkpoint, on a CPU to the same bits.
+    `tower` is a file of the vision stage's result that trainings share which differ behind it: the first one makes it.
+
     UsageError if the recipe asks for something that is not there; DataError if data or base weights do not fit;
     RunError if `output` holds another training, a loss is no number any more, or the disk is full; StoppedError if the
     user stopped it, and a checkpoint was written.
@@ -84,7 +91,7 @@ def train(
         folder.cut_log(first)
     with TrainingLog(folder.log, output / "tensorboard", first) if leads else nullcontext() as log:
         if kept is None:
-            _vision_stage(recipe, corpus, model, log)
+            _vision_stage(recipe, corpus, model, log, tower)
         else:
             restore_weights(model, kept)
         trainer = trainers.make_trainer(recipe, accelerator, model)
@@ -101,19 +108,37 @@ def train(
 
 
 def _vision_stage(
-    recipe: Recipe, corpus: Corpus, model: UniMedForConditionalGeneration, log: TrainingLog | None
+    recipe: Recipe, corpus: Corpus, model: UniMedForConditionalGeneration, log: TrainingLog | None, tower: Path | None
 ) -> None:
-    stage = recipe.vision_stage
-    if stage is None:
+    """Train the tower, or take the one of a file that another training made; the first one writes it."""
+    if (stage := recipe.vision_stage) is None:
         return
+    learn = partial(_train_tower, stage, recipe.seed, corpus, model, log)
+    if tower is None:
+        learn()
+    else:
+        tower.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(tower.with_name(f".{tower.name}.lock")):
+            weights = model.vision_tower.vit.state_dict()
+            if tower.is_file():
+                copy_into(weights, read_tensors(tower, "Delete it: it is made again."), str(tower))
+            else:
+                learn()
+                with replaced_when_whole(tower) as unfinished:
+                    save_file(weights, unfinished)
+    model.train_what_is_tuned(vision=recipe.tower_share > 0)
+
+
+def _train_tower(
+    stage: VisionStage, seed: int, corpus: Corpus, model: UniMedForConditionalGeneration, log: TrainingLog | None
+) -> None:
     started = time.perf_counter()
     model.vision_tower.requires_grad_(requires_grad=True)
     with meter("Training the vision tower", stage.steps) as progress:
         accuracy = train_vision(
-            model.vision_tower, corpus, model.config.grid, stage, seed=recipe.seed,
+            model.vision_tower, corpus, model.config.grid, stage, seed=seed,
             report=lambda _, loss: progress.advance(status=f"loss {loss:.3f}"),
         )  # fmt: skip
-    model.train_what_is_tuned(vision=recipe.tower_share > 0)
     if log is not None:
         seconds = round(time.perf_counter() - started, 1)
         log.write({"stage": "vision", "steps": stage.steps, "held_out_accuracy": accuracy, "elapsed_seconds": seconds})

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from medbench.tasks.catalog import get_task
 from medbench.tasks.prepared import load_prepared
 from medbench.unimed import checkpoint as folders
-from medbench.unimed.checkpoint import JOINED, BaseWeights
+from medbench.unimed.checkpoint import BUNDLED, JOINED, MINI, BaseWeights
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.convert import dead_shapes
 from medbench.unimed.modeling import UniMedForConditionalGeneration
@@ -66,6 +66,13 @@ def plan(recipe: Recipe, data_dir: Path | None) -> TrainingPlan:
     return TrainingPlan(heading=f"Recipe {recipe.name}. {note}", tables=tables, closing=closing)
 
 
+def needs_of(recipe: Recipe) -> tuple[int, int]:
+    """Return a training's trained parameters, and the bytes of memory that it takes by the plan's estimate."""
+    config, _ = _planned_config(recipe.model)
+    parts = parameters_of(meta_model(config, vision=recipe.tower_share > 0))
+    return _both(parts)[0], sum(_training_memory(parts, config, recipe).values())
+
+
 def meta_model(config: UniMedConfig, *, vision: bool = False) -> UniMedForConditionalGeneration:
     """Return a model without storage, marked for training."""
     with torch.device("meta"):
@@ -94,8 +101,9 @@ def dead_parameters(config: UniMedConfig) -> int:
 def _planned_config(model: ModelPlan) -> tuple[UniMedConfig, str]:
     if model.text:
         return scratch_config(model), "The model is trained from scratch."
-    if model.language_model is not None and Path(model.language_model).expanduser().is_dir():
-        base = BaseWeights(language_model=str(Path(model.language_model).expanduser()), vision="")
+    place = Path(model.language_model or "").expanduser() if model.language_model != BUNDLED else MINI
+    if model.language_model and place.is_dir():
+        base = BaseWeights(language_model=str(place), vision="")
         config = folders.configure(base, dict(model.unimed), vision=dict(model.vision))
         return config, f"The language model's sizes are those of {model.language_model}."
     named = f"{model.language_model} is no folder here" if model.language_model else "No language model was named"
@@ -107,24 +115,28 @@ def _both(parts: Parts) -> tuple[int, int]:
     return sum(trained for trained, _ in parts.values()), sum(frozen for _, frozen in parts.values())
 
 
-def _memory_table(parts: Parts, config: UniMedConfig, recipe: Recipe) -> Table:
-    """Return estimates for one process, without the allocator's and the kernels' own."""
-    (trained, frozen), text = _both(parts), config.text
-    merged = parts["LoRA"][0] if config.language_tuning == "lora" else 0
-    width = _PRECISION_BYTES[recipe.precision]
-    heads = int(text.num_key_value_heads or text.num_attention_heads)
-    cached = 2 * heads * (int(text.hidden_size) // int(text.num_attention_heads)) * width
+def _training_memory(parts: Parts, config: UniMedConfig, recipe: Recipe) -> dict[str, int]:
+    """Return estimates of a training in bytes for one process, without the allocator's and the kernels' own."""
+    (trained, frozen), text, width = _both(parts), config.text, _PRECISION_BYTES[recipe.precision]
     tokens = recipe.micro_batch * (config.visual_tokens + PROMPT_TOKENS + ANSWER_TOKENS)
     hidden, layers = int(text.hidden_size), int(text.num_hidden_layers)
     per_layer = _KEPT_PER_LAYER * hidden + 4 * int(text.intermediate_size)
     kept = layers * hidden + per_layer if recipe.gradient_checkpointing else layers * per_layer
-    training = {
+    return {
         "training: frozen weights": frozen * width,
         "training: trained weights, float32": trained * FLOAT32_BYTES,
         "training: gradients, float32": trained * FLOAT32_BYTES,
         "training: AdamW's moments, float32": trained * ADAM_BYTES,
         "training: activations of one micro-batch": tokens * width * kept,
     }
+
+
+def _memory_table(parts: Parts, config: UniMedConfig, recipe: Recipe) -> Table:
+    (trained, frozen), text, width = _both(parts), config.text, _PRECISION_BYTES[recipe.precision]
+    merged = parts["LoRA"][0] if config.language_tuning == "lora" else 0
+    heads, layers = int(text.num_key_value_heads or text.num_attention_heads), int(text.num_hidden_layers)
+    cached = 2 * heads * (int(text.hidden_size) // int(text.num_attention_heads)) * width
+    training = _training_memory(parts, config, recipe)
     rows = {
         **training,
         "training: together": sum(training.values()),

@@ -27,6 +27,7 @@ class _Strict:
 class ModelPlan(_Strict):
     """What is trained."""
 
+    # `bundled` stands for the mini weights' own, a folder of a whole Uni-Med for its.
     language_model: str | None = None  # Folder or Hub name of a LLaMA that is adapted; None trains one from scratch.
     vision_weights: str | None = None  # `eva_vit_g.pth` or BLIP-2's safetensors; None trains a ViT from scratch.
     vision: dict[str, int | float] = field(default_factory=dict)  # Fields of the ViT other than EVA ViT-G/14's.

@@ -1,0 +1,1 @@
+"""The tables of ablations: what rows gain over their baseline, and what that is worth."""
