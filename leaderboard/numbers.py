@@ -431,9 +431,16 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
 def as_csv(tables: Sequence[Table]) -> str:
     """Return all numbers as fractions, one a line; no name can be taken for a formula by a spreadsheet."""
     frame = pd.concat([table.numbers for table in tables], ignore_index=True)
-    for column in frame.select_dtypes(exclude="number"):
-        frame[column] = frame[column].map(lambda cell: _cell_text(cell) if isinstance(cell, str) else cell)
-    return frame.to_csv(columns=list(CSV_COLUMNS), index=False, lineterminator="\n")
+    return frame_as_csv(frame[list(CSV_COLUMNS)])
+
+
+def frame_as_csv(frame: pd.DataFrame) -> str:
+    """Return a table as text; no cell can be taken for a formula by a spreadsheet."""
+    texts = frame.select_dtypes(exclude="number").columns
+    safe = {
+        column: frame[column].map(lambda cell: _cell_text(cell) if isinstance(cell, str) else cell) for column in texts
+    }
+    return frame.assign(**safe).to_csv(index=False, lineterminator="\n")
 
 
 def _cell_text(text: str) -> str:

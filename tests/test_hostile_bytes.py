@@ -193,7 +193,8 @@ def test_there_is_one_door_for_each_kind_of_bytes() -> None:
     """Readers that know no bound are called in one place each, which has the bounds."""
     files, console_file = "tasks/foundation/files.py", "tasks/foundation/console.py"
     doors = {
-        "json.loads": {files, "tasks/answers/thoughts.py"}, "json.load": set(), "yaml.load": set(), "np.load": set(),
+        "json.loads": {files, "tasks/answers/thoughts.py"}, "json.load": set(), "yaml.load": set(),
+        "np.load": {"unimed/interpret/streaming.py"},  # mapped, not read
         "yaml.safe_load": {"leaderboard/export/formats.py"}, "pickle.load": set(), "pickle.loads": set(),
         "Image.open": {"tasks/images.py"}, "torch.load": {"unimed/weights.py"}, "print": set(),
         "Console": {console_file}, "sys.stdout.write": {console_file},

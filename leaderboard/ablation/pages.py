@@ -10,6 +10,7 @@ import pandas as pd
 
 from medbench.harness.ablation.grid import TrainedRow
 from medbench.leaderboard.ablation.document import KINDS, TOTAL, Ablation, RowScores, Worth, make_ablation
+from medbench.leaderboard.numbers import frame_as_csv
 from medbench.leaderboard.pages import leaderboard
 from medbench.leaderboard.paper import read_publication
 from medbench.leaderboard.render import (
@@ -137,7 +138,7 @@ def as_csv(found: Ablation) -> str:
                 total = {"p_adjusted": row.p_adjusted, "verdict": row.verdict} if (what, of) == ("gain", TOTAL) else {}
                 lines.append({**about, "what": what, "of": of, "metric": metric, **more, **total,
                               "reported": row.reported.get(of) if what == "gain" else None})  # fmt: skip
-    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+    return frame_as_csv(pd.DataFrame(lines))
 
 
 def draw_curves(image: Path, rows: Sequence[TrainedRow]) -> bool:

@@ -5,18 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medbench.harness.interpreted import Document, Maps, read
 from medbench.leaderboard.interpretation import reading
 from medbench.leaderboard.interpretation.figures import draw_all
 from medbench.leaderboard.render import asset, markdown_as_html, render_html
-from medbench.tasks.foundation.files import write_atomically
+from medbench.tasks.foundation.files import read_yaml_table, write_atomically
 
 PAGE = "interpretation.html"
-_SECTIONS: Sequence[Mapping[str, str]] = yaml.safe_load(
-    Path(__file__).with_name("sections.yaml").read_text(encoding="utf-8")
-)
+_SECTIONS: Sequence[Mapping[str, str]] = read_yaml_table(Path(__file__).with_name("sections.yaml"))["sections"]
 _TABLES: Mapping[str, Callable[[Document, Sequence[Maps]], str]] = {
     "summary": lambda found, _: reading.summary_table(found),
     "tasks": lambda found, _: reading.folded("By task", found, reading.task_table),
