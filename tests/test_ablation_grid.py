@@ -88,6 +88,7 @@ def test_what_is_done_is_used_again_by_this_table_and_by_others(
     assert "s a step as in those that were done" in " ".join(plan.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_grid_that_is_killed_in_training_answering_and_scoring_goes_on_to_the_same_table(
     words: Words, whole: Path, tmp_path: Path
 ) -> None:

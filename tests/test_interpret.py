@@ -234,6 +234,7 @@ def test_another_measurement_is_not_mixed_in(small_data: Path, mlp: Path, tmp_pa
     assert (tmp_path / "out" / "interference.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_to_the_same_bytes_on_the_mini_weights(tmp_path: Path) -> None:
     words = ("interpret", "uni-med", *FEW, "--output")
     whole = medbench(*words, tmp_path / "whole")
