@@ -9,9 +9,10 @@ from medbench.adapters.hf.entry import short_name
 from medbench.adapters.uni_med import MINI_WEIGHTS
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import read_yaml_table
-from medbench.unimed.interpret import document, maps, measure
+from medbench.unimed.interpret import document, fisher_rows, maps, measure
 from medbench.unimed.interpret.choice import Choice
 from medbench.unimed.interpret.document import Document, Interference, Measured, Number
+from medbench.unimed.interpret.fisher import Change, Estimate, FisherDocument
 from medbench.unimed.interpret.maps import PLACES, Maps
 from medbench.unimed.interpret.measure import Subject, Table
 from medbench.unimed.interpret.subjects import uni_med
@@ -61,6 +62,14 @@ class Work:
     def measure(self, output: Path) -> Document:
         """Measure; see `medbench.unimed.interpret.measure.measure`."""
         return measure.measure(self.subjects, self.choice, output)
+
+    def fisher_plan(self, samples: int) -> Table:
+        """Return columns and rows that say what `fisher` takes on the disk."""
+        return fisher_rows.plan(self.subjects, samples)
+
+    def fisher(self, output: Path, samples: int) -> FisherDocument:
+        """Measure Fisher spectra, with batches of one sample; see `medbench.unimed.interpret.fisher_rows.measure`."""
+        return fisher_rows.measure(self.subjects, self.choice, samples, output)
 
     def map(self, output: Path, count: int) -> None:
         """Write maps of `count` images of each task for those models whose features can be had."""
@@ -146,3 +155,30 @@ def _scores(model: Measured) -> list[list[str]]:
 
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def fisher_tables(found: FisherDocument) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    """Yield title, columns and rows of Fisher spectra, and of what the models differ in."""
+    rows = [
+        [model.label, group, f"{of.parameters:,}", reading, _bounds(one.entropy), _bounds(one.ratio)]
+        for model in found.models for group, of in model.groups.items() for reading, one in of.spectra.items()
+    ]  # fmt: skip
+    counts = " and ".join(dict.fromkeys(str(len(one.tasks) * one.samples) for one in found.models))
+    title = f"Fisher information of {counts} samples: entropy SE and largest eigenvalue's share"
+    yield title, ("model", "part", "parameters", "of", "SE [95 %]", "share [95 %]"), rows
+    for pair in found.comparisons:
+        rows = [
+            [group, reading, *_changed(one.entropy), *_changed(one.ratio)]
+            for group, of in pair.groups.items() for reading, one in of.items()
+        ]  # fmt: skip
+        chance = "by chance, 95 %"
+        yield f"{pair.other} minus {pair.first}", ("part", "of", "SE", chance, "p", "share", chance, "p"), rows
+
+
+def _bounds(one: Estimate) -> str:
+    return f"{_shown(one.value)} [{_shown(one.low)}, {_shown(one.high)}]"
+
+
+def _changed(one: Change) -> tuple[str, str, str]:
+    chance = "-" if one.p is None else f"{_shown(one.chance_low)} to {_shown(one.chance_high)}"
+    return _bounds(one.difference), chance, _shown(one.p)

@@ -1,6 +1,7 @@
 """The command `medbench interpret`."""
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,18 @@ _FOLDER = click.Path(path_type=Path)
     "--images", type=click.IntRange(min=0), default=100, show_default=True,
     help="Test images of each task on the maps; 0 for none.",
 )  # fmt: skip
+@click.option(
+    "--fisher", type=click.IntRange(min=2), metavar="N",
+    help="Also the spectrum of the Fisher information, of so many samples of each task.",
+)  # fmt: skip
 @click.option("--tasks", help="Names, by commas.  [default: those that it was trained on, with images]")
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Of the batches.  [default: the training's]")
 @click.option("--device", default="auto", show_default=True, callback=known_device, help="auto, cpu, mps, cuda:N.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Print passes, memory and time; load no weights, measure nothing.")
 def interpret_command(
-    models: tuple[str, ...], data_dir: Path | None, output: Path | None, tasks: str | None, images: int, *,
-    dry_run: bool, **options: Any,
+    models: tuple[str, ...], data_dir: Path | None, output: Path | None, tasks: str | None, images: int,
+    fisher: int | None, *, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure how tasks disturb one another in a model's connector, and write a page with figures.
 
@@ -50,7 +55,7 @@ def interpret_command(
               medbench interpret checkpoints/mlp checkpoints/cmoe --data-dir data --output interference
     Stopped?  The same command goes on.
     """
-    from medbench.adapters.interpreting import FILE, Work, tables
+    from medbench.adapters.interpreting import FILE, Work, fisher_tables, tables
 
     if data_dir is None:
         warn("MINI SUITE: no --data-dir was given, so the train split of the bundled mini suite is used.")
@@ -58,6 +63,9 @@ def interpret_command(
     named = tuple(name for name in (tasks or "").split(",") if name)
     work = Work.of(models, data_dir=data_dir, tasks=named, **options)
     emit_table(*work.plan())
+    singles = Work.of(models, data_dir=data_dir, tasks=named, **{**options, "batch_size": 1}) if fisher else None
+    if singles and fisher:
+        emit_table(*singles.fisher_plan(fisher))
     if dry_run:
         return
     if output is None:
@@ -65,8 +73,9 @@ def interpret_command(
     file = output.absolute().with_name(f".{output.absolute().name}.lock")
     with held(file, f"Another process is measuring into {output}."), kept_in(output):
         found = work.measure(output)
+        spectra = fisher_tables(singles.fisher(output, fisher)) if singles and fisher else ()
         work.map(output, images)
         page = publish(output)
-    for title, columns, rows in tables(found):
+    for title, columns, rows in chain(tables(found), spectra):
         emit_table(columns, rows, title=title)
     say(f"All numbers are in {output / FILE}, and as CSV in its folders. The page: {page}")

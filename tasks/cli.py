@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from medbench.tasks import prepared as on_disk
-from medbench.tasks.catalog import get_task, select_tasks, task_names
+from medbench.tasks import sharing
+from medbench.tasks.catalog import PREPARED, get_task, select_among, select_tasks, task_names
 from medbench.tasks.download.archives import readable_size
 from medbench.tasks.download.sources import HubSource, ManualSource, Source, check_revision, source_of
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
@@ -18,7 +19,7 @@ from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.options import NamedGroup, emit_json, json_option
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import HashedFile, Prepared
-from medbench.tasks.sample import SPLITS
+from medbench.tasks.sample import SPLITS, Split
 from medbench.tasks.spec import Skipped, TaskSpec
 from medbench.tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
 
@@ -300,6 +301,39 @@ def _emit_long_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) 
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     emit("\n".join(line.rstrip() for line in padded))
+
+
+@data_group.command("profile")
+@click.option("--tasks", default=PREPARED, show_default=True, help="Names, kinds, patterns or `prepared`, by commas.")
+@_data_dir_option
+@click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True)
+@json_option
+def profile_command(tasks: str, data_dir: Path | None, split: Split, *, as_json: bool) -> None:
+    """Show which images the prepared tasks share: tasks and entries per image, by data set and together.
+
+    Beside them stand the published means of IMAX, which was made image by image. Images are the same if their files
+    have the same bytes.
+
+    \b
+    Example:  medbench data profile --tasks slake-vqa,slake-rec,slake-reg --data-dir data
+    """
+    if data_dir is None:
+        raise UsageError("--data-dir is not given.", "Add --data-dir DIR, the folder given to medbench data prepare.")
+    names = select_among(tasks, on_disk.prepared_names(data_dir)).names
+    found = sharing.profile([on_disk.load_prepared(data_dir, name) for name in names], split)
+    if found.unhashed:
+        warn(f"{', '.join(found.unhashed)}: prepared without hashes, so images are told apart by their paths alone")
+    if as_json:
+        about = {"data_dir": str(data_dir), "split": split, "tasks": names}
+        emit_json("data profile", {**about, **found.table()})
+        return
+    rows = [(name, " ".join(of), *one.row()) for name, (of, one) in found.data_sets.items()]
+    rows += [
+        ("together", f"{len(names)} tasks", *found.together.row()),
+        (sharing.IMAX_SOURCE, "7 tasks", *sharing.IMAX_ROW),
+    ]
+    emit_table(("data", "tasks", *sharing.COLUMNS), rows)
+    emit("\n".join(found.sentences()))
 
 
 def _selected(task: Sequence[str]) -> tuple[str, ...]:

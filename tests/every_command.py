@@ -183,6 +183,7 @@ def cases(at: Path, native: Path, data: Path, url: str) -> Mapping[str, Sequence
         "data list": [case("data", "list"), case("data", "list", "slake-vqa")],
         "data prepare": [case("data", "prepare", "slake-vqa", "--source", native, "--data-dir", at / "data")],
         "data verify": [case("data", "verify", "--data-dir", at / "data", "--json", codes=(0, 1))],
+        "data profile": [case("data", "profile", "--data-dir", at / "data", "--json", codes=(0, 1))],
         "data download": [
             case("data", "download", "slake-vqa", "--source", at / "downloads", codes=(1,), says="reach"),
             case("data", "download", "medqa", "--source", at / "downloads", codes=(0, 1)),

@@ -62,7 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Sequence
         ("breakdown", ["RUN", "--every-metric"], {0}), ("leaderboard", ["RUN", "OTHER"], {0}),
         ("audit", ["model", "RUN", "--output", "OUT"], {0, 3, 4, 5}), ("tasks", ["--data-dir", "DATA"], {0}),
         ("data verify", ["slake-vqa", "dermamnist", "--data-dir", "DATA", "--skipped", "--images"], {0}),
-        ("models", [], {0}),
+        ("data profile", ["--tasks", "slake-*,medqa", "--data-dir", "DATA"], {0}), ("models", [], {0}),
     ],
 )  # fmt: skip
 def test_json_is_what_the_page_says(

@@ -76,6 +76,8 @@ def built(corpus: Corpus, recipe: Recipe) -> tuple[UniMedForConditionalGeneratio
         (("mixture={slake-vqq: 1}",), "slake-vqa"),
         (("mixture={slake-vqa: 1, slake-vqa+medqa: 1}",), "twice"),
         (("micro_batch=0",), "micro_batch"),
+        (("draws=by_image",), "draws"),
+        (("draws=image_centric", "micro_batches=1"), "micro_batches is 1"),
         (("validation.share=1.0",), "share"),
         (("checkpoints.dtype=foo",), "dtype"),
         (("schedule.warmup_steps=2000",), "warmup_steps"),

@@ -25,7 +25,7 @@ from medbench.adapters.catalog import ADAPTERS
 from medbench.adapters.hf.adapter import read_hf_config
 from medbench.adapters.hf.entry import card_of, family_of
 from medbench.adapters.hf.processing import load_processor
-from medbench.adapters.interpreting import resolved
+from medbench.adapters.interpreting import fisher_tables, resolved
 from medbench.adapters.llava_med.model import read_format
 from medbench.adapters.low_rank import read_low_rank
 from medbench.adapters.radfm.vision import read_sizes
@@ -50,6 +50,7 @@ from medbench.unimed.interpret.document import (
     csv_files,
     read_document,
 )
+from medbench.unimed.interpret.fisher import FisherDocument, FisherModel, compare, part_of, read_fisher, resampled
 from medbench.unimed.interpret.gradients import recipe_beside
 from medbench.unimed.interpret.routing import logged
 from medbench.unimed.interpret.streaming import mapped
@@ -260,6 +261,14 @@ def _measured(folder: Path) -> None:
         scores={"all": Scores(tasks=scored, flipped=scored, copies=scored, halves={})},
     )  # fmt: skip
     (folder / "interference.json").write_text(Document(models=(model,)).model_dump_json(), encoding="utf-8")
+    spectrum = FisherModel(
+        label="m", connector="linear", fingerprint="0", tasks=("slake-vqa",), data={}, samples=2, seed=0, precision="fp32",
+        groups={"all": part_of(np.eye(2), resampled(1, 2, seed=0), parameters=4)},
+    )  # fmt: skip
+    gram = {"all": np.eye(2)}
+    pair = compare(("m", "m"), gram, gram, gram, resampled(1, 2, seed=0), seed=0)
+    fisher = FisherDocument(models=(spectrum,), comparisons=(pair,))
+    (folder / "fisher.json").write_text(fisher.model_dump_json(), encoding="utf-8")
     log = {"stage": "language", "step": 1, "expert_use": {"slake-vqa": [0.5, 0.5]}}
     (folder / LOG_FILE).write_text(json.dumps(log) + "\n", encoding="utf-8")
     (folder / "recipe.yaml").write_bytes((ROOT / "unimed" / "recipes" / "mini.yaml").read_bytes())
@@ -271,6 +280,7 @@ def interference() -> Iterator[Reader]:
     """Yield the readers of what is measured of a connector's gradients."""
     reads: dict[str, tuple[Form, Callable[[Path], object]]] = {
         "interference.json": ("json", lambda at: list(map(csv_files, read_document(at / "interference.json").models))),
+        "fisher.json": ("json", lambda at: list(fisher_tables(read_fisher(at / "fisher.json")))),
         LOG_FILE: ("lines", lambda at: list(logged(at))), "recipe.yaml": ("yaml", recipe_beside),
         "run.yaml": ("yaml", lambda at: resolved(str(at))),
         "unit.npy": ("bytes", lambda at: mapped(at / "unit.npy", (4,), np.float64)),

@@ -133,7 +133,7 @@ def _measured(subject: Subject[Any], choice: Choice, folder: Path) -> Measured:
         "data": dict(chosen.data), "batches": choice.batches, "batch_size": choice.batch_size, "seed": source.seed,
         "precision": choice.precision, "copied": chosen.copied, "stored": str(np.dtype(stored_dtype(tasks, size))),
     }  # fmt: skip
-    _agree(folder / CONDITIONS, conditions)
+    agree(folder / CONDITIONS, conditions)
     measuring = Measuring(
         folder=folder / "kept", source=source, batches=choice.batches, copied=chosen.copied, seed=source.seed
     )
@@ -147,7 +147,7 @@ def _measured(subject: Subject[Any], choice: Choice, folder: Path) -> Measured:
     )  # fmt: skip
 
 
-def _agree(file: Path, conditions: Mapping[str, Any]) -> None:
+def agree(file: Path, conditions: Mapping[str, Any]) -> None:
     """Write down what is measured, or refuse to go on with what was measured otherwise."""
     if not file.exists():
         write_atomically(file, canonical_json(conditions, indent=2) + "\n")

@@ -207,7 +207,7 @@ class Measuring:
             routing.append(step.routing)
         self._write_sums("sums", place, (early + late) / self.batches, flipped / self.batches)
         with replaced_when_whole(self._unit(task)) as path:
-            _new_array(path, tuple(unit.shape), self._dtype)[:] = unit.cpu().numpy()
+            new_array(path, tuple(unit.shape), self._dtype)[:] = unit.cpu().numpy()
         halves = _binned(layout, *_of_halves(early / max(1, middle), late / (self.batches - middle)))
         record = FirstPass(squares=_fixed(squares), losses=tuple(losses), routing=tuple(routing), halves=halves)
         _write(record, self._record("pass1", task))
@@ -242,14 +242,7 @@ class Measuring:
         self._score("copies", self.copies_file)
 
     def _steps(self, task: str, first: int, progress: "Meter") -> Iterator[Step]:
-        progress.advance(0, status=task)
-        for step in self.source.steps(task, first, self.batches):
-            if not np.isfinite(step.loss) or not bool(torch.isfinite(step.gradient).all()):
-                problem = f"A batch of {task} has the loss {step.loss}, or a gradient that is no number."
-                raise RunError(problem, "Measure with --precision fp32, or look at the checkpoint.")
-            # Only a GPU adds up where it computes; others may have no float64.
-            yield step if step.gradient.is_cuda else step._replace(gradient=step.gradient.cpu())
-            progress.advance()
+        return finite_steps(self.source.steps(task, first, self.batches), task, progress)
 
     def _zeros(self, count: int) -> list[torch.Tensor]:
         size, dtype = self.source.layout.size, torch.from_numpy(np.empty(0, self._dtype)).dtype
@@ -279,7 +272,7 @@ class Measuring:
         shape, dtype = (_SUMS + 1, size), self._dtype
         before = mapped(self._sums(name, place), shape, dtype) if place else None
         with replaced_when_whole(self._sums(name, place + 1)) as path:
-            now = _new_array(path, shape, dtype)
+            now = new_array(path, shape, dtype)
             for part in _chunks(size):
                 mean, flipped = (one[part].cpu().numpy() for one in means)
                 rows = np.stack([mean, abs(mean), flipped, abs(flipped), mean != 0])
@@ -304,6 +297,18 @@ class Measuring:
         for file in self.folder.glob(pattern):
             with suppress(OSError):
                 file.unlink()
+
+
+def finite_steps(steps: Iterator[Step], task: str, progress: "Meter") -> Iterator[Step]:
+    """Yield steps of a task, counted by `progress`; RunError if a loss or a gradient is no number."""
+    progress.advance(0, status=task)
+    for step in steps:
+        if not np.isfinite(step.loss) or not bool(torch.isfinite(step.gradient).all()):
+            problem = f"A batch of {task} has the loss {step.loss}, or a gradient that is no number."
+            raise RunError(problem, "Measure with --precision fp32, or look at the checkpoint.")
+        # Only a GPU adds up where it computes; others may have no float64.
+        yield step if step.gradient.is_cuda else step._replace(gradient=step.gradient.cpu())
+        progress.advance()
 
 
 def stored_dtype(tasks: int, parameters: int) -> npt.DTypeLike:
@@ -371,7 +376,8 @@ def _fixed_rows(rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...
     return tuple(map(tuple, rows))
 
 
-def _new_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> "np.memmap[Any, np.dtype[Any]]":
+def new_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> "np.memmap[Any, np.dtype[Any]]":
+    """Return a new array on the disk, in the place of what is there."""
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 

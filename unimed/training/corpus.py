@@ -5,7 +5,7 @@ import math
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,6 +65,13 @@ class Images:
     def place(self, row: int) -> tuple[Path, ImageRef]:
         """Return source folder and reference of a row."""
         return self._places[row]
+
+    def known_as(self, row: int) -> Hashable:
+        """Return what tells an image from others without reading a file, None for the row of none (-1)."""
+        if row < 0:
+            return None
+        source, ref = self._places[row]
+        return self.digests.get((source, ref.path), (source, ref.path)), ref.member, ref.index
 
     def digest(self, row: int) -> str:
         """Return the identity of an image's content: its file's hash and its place inside."""

@@ -23,6 +23,7 @@ from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.training import folder as records
 from medbench.unimed.training import trainer as trainers
+from medbench.unimed.training.by_image import ImageMixture, mixture_of
 from medbench.unimed.training.corpus import BatchMaker, Corpus, Example, Mixture, load_corpus
 from medbench.unimed.training.folder import Tally, TrainingFolder, TrainingLog
 from medbench.unimed.training.plan import base_of, build, image_size_of
@@ -45,6 +46,7 @@ class Session:
     base: BaseWeights | None
     processor: UniMedProcessor
     trainer: Trainer
+    mixture: Mixture | ImageMixture
     examine: Examine | None
     log: TrainingLog | None
     started: float
@@ -86,6 +88,9 @@ def train(
         return _with_curve(folder, leads=leads)
     first, kept, state = start
     corpus = load_corpus(data_dir, recipe, image_size=image_size_of(recipe.model))
+    mixture = mixture_of(
+        recipe, corpus, rank=accelerator.process_index, workers=workers, together=trainers.is_sharded(accelerator)
+    )
     model, processor = build(recipe, corpus, base, frozen_dtype=trainers.frozen_dtype(recipe, accelerator))
     if leads:
         folder.cut_log(first)
@@ -97,7 +102,7 @@ def train(
         trainer = trainers.make_trainer(recipe, accelerator, model)
         if state is not None:
             trainer.restore(state)
-        session = Session(folder, corpus, base, processor, trainer, examine, log, started=time.perf_counter())
+        session = Session(folder, corpus, base, processor, trainer, mixture, examine, log, started=time.perf_counter())
         with stop_request() as stop:
             _run_steps(session, first, stop)
         _finish(session)
@@ -167,13 +172,11 @@ def stop_request() -> Iterator[Event]:
 def _run_steps(session: Session, first: int, stop: Event) -> None:
     trainer = session.trainer
     recipe, accelerator = trainer.recipe, trainer.accelerator
-    rank, corpus = accelerator.process_index, session.corpus
-    mixture = Mixture(
-        corpus.sizes(), recipe.mixture, micro_batch=recipe.micro_batch, seed=recipe.seed, rank=rank,
-        workers=accelerator.num_processes, together=trainers.is_sharded(accelerator),
+    maker = BatchMaker(
+        recipe=recipe, corpus=session.corpus, processor=session.processor, cache=trainer.cache,
+        rank=accelerator.process_index,
     )  # fmt: skip
-    maker = BatchMaker(recipe=recipe, corpus=corpus, processor=session.processor, cache=trainer.cache, rank=rank)
-    batches = maker.ahead(mixture.draws(parts=recipe.micro_batches, first_step=first))
+    batches = maker.ahead(session.mixture.draws(parts=recipe.micro_batches, first_step=first))
     tally, logged = Tally(), first
     show = meter if session.log else Silent().meter
     with show(f"Training {recipe.name}", recipe.steps, done=first) as progress:

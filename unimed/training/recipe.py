@@ -111,6 +111,9 @@ class Recipe(_Strict):
     vision_stage: VisionStage | None = None  # The training of a tower from scratch.
     # Task name (or names, joined by `+`) to sampling weight; each micro-batch comes from one entry.
     mixture: Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
+    # `official`: each micro-batch is drawn by itself; `image_centric`: those of a step are about the same images, where
+    # several entries ask about them. Each sample is shown as often, in expectation.
+    draws: Literal["official", "image_centric"] = "official"
     steps: PositiveInt
     micro_batch: PositiveInt  # Samples of one micro-batch, per process.
     micro_batches: PositiveInt = 1  # Per optimizer step (gradient accumulation), each from an entry of its own.
@@ -143,6 +146,9 @@ class Recipe(_Strict):
     def table(self) -> dict[str, Any]:
         """Return the recipe as the table that `recipe_of` reads."""
         values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        if self.draws == "official":
+            # Trainings from before there was another one go on with their recipe.
+            del values["draws"]
         return values
 
 
@@ -207,6 +213,9 @@ def _refuse_contradictions(recipe: Recipe) -> None:
     if warm >= recipe.steps:
         problem = f"schedule.warmup_steps is {warm}, but there are {recipe.steps} steps."
         raise UsageError(problem, "Make the warm-up shorter than the training.")
+    if recipe.draws == "image_centric" and recipe.micro_batches == 1:
+        problem = "draws is image_centric, which fills the micro-batches of a step, but micro_batches is 1."
+        raise UsageError(problem, "Set micro_batches to the number of tasks about an image: --set micro_batches=3.")
     if watched.answers and not watched.share:
         problem = f"validation.answers is {watched.answers}, but nothing is held out to be answered."
         raise UsageError(problem, "Set validation.share, e.g. --set validation.share=0.01.")
