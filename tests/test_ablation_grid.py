@@ -17,6 +17,9 @@ from medbench.leaderboard.ablation.document import read_ablation
 from medbench.unimed.checkpoint import BaseWeights
 from medbench.unimed.training.folder import TrainingFolder
 
+# Its grid is made once.
+pytestmark = pytest.mark.xdist_group("ablation-grid")
+
 PAGES = ("ablation.json", "ablation.md", "ablation.csv", "ablation.tex", "curves.svg")
 Words = Callable[..., list[str]]
 
