@@ -54,6 +54,10 @@ class Answerers(AbstractContextManager["Answerers"], Protocol):
     def leave(self) -> None:
         """Let the model leave, so that what scores has its memory; may be said twice."""
 
+    def __exit__(self, *_: object) -> None:
+        """Let the model leave."""
+        self.leave()
+
 
 class InThisProcess(Answerers):
     """The model is loaded here."""
@@ -66,10 +70,6 @@ class InThisProcess(Answerers):
         self._loaded = LoadedModel(lambda share: load_share(settings, model, workload, share))
         # Whose engine is made once, and leaves before another checkpoint comes.
         self._answering: tuple[Share, Answering] | None = None
-
-    def __exit__(self, *_: object) -> None:
-        """Let the model leave."""
-        self.leave()
 
     def leave(self) -> None:
         """Let the model leave."""

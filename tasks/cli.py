@@ -15,7 +15,7 @@ from medbench.tasks.catalog import PREPARED, get_task, select_among, select_task
 from medbench.tasks.download.archives import readable_size
 from medbench.tasks.download.sources import HubSource, ManualSource, Source, check_revision, source_of
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
-from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.options import NamedGroup, emit_json, json_option
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import HashedFile, Prepared
@@ -80,7 +80,7 @@ def metrics_command(name: str | None, *, as_json: bool) -> None:
               medbench metrics chexbert
     """
     asked = import_module("medbench.tasks.metrics.asked").ASKED
-    found = [_of_metric(one, asked) for one in ([name] if name else asked)]
+    found = [_of_metric(name, asked)] if name else list(_of_metrics(asked))
     if as_json:
         emit_json("metrics", {"metrics": found})
     elif name:
@@ -91,6 +91,15 @@ def metrics_command(name: str | None, *, as_json: bool) -> None:
         columns = ("metric", "kinds", "cost", "summary", "from")
         emit_table(columns, [[str(one[column]) for column in columns] for one in found])
         say("Ask for one: medbench run ... --metric NAME; of a run that is there: medbench score RUN --metric NAME")
+
+
+def _of_metrics(asked: "Registry[MetricEntry]") -> Iterator[dict[str, Any]]:
+    for name in asked:
+        try:
+            yield _of_metric(name, asked)
+        except MedbenchError as error:
+            # A plug-in that is broken hides no other.
+            warn(f"{error.problem} {error.hint}")
 
 
 def _of_metric(name: str, asked: "Registry[MetricEntry]") -> dict[str, Any]:

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medbench.leaderboard.interpretation.figures import pulls
 from medbench.leaderboard.interpretation.page import page, publish
-from medbench.leaderboard.interpretation.reading import headline
+from medbench.leaderboard.interpretation.reading import headline, pulls
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import canonical_json, write_atomically
 from medbench.tasks.sample import ImageRef, Sample

@@ -65,6 +65,15 @@ def test_a_plugin_with_a_taken_name_is_named(tmp_path: Path) -> None:
     assert "'blind' of echo-plugin has a name that is already taken" in result.stderr
 
 
+def test_a_broken_metric_hides_no_other(tmp_path: Path) -> None:
+    env = install(tmp_path, "[medbench.metrics]\nbroken = nowhere_to_be_found:ENTRY\nbrevity = echo_plugin:METRIC\n")
+    listed = medbench("metrics", env=env)
+    assert listed.returncode == 0, listed.stderr
+    assert "brevity" in listed.stdout
+    assert "nowhere_to_be_found:ENTRY) cannot be imported" in listed.stderr
+    assert medbench("metrics", "broken", env=env).returncode == EXIT_FAILED
+
+
 def test_a_broken_plugin_is_one_message(tmp_path: Path) -> None:
     env = install(tmp_path, "[medbench.adapters]\nbroken = nowhere_to_be_found:ENTRY\n")
     result = medbench("run", "--model", "broken", env=env)

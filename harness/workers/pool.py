@@ -84,10 +84,6 @@ class Pool(Answerers):
         self._patience = _SILENT_SECONDS  # Before it is said that nothing happens.
         self._failed_starts = self._deaths = self._barren_deaths = 0
 
-    def __exit__(self, *_: object) -> None:
-        """End all workers."""
-        self.leave()
-
     def leave(self) -> None:
         """End all workers."""
         self._crew.close()

@@ -1,6 +1,6 @@
 """The figures of an interpretation, after the paper's Figs. 2, 4 and 5: models side by side, chance drawn in."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from math import ceil
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medbench.harness.interpreted import PLACES, Document, Interference, Maps, Measured, Number
+from medbench.harness.interpreted import PLACES, Document, Maps, Measured, Number
 from medbench.tasks.foundation.drawing import drawn, label, shades, stack
 
 if TYPE_CHECKING:
@@ -154,17 +154,3 @@ def _array(values: Sequence[Any]) -> Any:  # noqa: ANN401 - an array of as many 
 
 def _number(value: Number) -> float:
     return float("nan") if value is None else value
-
-
-def pulls(one: Interference) -> dict[str, int]:
-    """Return how many ordered pairs of tasks pull against each other, together, or neither as far as can be told."""
-    low, high = _array(one.direction.low), _array(one.direction.high)
-    others = ~np.eye(len(low), dtype=bool)
-    against, along = int(((high < 0) & others).sum()), int(((low > 0) & others).sum())
-    return {"against": against, "together": along, "open": int(others.sum()) - against - along}
-
-
-def spread(values: Mapping[str, Number] | Sequence[Number]) -> float:
-    """Return the standard deviation of what is a number."""
-    there = [value for value in (values.values() if isinstance(values, Mapping) else values) if value is not None]
-    return float(np.std(there)) if there else float("nan")

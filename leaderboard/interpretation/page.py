@@ -2,8 +2,8 @@
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
 
 from medbench.harness.interpreted import Document, Maps, read
 from medbench.leaderboard.interpretation import reading
@@ -12,6 +12,7 @@ from medbench.leaderboard.render import asset, markdown_as_html, render_html
 from medbench.tasks.foundation.files import read_yaml_table, write_atomically
 
 PAGE = "interpretation.html"
+_TITLE = "Interference between tasks"
 _SECTIONS: Sequence[Mapping[str, str]] = read_yaml_table(Path(__file__).with_name("sections.yaml"))["sections"]
 _TABLES: Mapping[str, Callable[[Document, Sequence[Maps]], str]] = {
     "summary": lambda found, _: reading.summary_table(found),
@@ -37,15 +38,16 @@ def publish(output: Path) -> Path:
 
 def page(found: Document, made: Sequence[Maps], images: Mapping[str, str]) -> str:
     """Return the page; `images` are the SVG figures by name, in base64."""
-    shown: list[Mapping[str, Any]] = []
+    body = f"<h1>{_TITLE}</h1>\n<blockquote><p>{escape(reading.headline(found))}</p></blockquote>\n"
     for section in _SECTIONS:
-        figure, table = section.get("figure", ""), section.get("table", "")
+        figure, table, title = section.get("figure", ""), section.get("table", ""), section["title"]
         if figure and figure not in images:
             continue
+        body += f"<h2>{title}</h2>\n"
+        if figure:
+            body += f'<img class="figure" alt="{title}" src="data:image/svg+xml;base64,{images[figure]}">\n'
         parts = [section.get("text", ""), _TABLES[table](found, made) if table else ""]
-        html = markdown_as_html("\n\n".join(filter(None, parts)))
-        shown.append({"title": section["title"], "html": html, "image": images.get(figure, "")})
+        body += markdown_as_html("\n\n".join(filter(None, parts)))
     return render_html(
-        "interpretation.html", style=asset("document.css"), images=True, headline=reading.headline(found),
-        sections=shown,
+        "document.html", style=asset("document.css"), images=True, title=_TITLE, body=body, tone=""
     )  # fmt: skip

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from medbench.harness.interpreted import Document, Maps, Measured, Number
-from medbench.leaderboard.interpretation.figures import ALL, pulls, spread
+import numpy as np
+
+from medbench.harness.interpreted import Document, Interference, Maps, Measured, Number
+from medbench.leaderboard.interpretation.figures import ALL
 from medbench.leaderboard.render import markdown_table, markdown_text
 
 
@@ -105,3 +107,17 @@ def folded(title: str, found: Document, table: Callable[[Measured], str]) -> str
 def number(value: Number) -> str:
     """Return a number with three digits; `n/a` where there is none."""
     return "n/a" if value is None else f"{value:.3g}"
+
+
+def pulls(one: Interference) -> dict[str, int]:
+    """Return how many ordered pairs of tasks pull against each other, together, or neither as far as can be told."""
+    low, high = (np.asarray(side, dtype=np.float64) for side in (one.direction.low, one.direction.high))
+    others = ~np.eye(len(low), dtype=bool)
+    against, along = int(((high < 0) & others).sum()), int(((low > 0) & others).sum())
+    return {"against": against, "together": along, "open": int(others.sum()) - against - along}
+
+
+def spread(values: Sequence[Number]) -> float:
+    """Return the standard deviation of what is a number."""
+    there = [value for value in values if value is not None]
+    return float(np.std(there)) if there else float("nan")

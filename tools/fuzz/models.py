@@ -146,7 +146,7 @@ def _read_tensors(name: str, folder: Path) -> object:
 
 
 def configurations() -> Iterator[Reader]:
-    """Yield the readers of configurations and tokenizers alone."""
+    """Yield the readers of configurations alone."""
     llava, hf = partial(llava_med_fixtures.make_v15, shards=1), tiny_vlms.llava
     yield _of_file("uni-med", "json", "config.json", read_config, _uni_med, share=2)
     yield _of_file("sizes", "json", "config.json", lambda at: refuse_absurd(at / "config.json"), _uni_med, share=5)
@@ -194,6 +194,10 @@ def configurations() -> Iterator[Reader]:
         share=2,
     )
     yield _of_file("base of uni-med", "json", "base_weights.json", base_of, _base)
+
+
+def tokenizers() -> Iterator[Reader]:
+    """Yield the readers of tokenizers alone."""
     for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         yield _of_file("codec", "json", file, load_codec, _tokenizer, share=0.3, seconds=_SECONDS)
     yield _of_file(
@@ -291,5 +295,5 @@ def interference() -> Iterator[Reader]:
 
 def readers() -> Iterator[Reader]:
     """Yield the readers of models' files."""
-    for room in (weights, configurations, loaders, interference):
+    for room in (weights, configurations, tokenizers, loaders, interference):
         yield from room()
