@@ -280,13 +280,18 @@ def markdown_as_html(markdown: str) -> str:
     return html + str(parser.render(markdown[at:]))
 
 
+def as_page(html: str) -> str:
+    """Return a piece of HTML as it stands in a file of ours, whose style has words for what the parser says itself."""
+    # The policy admits no attribute of style, which is how the parser aligns columns.
+    html = html.replace(' style="text-align:right"', ' class="right"')
+    # What is too wide can be moved by keys too.
+    return html.replace("<table>", f"{_WIDE}<table>").replace("</table>", "</table></div>")
+
+
 def html_document(title: str, markdown: str, *, tone: str = "") -> str:
     """Return one of our markdown pages, in which data are escaped, as an HTML file: no script, no link, no request.
 
     `tone` names the colour of the quote under its heading.
     """
-    # The policy admits no attribute of style, which is how the parser aligns columns.
-    body = markdown_as_html(markdown).replace(' style="text-align:right"', ' class="right"')
-    # What is too wide can be moved by keys too.
-    body = body.replace("<table>", f"{_WIDE}<table>").replace("</table>", "</table></div>")
+    body = as_page(markdown_as_html(markdown))
     return render_html("document.html", style=asset("document.css"), title=title, body=body, tone=tone)

@@ -120,6 +120,7 @@ def test_a_folder_becomes_figures_and_one_page(tmp_path: Path) -> None:
     assert "<b>" not in html
     assert "no &lt;b&gt;image" in html
     assert "<script" not in html
+    assert html.count('<div class="wide"') == html.count("<table>") > 0
     assert "http" not in html.split("</head>")[1].replace("data:image", "")
     again = {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()}
     publish(tmp_path)

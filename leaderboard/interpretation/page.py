@@ -8,7 +8,7 @@ from pathlib import Path
 from medbench.harness.interpreted import Document, Maps, read
 from medbench.leaderboard.interpretation import reading
 from medbench.leaderboard.interpretation.figures import draw_all
-from medbench.leaderboard.render import asset, markdown_as_html, render_html
+from medbench.leaderboard.render import as_page, asset, markdown_as_html, render_html
 from medbench.tasks.foundation.files import read_yaml_table, write_atomically
 
 PAGE = "interpretation.html"
@@ -47,7 +47,7 @@ def page(found: Document, made: Sequence[Maps], images: Mapping[str, str]) -> st
         if figure:
             body += f'<img class="figure" alt="{title}" src="data:image/svg+xml;base64,{images[figure]}">\n'
         parts = [section.get("text", ""), _TABLES[table](found, made) if table else ""]
-        body += markdown_as_html("\n\n".join(filter(None, parts)))
+        body += as_page(markdown_as_html("\n\n".join(filter(None, parts))))
     return render_html(
         "document.html", style=asset("document.css"), images=True, title=_TITLE, body=body, tone=""
     )  # fmt: skip
