@@ -119,10 +119,10 @@ class _Batch:
         self._states = states
         self._cache = DynamicCache(config=decoder.config)
         self.rows = list(rows)
-        padded, self._mask = _left_padded(embeddings, decoder.dtype)
+        padded, self._mask = left_padded(embeddings, decoder.dtype)
         shifts = torch.tensor([row.request.shift for row in rows], device=self._mask.device)
         self._next_position = self._mask.sum(dim=1) + shifts
-        self.logits = self._forward(inputs_embeds=padded, position_ids=_positions(rows, self._mask))
+        self.logits = self._forward(inputs_embeds=padded, position_ids=positions_of([row.request for row in rows], self._mask))
 
     def leave(self) -> bool:
         """Drop finished rows; return whether any are left."""
@@ -148,25 +148,25 @@ class _Batch:
     def _forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         output = self._decoder(
             attention_mask=self._mask, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **inputs,
-            **_row_states(self._states),
+            **row_states_argument(self._states),
         )  # fmt: skip
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
 
-def _positions(rows: Sequence[Row], mask: torch.Tensor) -> torch.Tensor:
+def positions_of(requests: Sequence[Request], mask: torch.Tensor) -> torch.Tensor:
     """Return positions [B, L] of prompts behind their padding, or [3, B, L] where images stand in grids."""
-    if not any(row.request.shift for row in rows):
+    if not any(request.shift for request in requests):
         return (mask.cumsum(dim=1) - 1).clamp(min=0)
     positions = mask.new_zeros(3, *mask.shape)
-    for place, row in enumerate(rows):
-        request = row.request
+    for place, request in enumerate(requests):
         own = layout_of(request.prompt.segments, "causal").positions(0, request.length)
         positions[:, place, mask.shape[1] - request.length :] = torch.tensor(own, device=mask.device).T
     return positions
 
 
-def _left_padded(embeddings: Sequence[torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(embeddings: Sequence[torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return embeddings [L, D] as one batch [B, L, D] padded on the left, and its mask [B, L]."""
     longest, first = max(map(len, embeddings)), embeddings[0]
     padded = torch.zeros(len(embeddings), longest, first.shape[1], dtype=dtype, device=first.device)
     mask = torch.zeros(len(embeddings), longest, dtype=torch.long, device=first.device)
@@ -176,7 +176,7 @@ def _left_padded(embeddings: Sequence[torch.Tensor], dtype: torch.dtype) -> tupl
     return padded, mask
 
 
-def _row_states(states: States, each: int = 1) -> dict[str, RowStates]:
+def row_states_argument(states: States, each: int = 1) -> dict[str, RowStates]:
     """Return the argument of a decoder with cross-attention; in a beam search a row stands there `each` times."""
     if states is None:
         return {}
@@ -188,7 +188,7 @@ def written_by_library(
 ) -> list[list[int]]:
     """Return what transformers' `generate` writes to prompts [L, D] each: the likeliest tokens, or by a beam search."""
     watch = Watch(each=decoding.beams)
-    padded, mask = _left_padded(embeddings, decoder.dtype)
+    padded, mask = left_padded(embeddings, decoder.dtype)
     config = GenerationConfig(
         num_beams=decoding.beams, do_sample=False, max_new_tokens=decoding.max_new_tokens,
         eos_token_id=sorted(decoding.end_ids) or None, pad_token_id=min(decoding.end_ids, default=0),
@@ -196,7 +196,7 @@ def written_by_library(
     )  # fmt: skip
     written = cast("Any", decoder).generate(
         generation_config=config, logits_processor=LogitsProcessorList([watch]), inputs_embeds=padded,
-        attention_mask=mask, **_row_states(states, each=decoding.beams),
+        attention_mask=mask, **row_states_argument(states, each=decoding.beams),
     )  # fmt: skip
     return watch.cut(written.tolist())
 
