@@ -47,6 +47,7 @@ COMMANDS = {
     ),
     "train": ("harness.commands:train_command", "Train Uni-Med, or show what a training would take."),
     "interpret": ("harness.interpret:interpret_command", "Measure how tasks disturb one another in a connector."),
+    "probe": ("harness.probing.commands:probe_command", "Find where a model loses what a picture shows."),
     "convert": ("adapters.cli:convert_group", "Convert published weights of a model, and back."),
 }
 

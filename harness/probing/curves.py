@@ -1,13 +1,14 @@
 """One target of one model: probes at every place with their controls, and the tests between places."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medbench.harness.probing.document import Named, PlaceScores, Score, TargetFound
+from medbench.harness.probing.document import Health, Named, PlaceScores, Score, TargetFound
+from medbench.harness.probing.health import health_of, published_probe
 from medbench.harness.probing.modes import Side, Sides, modes_of, refitted
-from medbench.harness.probing.places import Place
+from medbench.harness.probing.places import Module, Place
 from medbench.harness.probing.probes import Probe, Scale, narrowed, right_statistics, scale_of
 from medbench.harness.probing.states import States
 from medbench.harness.probing.targets import ANSWER, Places, Target
@@ -25,6 +26,8 @@ class Options:
     margin: float = 0.02
     refits: int = 10
     seed: int = 0
+    published: bool = False  # Whether the published reading is made too.
+    device: str = "cpu"  # Where probes are trained.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,9 +57,12 @@ def found_of(
     probes, scores = dict[Place, Probe](), list[PlaceScores]()
     with meter(f"Probing {target.asked.name}", len(states.places)) as progress:
         for place in _told_by(target, states.places):
-            probes[place] = Probe.chosen(states.at(place), target, scale)
-            scores.append(_scores_at(place, probes[place], states.places, random, options.seed))
+            probes[place] = Probe.chosen(states.at(place), target, scale, options.device)
+            scores.append(_scores_at(place, probes[place], states.places, random, options))
             progress.advance()
+    health: tuple[Health, ...] = ()
+    if options.published and target.kind == "class":
+        scores, health = _published(probes, scores, options)
     sides = _sides(probes, scores, scale, target, networks, answers, options)
     said = None
     if answers and sides.answers:
@@ -68,8 +74,27 @@ def found_of(
         clusters=len(np.unique(target.clusters[test])), left_out=target.left_out, needs_question=target.needs_question,
         majority=_majority(target), places=tuple(scores), answers=said,
         references=tuple(_named(one, scale, target) for one in networks),
-        modes=modes_of(sides, scale, target, options.margin),
+        modes=modes_of(sides, scale, target, options.margin), health=health,
     )  # fmt: skip
+
+
+def _published(
+    probes: Mapping[Place, Probe], scores: Sequence[PlaceScores], options: Options
+) -> tuple[list[PlaceScores], tuple[Health, ...]]:
+    """Return the scores with those of the published probe beside, and the health of each module."""
+    right: dict[Module, list[FloatArray]] = {}
+    told, found = list[PlaceScores](), list[Health]()
+    for (place, probe), one in zip(probes.items(), scores, strict=True):
+        own = published_probe(probe.states, probe.target, options.seed, options.device).astype(np.float64)
+        told.append(replace(one, paper=float(own.mean())))
+        if place.readout == "image":
+            right.setdefault(place.module, []).append(own)
+    # A connector starts with what it is given, which is where vision ends.
+    right["connector"] = [*right.get("vision", [])[-1:], *right.get("connector", [])]
+    for module, rows in right.items():
+        if len(rows) > 1:
+            found.append(health_of(module, np.stack(rows), options.seed))
+    return told, tuple(found)
 
 
 def _told_by(target: Target, places: Sequence[Place]) -> list[Place]:
@@ -77,19 +102,19 @@ def _told_by(target: Target, places: Sequence[Place]) -> list[Place]:
     return [one for one in places if one.readout == "last" or not target.needs_question]
 
 
-def _scores_at(place: Place, probe: Probe, places: Sequence[Place], random: States | None, seed: int) -> PlaceScores:
+def _scores_at(
+    place: Place, probe: Probe, places: Sequence[Place], random: States | None, options: Options
+) -> PlaceScores:
     target, scale = probe.target, probe.scale
     width = min(_NARROWEST, *(one.width for one in places))
     known = np.concatenate([target.parts.train, target.parts.validation])
-    shuffled = np.random.default_rng(seed).permutation(target.right[known])
+    shuffled = np.random.default_rng(options.seed).permutation(target.right[known])
     others = {
-        "narrow": Probe.chosen(narrowed(probe.states, width), target, scale).tested(),
+        "narrow": Probe.chosen(narrowed(probe.states, width), target, scale, options.device).tested(),
         "permuted": probe.tested(right=shuffled),
-        "random": None if random is None else Probe.chosen(random.at(place), target, scale).tested(),
+        "random": None if random is None else Probe.chosen(random.at(place), target, scale, options.device).tested(),
     }
-    values = {
-        name: None if one is None else float(scale.metric.compute(one.sum(axis=0))) for name, one in others.items()
-    }
+    values = {name: None if one is None else scale.score(one) for name, one in others.items()}
     return PlaceScores(
         name=place.name, module=place.module, readout=place.readout, width=place.width, strength=probe.strength,
         score=_score(scale, probe.tested(), target), validation=probe.validation, **values,  # type: ignore[arg-type]

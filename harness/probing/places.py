@@ -55,6 +55,7 @@ class Block:
     name: str
     module: nn.Module
     enters: bool = False  # Whether it is its input that is read.
+    width: int = 0  # Of that input, where it is told apart by it: a Q-Former is given its own questions first.
 
     @property
     def is_map(self) -> bool:
@@ -89,7 +90,10 @@ def vision_blocks(adapter: LocalAdapter, see: Callable[[], object]) -> list[Bloc
     Blocks of vision, what the connector is given, and blocks of the connector where it has some.
     """
     inside = set(cast("Any", adapter.decoder).get_decoder().modules())
-    named = {one: name for root in _roots(adapter) for name, one in root.named_modules() if one not in inside}
+    named = {
+        one: f"{attribute.strip('_')}.{name}".rstrip(".")
+        for attribute, root in _roots(adapter) for name, one in root.named_modules() if one not in inside
+    }  # fmt: skip
     calls = _calls(named, see)
     chains = [found for of in _lists(named) if (found := _chained(of, calls))]
     groups: dict[Module, list[nn.Module]] = {"vision": [], "connector": []}
@@ -98,7 +102,9 @@ def vision_blocks(adapter: LocalAdapter, see: Callable[[], object]) -> list[Bloc
         groups["vision" if outside else "connector"].append(block)
     # The first part of a connector that is called: what it is given is what vision hands on.
     first = next((one for one in calls if named[one].rpartition(".")[2] in _CONNECTORS), None)
-    handed = [] if first is None else [Block(HANDED_ON, first, enters=True)]
+    last = calls[groups["vision"][-1]][1] if groups["vision"] else None
+    width = 0 if last is None else last.shape[-1]
+    handed = [] if first is None else [Block(HANDED_ON, first, enters=True, width=width)]
     vision, connector = (
         [Block(f"{module} {place}", one) for place, one in enumerate(blocks, start=1)]
         for module, blocks in groups.items()
@@ -132,13 +138,14 @@ def _calls(modules: Iterable[nn.Module], see: Callable[[], object]) -> _Calls:
     return {one: (pair[0], pair[1]) for one, pair in found.items() if len(pair) > 1}
 
 
-def _given(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> torch.Tensor | None:
-    """Return the first tensor that a module is called with."""
-    return next((one for one in chain(inputs, named.values()) if isinstance(one, torch.Tensor)), None)
+def _given(inputs: tuple[Any, ...], named: Mapping[str, Any], width: int = 0) -> torch.Tensor | None:
+    """Return the first tensor that a module is called with, of a width if there is one of it."""
+    tensors = [one for one in chain(inputs, named.values()) if isinstance(one, torch.Tensor)]
+    return next((one for one in tensors if one.dim() > 1 and one.shape[-1] == width), next(iter(tensors), None))
 
 
-def _roots(adapter: LocalAdapter) -> list[nn.Module]:
-    return [one for one in vars(adapter).values() if isinstance(one, nn.Module)]
+def _roots(adapter: LocalAdapter) -> list[tuple[str, nn.Module]]:
+    return [(name, one) for name, one in vars(adapter).items() if isinstance(one, nn.Module)]
 
 
 def _chained(elements: Sequence[nn.Module], calls: _Calls) -> list[nn.Module]:
@@ -203,7 +210,7 @@ class Taps(AbstractContextManager["Taps"]):
         self._stack.close()
 
     def _enter(self, block: Block) -> Callable[..., None]:
-        return lambda _, inputs, named: self._keep(block.name, _given(inputs, named))
+        return lambda _, inputs, named: self._keep(block.name, _given(inputs, named, block.width))
 
     def _leave(self, block: Block) -> Callable[..., None]:
         return lambda _, __, output: self._keep(block.name, block.tokens(output))
@@ -216,3 +223,23 @@ class Taps(AbstractContextManager["Taps"]):
         """Return what was kept of each block since the last time."""
         found, self._caught = self._caught, {}
         return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def randomise(adapter: LocalAdapter, seed: int) -> None:
+    """Give a loaded model random weights of the usual sizes: what its shape alone, with random features, would show."""
+    generator = torch.Generator().manual_seed(seed)
+    done = set[int]()
+    for module in chain.from_iterable(root.modules() for _, root in _roots(adapter)):
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in done or not parameter.is_floating_point():
+                continue
+            done.add(id(parameter))
+            with torch.no_grad():
+                parameter.copy_(_drawn(name, parameter.shape, generator))
+
+
+def _drawn(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    if len(shape) == 1:
+        # Norms begin at one, biases at zero.
+        return torch.ones(shape) if name == "weight" else torch.zeros(shape)
+    return torch.randn(shape, generator=generator) * (shape[1:].numel() ** -0.5 if name == "weight" else 0.02)

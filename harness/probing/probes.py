@@ -6,22 +6,19 @@ between chance, 0, and all right, 1: the larger class earns nothing (after Theod
 """
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from medbench.harness.probing.fitting import classified, located
 from medbench.harness.probing.targets import Places, Target
-from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression; of ridge regression 1 / (2 C).
-_ITERATIONS = 400
-_INSTALL = "Install it: pip install 'medbench[interpret]'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,17 +110,17 @@ class Probe:
     scale: Scale
     strength: float
     validation: float = math.nan  # Its score on the validation samples.
+    device: str = "cpu"  # Where it is trained.
 
     @classmethod
-    def chosen(cls, states: FloatArray, target: Target, scale: Scale) -> "Probe":
+    def chosen(cls, states: FloatArray, target: Target, scale: Scale, device: str = "cpu") -> "Probe":
         """Return the probe whose strength tells most of the validation samples; the weaker of equal ones."""
         train, validation = target.parts.train, target.parts.validation
-        tried = []
-        for strength in STRENGTHS:
-            probe = cls(states=states, target=target, scale=scale, strength=strength)
-            tried.append(scale.score(scale.statistics(probe.predict(train, validation), validation)))
-        best = int(np.argmax(tried))
-        return cls(states=states, target=target, scale=scale, strength=STRENGTHS[best], validation=tried[best])
+        probes = [cls(states=states, target=target, scale=scale, strength=one, device=device) for one in STRENGTHS]
+        told = [scale.statistics(one.predict(train, validation), validation) for one in probes]
+        scores = [scale.score(one) for one in told]
+        best = int(np.argmax(scores))
+        return replace(probes[best], validation=scores[best])
 
     def predict(self, train: Places, places: Places, right: FloatArray | None = None) -> FloatArray:
         """Return what it tells of the samples at places, trained on others, or on other answers `right` for these."""
@@ -131,36 +128,15 @@ class Probe:
         middle, spread = self.states[train].mean(axis=0), self.states[train].std(axis=0)
         spread[spread == 0] = 1.0
         known, asked = ((self.states[some] - middle) / spread for some in (train, places))
-        fit = _classified if self.target.kind == "class" else _located
-        return fit(known, wanted, asked, self.strength)
+        if self.target.kind == "box":
+            return located(known, wanted, asked, self.strength)
+        return classified(known, wanted, asked, self.strength, self.device)
 
     def tested(self, right: FloatArray | None = None, train: Places | None = None) -> FloatArray:
         """Return the statistics [N, K] of the test samples, trained on train and validation samples or on others."""
         parts = self.target.parts
         known = np.concatenate([parts.train, parts.validation]) if train is None else train
         return self.scale.statistics(self.predict(known, parts.test, right), parts.test)
-
-
-def _library() -> Any:  # noqa: ANN401 - a module
-    try:
-        from sklearn import linear_model
-    except ImportError as error:
-        raise UsageError("Probes need scikit-learn, which is not installed.", _INSTALL) from error
-    return linear_model
-
-
-def _classified(known: FloatArray, wanted: FloatArray, asked: FloatArray, strength: float) -> FloatArray:
-    model = _library().LogisticRegression(C=strength, class_weight="balanced", max_iter=_ITERATIONS)
-    with warnings.catch_warnings():
-        # Where nothing separates the classes, the last steps change nothing that counts.
-        warnings.simplefilter("ignore")
-        model.fit(known, wanted)
-    return np.asarray(model.predict(asked), dtype=np.float64)
-
-
-def _located(known: FloatArray, wanted: FloatArray, asked: FloatArray, strength: float) -> FloatArray:
-    model = _library().Ridge(alpha=0.5 / strength).fit(known, wanted)
-    return np.asarray(np.clip(model.predict(asked), 0.0, 1.0), dtype=np.float64)
 
 
 def narrowed(states: FloatArray, width: int) -> FloatArray:

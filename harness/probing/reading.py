@@ -18,10 +18,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from medbench.adapters.base import ImageSlot, LocalAdapter, Pixels, TextSegment, tokens_of
 from medbench.adapters.guarding import one_sample
-from medbench.harness.engine.requests import ImageKey, Request, make_request
+from medbench.harness.engine.requests import ImageKey, Name, Request, make_request
 from medbench.harness.engine.static import left_padded, positions_of, row_states_argument
 from medbench.harness.probing.places import (
     VISUAL_TOKENS,
@@ -79,10 +80,12 @@ class StateReader:
     """
 
     def __init__(self, adapter: LocalAdapter, prepared: Prepared, *, sketch: bool = False) -> None:
-        if adapter.only_whole or adapter.attention != "causal":
+        self._adapter, self._prepared, self._sketch = adapter, prepared, sketch
+        # Where a decoder cannot be driven apart from its vision, the whole model reads one prompt after the other.
+        self._whole = bool(adapter.only_whole) or adapter.attention != "causal"
+        if self._whole and adapter.published is None:
             why = adapter.only_whole or "its visual tokens read one another"
             raise UsageError(f"{adapter.title} cannot be taken apart: {why}.", _OTHER)
-        self._adapter, self._prepared, self._sketch = adapter, prepared, sketch
         self._blocks = decoder_blocks(adapter)
         self._vision: list[Block] | None = None
         self._seen: dict[ImageKey, _Seen] = {}
@@ -92,16 +95,61 @@ class StateReader:
     def read(self, samples: Sequence[Sample]) -> tuple[FloatArray, list[str]]:
         """Return the states [N, W] of samples and digests of their pictures; NaN and none where one cannot be read."""
         requests = [self._request(one) for one in samples]
-        keys = dict.fromkeys(key for one in requests if one is not None for key in one.images)
+        read = self._read_whole if self._whole else self._read_apart
+        found = read([one for one in requests if one is not None])
+        rows, digests = list[FloatArray | None](), list[str]()
+        for request in requests:
+            digest, vectors = found.get(request.name, ("", {})) if request else ("", {})
+            rows.append(self._row(vectors) if vectors else None)
+            # A text without pictures is its own.
+            digests.append(digest or (request.sample.sample_id if request and vectors else ""))
+        missing = np.full(sum(place.width for place in self.places), np.nan, np.float32)
+        return np.stack([missing if row is None else row for row in rows]), digests
+
+    def _read_apart(self, requests: Sequence[Request]) -> dict[Name, tuple[str, Vectors]]:
+        keys = dict.fromkeys(key for one in requests for key in one.images)
         # Questions of one picture stand beside one another: what the batch before saw may be asked for again.
         self._seen = {key: one for key, one in self._seen.items() if key in keys}
         self._see([key for key in keys if key not in self._seen])
-        sound = [one if one and all(key in self._seen for key in one.images) else None for one in requests]
-        states = iter(self._decode([one for one in sound if one is not None]))
-        rows = [None if one is None else self._row(one, next(states)) for one in sound]
-        digests = ["" if one is None else "/".join(self._seen[key].digest for key in one.images) for one in sound]
-        missing = np.full(sum(place.width for place in self.places), np.nan, np.float32)
-        return np.stack([missing if row is None else row for row in rows]), digests
+        sound = [one for one in requests if all(key in self._seen for key in one.images)]
+        found = {}
+        for request, states in zip(sound, self._decode(sound), strict=True):
+            seen = [self._seen[key] for key in request.images]
+            names = seen[0].vectors if seen else ()
+            of_pictures = {name: torch.stack([one.vectors[name] for one in seen]).mean(dim=0) for name in names}
+            found[request.name] = "/".join(one.digest for one in seen), {**of_pictures, **states}
+        return found
+
+    def _read_whole(self, requests: Sequence[Request]) -> dict[Name, tuple[str, Vectors]]:
+        found = {}
+        for request in requests:
+            try:
+                images = [open_image(*key) for key in request.images]
+            except SampleError:
+                continue
+            found[request.name] = "/".join(map(_digest, images)), self._states_whole(request, images)
+        return found
+
+    def _states_whole(self, request: Request, images: Sequence[Image.Image]) -> Vectors:
+        """Return the states of one prompt that the model's own library reads, vision included."""
+        published = self._adapter.published
+        inputs = self._adapter.inputs_whole(request.sample, request.spec, images)
+        tokens = inputs["input_ids"][0] == (published.image_token_id if published else -1)
+        # A single token stands for what is read by cross-attention.
+        spans = [tokens.nonzero().flatten()] if int(tokens.sum()) > 1 else []
+        decoder = cast("Any", self._adapter.decoder)
+        if self._vision is None:
+            self._vision = vision_blocks(self._adapter, lambda: decoder(**inputs))
+        first = Block(VISUAL_TOKENS, self._blocks[0].module, enters=True)
+        with (
+            Taps(self._vision, partial(self._by_picture, count=max(1, len(images)))) as seen,
+            Taps([first, *self._blocks] if spans else [], partial(self._by_prompt, spans=spans)) as shown,
+            Taps(self._blocks, _last) as lasts,
+        ):
+            decoder(**inputs, use_cache=False, logits_to_keep=1)
+        of_pictures = {name: one.mean(dim=0) for name, one in seen.taken().items()}
+        of_prompt = {**shown.taken(), **{f"{name}{LAST}": one for name, one in lasts.taken().items()}}
+        return {**of_pictures, **{name: one[0] for name, one in of_prompt.items()}}
 
     def _request(self, sample: Sample) -> Request | None:
         try:
@@ -123,7 +171,7 @@ class StateReader:
         try:
             image = open_image(*key)
             with one_sample(self._adapter, f"pixels() of {key[1].path}"):
-                return hashlib.sha256(image.tobytes()).hexdigest()[:_DIGITS], self._adapter.pixels(image)
+                return _digest(image), self._adapter.pixels(image)
         except SampleError:
             return None
 
@@ -162,7 +210,7 @@ class StateReader:
         spans = [_image_tokens(one, padded.shape[1], padded.device) for one in requests]
         of_images = partial(self._by_prompt, spans=spans)
         blocks = self._blocks if all(map(len, spans)) else []
-        with Taps(blocks, of_images) as images, Taps(self._blocks, lambda tokens: tokens[:, -1].float()) as lasts:
+        with Taps(blocks, of_images) as images, Taps(self._blocks, _last) as lasts:
             cast("Any", self._adapter.decoder)(
                 inputs_embeds=padded, attention_mask=mask, position_ids=positions_of(requests, mask), use_cache=False,
                 logits_to_keep=1, **row_states_argument(self._states(requests)),
@@ -190,14 +238,19 @@ class StateReader:
             for one in requests
         ]
 
-    def _row(self, request: Request, states: Vectors) -> FloatArray:
-        """Return all states of a sample, of several pictures their mean; what they are notes the first one."""
-        of_pictures = [self._seen[key].vectors for key in request.images]
-        vectors = {name: torch.stack([one[name] for one in of_pictures]).mean(dim=0) for name in of_pictures[0]}
-        vectors |= states
+    def _row(self, vectors: Vectors) -> FloatArray:
+        """Return all states of a sample behind one another; what they are notes the first one."""
         if not self.places:
             self.places = tuple(_place(name, len(one)) for name, one in vectors.items())
         return torch.cat([vectors[place.label] for place in self.places]).cpu().numpy()
+
+
+def _digest(image: Image.Image) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()[:_DIGITS]
+
+
+def _last(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens[:, -1].float()
 
 
 def _image_tokens(request: Request, length: int, device: torch.device) -> torch.Tensor:

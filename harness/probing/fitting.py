@@ -1,0 +1,67 @@
+"""Fits a probe: scikit-learn on a CPU, the same function by torch on a GPU."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from medbench.harness.probing.targets import FloatArray
+from medbench.tasks.foundation.errors import UsageError
+
+_ITERATIONS, _CLOSE = 300, 1e-3
+_INSTALL = "Install it: pip install 'medbench[interpret]'"
+
+
+def classified(known: FloatArray, wanted: FloatArray, asked: FloatArray, strength: float, device: str) -> FloatArray:
+    """Return the classes [M] that multinomial logistic regression tells of `asked` [M, C], trained on `known` [N, C].
+
+    Classes weigh alike; `strength` is scikit-learn's C. UsageError if that is not installed.
+    """
+    if device != "cpu":
+        return _classified_by_torch(known, wanted, asked, strength, device)
+    model = library().LogisticRegression(C=strength, class_weight="balanced", max_iter=_ITERATIONS, tol=_CLOSE)
+    with warnings.catch_warnings():
+        # Where nothing separates the classes, the last steps change nothing that counts.
+        warnings.simplefilter("ignore")
+        model.fit(known, wanted)
+    return np.asarray(model.predict(asked), dtype=np.float64)
+
+
+def located(known: FloatArray, wanted: FloatArray, asked: FloatArray, strength: float) -> FloatArray:
+    """Return the corners [M, 4] that ridge regression tells of `asked`, within the picture."""
+    model = library().Ridge(alpha=0.5 / strength).fit(known, wanted)
+    return np.asarray(np.clip(model.predict(asked), 0.0, 1.0), dtype=np.float64)
+
+
+def library() -> Any:  # noqa: ANN401 - a module
+    """Return scikit-learn's linear models; UsageError if they are not installed."""
+    try:
+        from sklearn import linear_model
+    except ImportError as error:
+        raise UsageError("Probes need scikit-learn, which is not installed.", _INSTALL) from error
+    return linear_model
+
+
+def _classified_by_torch(
+    known: FloatArray, wanted: FloatArray, asked: FloatArray, strength: float, device: str
+) -> FloatArray:
+    """Minimise `C * sum(weighted cross-entropy) + 0.5 * |W|^2` as scikit-learn does, by the same method."""
+    classes, numbers, counts = np.unique(wanted, return_inverse=True, return_counts=True)
+    inputs, right = (torch.tensor(one, device=device) for one in (known, numbers))
+    each = torch.tensor(len(wanted) / (len(classes) * counts), device=device)
+    weights = torch.zeros(len(classes), known.shape[1] + 1, dtype=inputs.dtype, device=device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=_ITERATIONS, tolerance_grad=_CLOSE, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = inputs @ weights[:, :-1].T + weights[:, -1]
+        errors = torch.nn.functional.cross_entropy(logits, right, reduction="none")
+        total = strength * (each[right] * errors).sum() + 0.5 * weights[:, :-1].square().sum()
+        torch.autograd.backward(total)
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    with torch.inference_mode():
+        logits = torch.tensor(asked, device=device) @ weights[:, :-1].T + weights[:, -1]
+    return np.asarray(classes[logits.argmax(dim=1).cpu().numpy()], dtype=np.float64)
