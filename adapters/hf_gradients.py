@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 from medbench.adapters.base import Dtype, LoadOptions
 from medbench.adapters.hf.adapter import HfAdapter, find_model, load_adapter, read_hf_config
 from medbench.adapters.hf.entry import CONNECTORS, ENTRY
-from medbench.tasks.catalog import get_task, task_names
+from medbench.tasks.catalog import get_task, main_task_names
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.prepared import load_prepared
 from medbench.tasks.sample import Sample
@@ -97,7 +97,7 @@ def subject_of(name: str, label: str, choice: Choice) -> Subject[HfSource]:
     """Return a folder or a repository of the Hub; UsageError if it, its connector or its tasks are not to be had."""
     arguments = ENTRY.settled(name, {})
     folder, _ = find_model(name, arguments["revision"])
-    chosen = choose_tasks(choice, [task for task in task_names() if not get_task(task).variant_of])
+    chosen = choose_tasks(choice, main_task_names())
     opened: Callable[[], HfSource] = partial(_open, name, choice, chosen)
     return Subject(label=label, chosen=chosen, needs=_needs(folder, choice), open=opened)
 

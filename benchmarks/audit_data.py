@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from medbench.leaderboard.audit.data.images import ImageIndex, Print, Printer, print_of
 from medbench.leaderboard.audit.data.items import Item, TaskItems
 from medbench.leaderboard.audit.data.scan import ItemIndex, Scan
+from medbench.tasks.alike import ImageIndex, Print, Printer, print_of
 from medbench.tasks.foundation.console import emit_table, say
 
 TEST_ROWS = 10_000

@@ -49,8 +49,8 @@ class Workload:
         """Say which tasks a kind, a pattern or `prepared` did not bring, and why."""
         if missing := [name for name in self.left_out if not has_manifest(self.data_dir, name)]:
             say(f"Left out, since they are not prepared in {self.data_dir}: {', '.join(missing)}.")
-        if variants := [name for name in self.left_out if name not in missing]:
-            say(f"Left out, since variants run only when they are named: {', '.join(variants)}.")
+        if only_by_name := [name for name in self.left_out if name not in missing]:
+            say(f"Left out, since they run only when they are named: {', '.join(only_by_name)}.")
 
     def only(self, names: Collection[str]) -> "Workload":
         """Return the same with some of its tasks."""
@@ -141,7 +141,8 @@ def _selected(settings: Settings, data_dir: Path) -> tuple[tuple[str, ...], tupl
         names = tuple(name for name in names if name in named or name in there)
     if not names:
         prepared_names(data_dir)
-        raise DataError(f"In {data_dir} only variants are prepared: {', '.join(there)}.", "Name them with --tasks.")
+        problem = f"What is prepared in {data_dir} runs only when it is named: {', '.join(there)}."
+        raise DataError(problem, "Name it with --tasks.")
     if missing := [name for name in names if name not in there]:
         others = f" ({', '.join(there)})" if there else ""
         raise DataError(

@@ -1,4 +1,4 @@
-"""The 12 benchmarks and their variants by name, plugins' tasks among them, and what a selection of names means."""
+"""The 12 benchmarks, their variants and data beside them by name, plugins' tasks too, and what a selection means."""
 
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
@@ -47,18 +47,18 @@ def get_task(name: str) -> TaskSpec:
 
 
 def task_names() -> tuple[str, ...]:
-    """Return the names of all tasks: the 12 in the order of the paper's tables, then variants and plugins' tasks."""
+    """Return the names of all tasks: the 12 in the order of the paper's tables, others built in, and plugins' tasks."""
     return tuple(TASKS)
 
 
 def benchmark_names() -> tuple[str, ...]:
     """Return the names of the 12 benchmarks, in the order of the paper's tables."""
-    return tuple(name for name in BUILTIN if not get_task(name).variant_of)
+    return tuple(name for name in BUILTIN if not get_task(name).only_by_name)
 
 
 def main_task_names() -> tuple[str, ...]:
-    """Return the names that `all`, kinds and patterns stand for: all tasks but variants."""
-    return tuple(name for name in TASKS if not get_task(name).variant_of)
+    """Return the names that `all`, kinds and patterns stand for: all tasks but those that run only when named."""
+    return tuple(name for name in TASKS if not get_task(name).only_by_name)
 
 
 def benchmark_of(name: str) -> str:
@@ -70,7 +70,7 @@ def select_tasks(selection: str) -> tuple[str, ...]:
     """Return the tasks that a selection names, in catalogue order, each once.
 
     A selection is names, kinds (`vqa`), patterns (`slake-*`) or `all`, with commas between them. A variant of a task
-    (`medqa-options`) is selected by its name only.
+    (`medqa-options`) and data beside the benchmark (`busi`) are selected by their names only.
 
     Raises UsageError if a part names nothing; the message has the closest names.
     """
@@ -81,7 +81,7 @@ class Selected(NamedTuple):
     """What a selection names in a folder of prepared tasks, in catalogue order."""
 
     names: tuple[str, ...]  # Names in full and `all` whether they are there or not.
-    # What a kind or a pattern matches and is not there, and variants that are there but run only when they are named.
+    # What a kind or a pattern matches and is not there, and what is there but runs only when it is named.
     left_out: tuple[str, ...]
 
 

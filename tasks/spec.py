@@ -57,6 +57,12 @@ class TaskSpec:
     choices: tuple[str, ...] = ()  # The answers, where they are the same for all questions; samples carry their own.
     shows: str = ""  # What its images show, where a metric has to know it: `chest X-ray`.
     variant_of: str = ""  # The task whose data this one asks about in another way; variants run only when named.
+    on_request: bool = False  # Whether it runs only when named though it is no variant: data beside the benchmark.
+
+    @property
+    def only_by_name(self) -> bool:
+        """Whether `all`, kinds and patterns leave it out."""
+        return self.on_request or bool(self.variant_of)
 
     def choices_by_key(self) -> dict[str, str]:
         """Return `choices` as a sample has them: words stand for themselves, of letters the texts are not known."""

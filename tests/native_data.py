@@ -263,6 +263,53 @@ def pubmedqa(root: Path) -> Path:
     return root
 
 
+def noise(path: Path, number: int, size: tuple[int, int] = (96, 80)) -> Path:
+    """Write a smooth picture of its own: two of different numbers are not alike, however they are scaled."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = np.random.default_rng(number).integers(0, 256, (12, 12), dtype=np.uint8)
+    Image.fromarray(drawn).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def busi(root: Path) -> Path:
+    """Write ten pictures of each class with their masks; no two are alike."""
+    for place, name in enumerate(("benign", "malignant", "normal")):
+        for number in range(1, 11):
+            noise(root / name / f"{name} ({number}).png", 100 * place + number)
+            write_mask(root / name / f"{name} ({number})_mask.png", (96, 80), (2, 3, 9, 9))
+    write_mask(root / "benign" / "benign (4)_mask_1.png", (96, 80), (2, 3, 9, 9))
+    return root
+
+
+def covid_ct(root: Path) -> Path:
+    lists = {
+        "COVID": {
+            "train": ["2020.01.24.919183-p27-132.png", "2020.03.12.20034686-p17-91-3.png", "bmj.m606.full-p4-22%0.png"],
+            "val": ["2020.03.13.20035871-p15-74-1.png"],
+            "test": ["2020.03.12.20034686-p17-91-1.png", "PIIS0140673620301549_0%1.png"],
+        },
+        "NonCOVID": {"train": ["14.png", "34.jpg", "35%0.jpg"], "val": ["20.jpg"], "test": ["0.jpg", "14%0.jpg"]},
+    }
+    for kind, parts in lists.items():
+        for part, names in parts.items():
+            path = root / "Data-split" / kind / f"{part}CT_{kind}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(names), encoding="utf-8")
+            for name in names:
+                write_picture(root / "Images-processed" / f"CT_{kind}" / name)
+    return root
+
+
+def chest_xray(root: Path) -> Path:
+    for name in (
+        *("train/NORMAL/IM-0115-0001.jpeg", "train/NORMAL/NORMAL2-IM-0383-0001.jpeg"),
+        *("train/PNEUMONIA/person1_bacteria_1.jpeg", "train/PNEUMONIA/person1_bacteria_2.jpeg"),
+        *("test/NORMAL/IM-0001-0001.jpeg", "test/PNEUMONIA/person1_virus_6.jpeg"),
+    ):
+        write_picture(root / name, mode="L")
+    return root
+
+
 def organsmnist(root: Path) -> Path:
     return medmnist_npz(root, "organsmnist", classes=11, grey=True)
 
@@ -281,4 +328,7 @@ NATIVE = {
     "dermamnist": medmnist_npz,
     "organsmnist": organsmnist,
 }
-"""What makes a native folder for each task."""
+"""What makes a native folder for each of the 12 tasks."""
+
+ON_REQUEST = {"busi": busi, "covid-ct": covid_ct, "chest-xray": chest_xray}
+"""The same for the tasks beside the benchmark."""

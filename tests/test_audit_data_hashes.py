@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
-from medbench.leaderboard.audit.data.images import NEAR, REVIEW, ImageIndex, Print, Printer, print_of
 from medbench.leaderboard.audit.data.items import Item
 from medbench.leaderboard.audit.data.scan import CONTAINMENT, ItemIndex, Scan, TextIndex
+from medbench.tasks.alike import NEAR, REVIEW, ImageIndex, Print, Printer, print_of
 from medbench.tasks.suite import DATA
 
 SLICES = sorted((DATA / "Slake1.0" / "imgs").glob("*/source.jpg"))

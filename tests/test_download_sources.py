@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from native_data import NATIVE
+from native_data import NATIVE, ON_REQUEST
 from test_download import OLD, run
 
 from medbench.tasks.catalog import get_task, task_names
@@ -15,7 +15,7 @@ from medbench.tasks.prepared import load_prepared
 
 def test_every_task_has_exactly_one_source() -> None:
     assert sorted(SOURCES) == sorted(name for name in task_names() if not get_task(name).variant_of)
-    assert len(SOURCES) == 12
+    assert len(SOURCES) == 12 + len(ON_REQUEST)
     for name in task_names():
         assert source_of(get_task(name)) is SOURCES[get_task(name).variant_of or name]
 
@@ -41,7 +41,7 @@ def test_declarations_are_well_formed() -> None:
 
 def test_what_may_not_be_fetched_is_not_fetched() -> None:
     by_hand = {name for name, source in SOURCES.items() if isinstance(source, ManualSource)}
-    assert by_hand == {"mimic-cxr", "mpx-single", "path-vqa"}
+    assert by_hand == {"mimic-cxr", "mpx-single", "path-vqa", *ON_REQUEST}
     assert all(get_task(name).credentialed <= (name in by_hand) for name in SOURCES)
 
 
@@ -57,13 +57,13 @@ def test_without_a_task_the_command_lists_what_it_would_do() -> None:
     assert "medqa: the card of this copy" in shown.stderr
 
 
-@pytest.mark.parametrize("name", ["mimic-cxr", "mpx-single", "path-vqa"])
+@pytest.mark.parametrize("name", ["mimic-cxr", "mpx-single", "path-vqa", *ON_REQUEST])
 def test_by_hand_means_steps_then_the_same_command_goes_on(tmp_path: Path, name: str) -> None:
     told = run(name, "--source", tmp_path / "native", "--data-dir", tmp_path / "data")
     assert isinstance(told.exception, DataError)
     assert f"medbench data prepare {name} --source {tmp_path / 'native' / name}" in told.stdout
     assert "{folder}" not in told.stdout
-    NATIVE[name](tmp_path / "native" / name)
+    {**NATIVE, **ON_REQUEST}[name](tmp_path / "native" / name)
     assert run(name, "--source", tmp_path / "native", "--data-dir", tmp_path / "data").exception is None
     assert load_prepared(tmp_path / "data", name).manifest.counts["test"] > 0
 

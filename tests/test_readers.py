@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from native_data import (
     NATIVE,
+    ON_REQUEST,
     medmnist_npz,
     medqa,
     medqa_row,
@@ -39,11 +40,13 @@ from medbench.tasks.datasets.native import ranked_split
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.prepare import prepare_task
 
+EVERY = {**NATIVE, **ON_REQUEST}
 
-@pytest.mark.parametrize("task", NATIVE)
+
+@pytest.mark.parametrize("task", EVERY)
 def test_every_task_reads_its_native_folder(tmp_path: Path, task: str) -> None:
     spec = get_task(task)
-    reading = read(task, NATIVE[task](tmp_path / "native"))
+    reading = read(task, EVERY[task](tmp_path / "native"))
     assert {sample.split for sample in reading.samples} == {"train", "test"}
     assert reading.split_method
     for sample in by_id(reading).values():
@@ -56,7 +59,7 @@ def test_every_task_reads_its_native_folder(tmp_path: Path, task: str) -> None:
         assert bool(sample.images) == (spec.kind != "qa")
 
 
-@pytest.mark.parametrize("task", NATIVE)
+@pytest.mark.parametrize("task", EVERY)
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_missing_or_foreign_folder_shows_the_expected_layout(tmp_path: Path, task: str, exists: bool) -> None:
     source = tmp_path / "elsewhere"

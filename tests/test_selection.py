@@ -108,7 +108,7 @@ def test_a_folder_without_a_prepared_task_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_of_variants_alone_says_so(small_data: Path, tmp_path: Path) -> None:
     source = Path(json.loads((small_data / "medqa" / "manifest.json").read_text())["source"])
     prepare_task(get_task("medqa-options"), source, tmp_path, {})
-    with pytest.raises(DataError, match=r"only variants are prepared: medqa-options"):
+    with pytest.raises(DataError, match=r"runs only when it is named: medqa-options"):
         load_workload(Settings(model="blind", tasks=("prepared",), data_dir=tmp_path))
 
 

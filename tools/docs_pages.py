@@ -28,7 +28,7 @@ from medbench.leaderboard.audit.document import wording
 from medbench.leaderboard.numbers import make_board, make_table
 from medbench.leaderboard.render import table_as_markdown
 from medbench.tasks.answers.box_space import BOX_SPACES
-from medbench.tasks.catalog import benchmark_names, get_task, task_names
+from medbench.tasks.catalog import BUILTIN, benchmark_names, get_task, task_names
 from medbench.tasks.download.archives import readable_size
 from medbench.tasks.download.sources import SOURCES, HubSource, ManualSource
 from medbench.tasks.foundation.console import say
@@ -116,7 +116,7 @@ def tasks() -> str:
 
 def layouts() -> str:
     """Return the native layout that each task reads."""
-    rows = [[f"`{name}`", f"`{get_task(name).layout}`".replace("|", "\\|")] for name in benchmark_names()]
+    rows = [[f"`{name}`", f"`{get_task(name).layout}`".replace("|", "\\|")] for name in _with_data()]
     return table(["task", "native layout"], rows)
 
 
@@ -238,7 +238,7 @@ def doctor() -> str:
 def sources() -> str:
     """Return where each task's native files come from."""
     rows = []
-    for name in benchmark_names():
+    for name in _with_data():
         source = SOURCES[name]
         if isinstance(source, ManualSource):
             rows.append([f"`{name}`", "by hand", source.reason])
@@ -249,11 +249,23 @@ def sources() -> str:
     return table(["task", "how", "from"], rows)
 
 
+def _with_data() -> list[str]:
+    """Return the tasks that have data of their own: the 12, then those beside the benchmark."""
+    return [name for name in BUILTIN if not get_task(name).variant_of]
+
+
 def variants() -> str:
     """Return the tasks that ask about another task's data in another way."""
     specs = [spec for name in task_names() if (spec := get_task(name)).variant_of]
     rows = [[f"`{spec.name}`", f"`{spec.variant_of}`", f"`{spec.prompt}`".replace("\n", " ")] for spec in specs]
     return table(["variant", "of", "prompt"], rows)
+
+
+def on_request() -> str:
+    """Return the tasks beside the benchmark, which run only when they are named."""
+    specs = [spec for name in task_names() if (spec := get_task(name)).on_request]
+    rows = [[f"`{spec.name}`", ", ".join(spec.choices), spec.group_key, spec.licence] for spec in specs]
+    return table(["task", "classes", "counted as one", "licence of the data"], rows)
 
 
 def presets() -> str:
@@ -327,6 +339,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "reading": reading,
     "doctor": doctor,
     "variants": variants,
+    "on-request": on_request,
     "sources": sources,
     "presets": presets,
     "full-size": full_size,

@@ -99,7 +99,7 @@ def _read_table() -> dict[str, Source]:
     return {task: source for source in families for task in source.tasks}
 
 
-# By task; exactly one for each of the 12 built-in tasks.
+# By task; exactly one for each built-in task that is no variant.
 SOURCES: Mapping[str, Source] = _read_table()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from export_runs import invented, write_run
-from native_data import NATIVE, mimic_raw, mpx_single, pubmedqa, sa_med2d_raw, slake, slake_download
+from native_data import NATIVE, busi, covid_ct, mimic_raw, mpx_single, pubmedqa, sa_med2d_raw, slake, slake_download
 from PIL import Image
 
 from medbench.harness.judge import read_kept
@@ -348,6 +348,8 @@ def datasets() -> Iterator[Reader]:
         share=2,
     )
     yield _dataset("medmnist", "dermamnist", "dermamnist_224.npz", "npz", NATIVE["dermamnist"], share=4)
+    yield _dataset("covid-ct", "covid-ct", "Data-split/COVID/trainCT_COVID.txt", "text", covid_ct, share=2)
+    yield _dataset("busi", "busi", "benign/benign (1).png", "picture", busi)
     yield _dataset("medqa", "medqa", "questions/US/train.jsonl", "lines", NATIVE["medqa"], share=5)
     yield _dataset("pubmedqa", "pubmedqa", "ori_pqal.json", "json", pubmedqa, share=5)
     yield _dataset("pubmedqa", "pubmedqa", "test_ground_truth.json", "json", pubmedqa)

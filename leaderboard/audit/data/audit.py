@@ -8,11 +8,11 @@ from typing import Any
 
 from medbench.harness.workload import MINI_NOTICE
 from medbench.leaderboard.audit.data import findings
-from medbench.leaderboard.audit.data import images as looked
 from medbench.leaderboard.audit.data.items import Item, TaskItems, items_of, read_ids, row_count, training_rows
 from medbench.leaderboard.audit.data.scan import CHECKS, CONTAINMENT, GRAM, ItemIndex, Scan, Tally
 from medbench.leaderboard.audit.document import WORDS, Audit, Example, TaskVerdict, Verdict, plain, strongest, wording
 from medbench.leaderboard.audit.normalise import MIN_WORDS, NORM_VERSION
+from medbench.tasks import alike as looked
 from medbench.tasks.catalog import get_task, select_tasks
 from medbench.tasks.foundation.console import meter, say
 from medbench.tasks.foundation.errors import DataError, UsageError

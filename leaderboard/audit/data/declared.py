@@ -18,11 +18,11 @@ from medbench.harness.models import declared_by
 from medbench.leaderboard.audit.data import items as rows_of
 from medbench.leaderboard.audit.data.audit import DataToAudit, read_data
 from medbench.leaderboard.audit.data.findings import MARK_SHARE
-from medbench.leaderboard.audit.data.images import Printer
 from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems
 from medbench.leaderboard.audit.data.scan import ItemIndex, Scan, Tally
 from medbench.leaderboard.audit.document import Audit, TaskVerdict, Verdict, plain, strongest, wording
 from medbench.leaderboard.audit.normalise import NORM_VERSION
+from medbench.tasks.alike import Printer
 from medbench.tasks.catalog import benchmark_of
 from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.files import inside, read_yaml_table, readable

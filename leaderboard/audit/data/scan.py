@@ -15,9 +15,9 @@ from itertools import accumulate, islice
 import numpy as np
 import numpy.typing as npt
 
-from medbench.leaderboard.audit.data.images import ImageIndex, Place, Printer, places_of
 from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems
 from medbench.leaderboard.audit.normalise import norm_v1
+from medbench.tasks.alike import ImageIndex, Place, Printer
 
 CONTAINMENT = 0.8
 GRAM = 8
@@ -27,6 +27,11 @@ def _runs_of(text: str) -> set[int]:
     """Return hashes of the distinct runs of eight words of a normalised text; 64 bits do not meet by chance."""
     words = text.split()
     return set(map(hash, zip(*(words[place:] for place in range(GRAM)), strict=False)))
+
+
+def places_of(items: Iterable[Item]) -> list[Place]:
+    """Return the distinct images of items, in the order in which they come."""
+    return list(dict.fromkeys((item.source, image) for item in items for image in item.images))
 
 
 class TextIndex:

@@ -8,7 +8,7 @@ Mirroring and inverting an image only change signs of frequencies, so the hashes
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from medbench.leaderboard.audit.data.items import Item
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import ImageRef
@@ -93,11 +92,6 @@ class Printer:
     def close(self) -> None:
         """Let the threads go."""
         self._pool.shutdown(cancel_futures=True)
-
-
-def places_of(items: Iterable[Item]) -> list[Place]:
-    """Return the distinct images of items, in the order in which they come."""
-    return list(dict.fromkeys((item.source, image) for item in items for image in item.images))
 
 
 def _print(place: Place) -> Print | None:
