@@ -9,7 +9,7 @@ import torch
 from medbench.harness.probing.targets import FloatArray
 from medbench.tasks.foundation.errors import UsageError
 
-_ITERATIONS, _CLOSE = 300, 1e-3
+_ITERATIONS, _CLOSE = 400, 1e-4
 _INSTALL = "Install it: pip install 'medbench[interpret]'"
 
 
@@ -51,7 +51,9 @@ def _classified_by_torch(
     inputs, right = (torch.tensor(one, device=device) for one in (known, numbers))
     each = torch.tensor(len(wanted) / (len(classes) * counts), device=device)
     weights = torch.zeros(len(classes), known.shape[1] + 1, dtype=inputs.dtype, device=device, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=_ITERATIONS, tolerance_grad=_CLOSE, line_search_fn="strong_wolfe")
+    # scikit-learn asks it of the mean over samples.
+    close = _CLOSE * strength * len(wanted)
+    optimizer = torch.optim.LBFGS([weights], max_iter=_ITERATIONS, tolerance_grad=close, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()

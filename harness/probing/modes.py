@@ -67,7 +67,9 @@ def refitted(probe: Probe, target: Target, refits: int, seed: int) -> tuple[Floa
     return tuple(found)
 
 
-def tested(first: Side, second: Side, scale: Scale, target: Target, *, margin: float, two_sided: bool) -> Tested | None:
+def compared(
+    first: Side, second: Side, scale: Scale, target: Target, *, margin: float, two_sided: bool
+) -> Tested | None:
     """Test that the first side has more than the second; None if there are too few samples for it."""
     places = np.arange(len(target.parts.test))
     for side in (first, second):
@@ -134,7 +136,7 @@ def modes_of(sides: Sides, scale: Scale, target: Target, margin: float) -> tuple
         why = _why_not(name, sides, ours, theirs, target)
         one = None
         if first is not None and second is not None and not why:
-            one = tested(first, second, scale, target, margin=margin, two_sided=name == "answer")
+            one = compared(first, second, scale, target, margin=margin, two_sided=name == "answer")
             why = "" if one else "there are too few clusters of test samples"
         modes[name] = Mode(name=name, verdict="cannot be tested", why=why)
         if one and first and second:
