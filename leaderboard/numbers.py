@@ -448,8 +448,13 @@ def _cell_text(text: str) -> str:
     return f"'{shown}" if shown.lstrip().startswith(_FORMULA) else shown
 
 
-def as_json(tables: Sequence[Table], notices: Sequence[str]) -> str:
-    """Return the tables as JSON: columns, lines, cells; numbers are fractions."""
+def as_json(
+    tables: Sequence[Table], notices: Sequence[str], probing: Mapping[str, Sequence[JsonObject]] | None = None
+) -> str:
+    """Return the tables as JSON: columns, lines, cells; numbers are fractions.
+
+    `probing` are failure modes by the identity of the run, if any run was probed.
+    """
     shown = [
         {
             "protocol": table.protocol, "columns": [column._asdict() for column in table.columns],
@@ -460,7 +465,8 @@ def as_json(tables: Sequence[Table], notices: Sequence[str]) -> str:
         }
         for table in tables
     ]  # fmt: skip
-    return canonical_json({"schema": 1, "notices": list(notices), "tables": shown}, indent=2) + "\n"
+    more = {"probing": probing} if probing else {}
+    return canonical_json({"schema": 1, "notices": list(notices), "tables": shown, **more}, indent=2) + "\n"
 
 
 def lines_of(table: Table, said: Sequence[str], cell: Callable[[Number], Mapping[str, object]]) -> list[JsonObject]:

@@ -17,13 +17,14 @@ from medbench.leaderboard.compare import VERDICTS, Comparison, Ranking, rank_run
 from medbench.leaderboard.latex import Wishes, table_as_latex
 from medbench.leaderboard.numbers import Board, Order, Shown, Table
 from medbench.leaderboard.paper import LAYOUTS, read_publication
+from medbench.leaderboard.probing.summary import probing_of
 from medbench.leaderboard.render import markdown_text, metric_title, p_text, render_markdown
 from medbench.leaderboard.report.document import AT_THE_END_OF_A_RUN, REPORT_FILE, report_of
 from medbench.leaderboard.samples import rows_of
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.console import emit_table, say
 from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
-from medbench.tasks.foundation.files import fingerprint, write_atomically
+from medbench.tasks.foundation.files import JsonObject, fingerprint, write_atomically
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 
 _WITHHELD = "(withheld: data under a signed agreement)"
@@ -52,6 +53,7 @@ def leaderboard(
     if not paths and not published:
         raise UsageError("No run was given.", "Give folders that `medbench run` made, or --reported table3.")
     board, scores = numbers.read_board(paths, names) if paths else (None, {})
+    probing = _probing(paths, board.runs) if board and form == "json" else {}
     shape = LAYOUTS[layout] if layout else None
     all_protocols: Sequence[Protocol] = ("paper",) if form == "latex" else PROTOCOLS
     protocols = (protocol,) if protocol else tuple(dict.fromkeys(one.protocol for one in published)) or all_protocols
@@ -67,7 +69,7 @@ def leaderboard(
         asked = Wishes(models_as_rows=as_rows, digits=digits, **wishes)
         return "\n".join(table_as_latex(table, asked, notices) for table in tables)
     if form != "markdown":
-        return numbers.as_csv(tables) if form == "csv" else numbers.as_json(tables, notices)
+        return numbers.as_csv(tables) if form == "csv" else numbers.as_json(tables, notices, probing)
     sections = [f"Source: {publication.source}." for publication in published]
     if shape is None and baseline is not None:
         sections.insert(0, gains_section(made(protocols[0], layout=LAYOUTS["table2"]), baseline))
@@ -79,6 +81,11 @@ def leaderboard(
         notices, tables, sections, board=whole, models_as_rows=as_rows, layout=shape, baseline=baseline,
         digits=2 if digits is None else digits,
     )  # fmt: skip
+
+
+def _probing(paths: Sequence[Path], runs: Sequence[Results]) -> dict[str, list[JsonObject]]:
+    """Return the failure modes of runs whose models were probed, by the identity of the run."""
+    return {run.run: rows for path, run in zip(paths, runs, strict=True) if (rows := probing_of(path))}
 
 
 def _not_audited(board: Board) -> list[str]:

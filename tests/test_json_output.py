@@ -48,11 +48,15 @@ def mistakes(document: object, command: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Sequence[Path]:
-    """Two runs, of an oracle and of a model that says nothing."""
+    """Two runs, of an oracle, which was probed, and of a model that says nothing."""
     output = tmp_path_factory.mktemp("runs")
     words = ("run", "-m", "mock:oracle", "-m", "mock:empty", "-t", "slake-vqa", "--data-dir", small_data)
     assert medbench(*words, "--output-dir", output, "--quiet").returncode == 0
-    return sorted(output.glob("mock-*"))
+    found = sorted(output.glob("mock-*"))
+    mode = dict.fromkeys(("target", "model", "weights", "mode", "verdict", "first", "second", "why"), "x")
+    untested = {**mode, **dict.fromkeys(("difference", "low", "high", "p", "would_show"))}
+    (found[0] / "probed.json").write_text(json.dumps({"rows": [untested, {**untested, "difference": 0.5}]}))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,7 @@ def test_json_is_what_the_page_says(
     always = {key for key in documented(command) if not re.search(r"[\[.]", key)}
     assert always & document.keys() == always != set()
     assert document.get("command", command) == command
+    assert [len(rows) for rows in document.get("probing", {}).values()] == ([2] if command == "leaderboard" else [])
 
 
 def test_one_model_and_a_format_that_contradicts(runs: Sequence[Path]) -> None:

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,8 +24,13 @@ from medbench.harness.workload import TaskLoad, Workload, load_workload
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import fingerprint, read_json_lines
+from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.sample import Sample
 
+# What a leaderboard says of it; named, not imported, since the leaderboard is built on the harness.
+write_summary: Callable[[Path, Sequence[Probed]], None] = imported_when_called(
+    "medbench.leaderboard.probing.summary:write_summary"
+)
 _METRICS: Mapping[str, str] = {"cls": "accuracy", "qa": "accuracy", "vqa": "closed_accuracy", "rec": "iou"}
 
 
@@ -73,6 +78,8 @@ class Work:
             targets=tuple(found), notices=notices, medbench=installed_version("medbench"), **about,
         )  # fmt: skip
         write_probed(self.folder, probed)
+        for run in {file.parents[1] for file in scored.values()}:
+            write_summary(run / "probed.json", [probed])
         return probed
 
     def plan(self) -> tuple[tuple[str, ...], list[list[str]], str]:

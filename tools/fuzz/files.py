@@ -34,6 +34,7 @@ from medbench.leaderboard.audit.data.items import read_ids, row_count, training_
 from medbench.leaderboard.export.public import public_copy, read_public
 from medbench.leaderboard.numbers import read_board
 from medbench.leaderboard.pages import board_as_markdown
+from medbench.leaderboard.probing.summary import probing_of
 from medbench.leaderboard.report.document import report_of
 from medbench.leaderboard.runs import overlaps_in
 from medbench.leaderboard.samples import labels_of, read_score_table
@@ -176,6 +177,10 @@ def runs() -> Iterator[Reader]:
     table = {"table": "2a", "source": "s", "suite": "mini", "seeds": 1, "metrics": [["slake-vqa", "bleu1"]], "schema": 1,
              "protocols": {"paper": [row]}, "missing": [], "notices": [], "runs": {"MLP": ["r"]}}  # fmt: skip
     yield Reader(name="ablation.json", form="json", read=lambda at: read_ablation(at / "input"), seeds=(_json(table),))
+    mode = {"target": "t", "model": "m", "weights": "w", "mode": "vision", "verdict": "shown", "first": "a",
+            "second": "b", "difference": 0.5, "low": 0.1, "high": None, "p": 0.01, "would_show": 0.1, "why": ""}  # fmt: skip
+    seeds = (_json({"schema": 1, "rows": [mode]}),)
+    yield Reader(name="probed.json", form="json", read=probing_of, file="probed.json", seeds=seeds)
     yield _in_run("audit of data", "audit/audit.json", lambda run: overlaps_in(run / "audit" / "audit.json"))
     yield Reader(
         name="site: mark", form="json", read=_mark, file="medbench-site.json", seeds=(_json({"files": ["a.html"]}),)
