@@ -24,6 +24,7 @@ from medbench.harness.predictions.formats import FORMATS, read_predictions
 from medbench.harness.predictions.matching import match
 from medbench.harness.predictions.rows import Source
 from medbench.harness.predictions.submission import SUBMISSION_FILE, read_submission
+from medbench.harness.probing.reference import Parts, Pictures, read_reference
 from medbench.harness.results import read_results
 from medbench.harness.rundir import read_run
 from medbench.harness.settings import load_settings
@@ -244,6 +245,16 @@ def _tables() -> Iterator[Reader]:
     )  # fmt: skip
 
 
+def _reference(at: Path) -> object:
+    some = np.arange(1)
+    parts = Parts(train=some, validation=some, test=some)
+    pictures = Pictures(
+        task="t", names=["a"], open=lambda _: Image.new("L", (1, 1)), labels=some, classes=["x"], parts=parts,
+        fingerprint="",
+    )  # fmt: skip
+    return read_reference(at / "input", pictures)
+
+
 def _imported(at: Path) -> object:
     found = read_predictions(Source(path=at / "answers.jsonl"), get_task("slake-vqa"))
     return match(found, load_prepared(prepare_mini_suite(), "slake-vqa").samples("test"), "slake-vqa")
@@ -292,6 +303,8 @@ def predictions() -> Iterator[Reader]:
             build=_references,
         )
     yield from _tables()
+    yield Reader(name="reference: answers", form="csv", read=_reference, seeds=(b"sample_id,prediction\na,x\n",))
+    yield Reader(name="reference: accuracies", form="json", read=_reference, seeds=(_json({"t": 0.5}),))
     yield Reader(name="references: llava-med", form="lines", file="references.jsonl",
                  read=lambda at: read_predictions(Source(path=at / "input", form="llava-med", references=at / "references.jsonl"), get_task("slake-vqa")),
                  build=lambda at: (at / "input").write_bytes(_json({"question_id": 1, "text": "liver", "prompt": "Where?"})),

@@ -19,12 +19,14 @@ import xraygpt_fixtures
 from low_rank_helpers import publish
 from safetensors.torch import save
 from tiny_model import small
+from transformers import ViTConfig, ViTModel
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.catalog import ADAPTERS
 from medbench.adapters.hf.adapter import read_hf_config
 from medbench.adapters.hf.entry import card_of, family_of
 from medbench.adapters.hf.processing import load_processor
+from medbench.adapters.image_classifiers import pretrained_classifier
 from medbench.adapters.interpreting import fisher_tables, resolved
 from medbench.adapters.llava_med.model import read_format
 from medbench.adapters.low_rank import read_low_rank
@@ -87,6 +89,19 @@ def _load(name: str, folder: Path, variant: str = "") -> object:
     return entry.load(
         LoadOptions(variant=variant, device="cpu", dtype="float32", arguments=arguments, checkpoint=checkpoint)
     )
+
+
+def _classifier(folder: Path) -> None:
+    small_vit = ViTConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=8
+    )
+    ViTModel(small_vit).save_pretrained(folder)
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def _classified(folder: Path) -> object:
+    return pretrained_classifier(folder, 2).make()
 
 
 def _uni_med(folder: Path) -> None:
@@ -234,6 +249,7 @@ def loaders() -> Iterator[Reader]:
         "xraygpt": (xraygpt_fixtures.make_four_files, partial(_load, "xraygpt"), ("xraygpt_sizes.json", "Vicuna_Radiology_fp16/config.json", "Vicuna_Radiology_fp16/model.safetensors")),
         "hf": (tiny_vlms.llava, lambda at: _load("hf", at, str(at)), ("config.json", "generation_config.json", "model.safetensors")),
     }  # fmt: skip
+    made["classifier"] = (_classifier, _classified, ("config.json", "preprocessor_config.json", "model.safetensors"))
     forms: dict[str, Form] = {
         ".json": "json",
         ".safetensors": "bytes",
