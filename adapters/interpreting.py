@@ -9,7 +9,7 @@ from medbench.adapters.hf.entry import short_name
 from medbench.adapters.uni_med import MINI_WEIGHTS
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import read_yaml_table
-from medbench.unimed.interpret import document, fisher_rows, maps, measure
+from medbench.unimed.interpret import document, fisher, fisher_rows, maps, measure
 from medbench.unimed.interpret.choice import Choice
 from medbench.unimed.interpret.document import Document, Interference, Measured, Number
 from medbench.unimed.interpret.fisher import Change, Estimate, FisherDocument
@@ -26,6 +26,7 @@ __all__ = [
     "Measured",
     "Number",
     "Work",
+    "fisher",
     "read",
     "resolved",
     "tables",
@@ -78,9 +79,16 @@ class Work:
         maps.write_maps(made, output)
 
 
-def read(output: Path) -> tuple[Document, tuple[Maps, ...]]:
-    """Return what was measured into a folder, and the maps, if there are some; DataError if a file is malformed."""
-    return document.read_document(output / FILE), maps.read_maps(output)
+def read(output: Path) -> tuple[Document, tuple[Maps, ...], FisherDocument | None]:
+    """Return what was measured into a folder, maps and spectra if there are some; DataError if a file is malformed.
+
+    Spectra that an earlier command left of other weights are none.
+    """
+    found, file = document.read_document(output / FILE), output / fisher.FILE
+    spectra = fisher.read_fisher(file) if file.exists() else None
+    if spectra and [one.fingerprint for one in spectra.models] != [one.fingerprint for one in found.models]:
+        spectra = None
+    return found, maps.read_maps(output), spectra
 
 
 def resolved(name: str) -> tuple[str, str, Path]:

@@ -1,5 +1,5 @@
-"""What `medbench interpret` left in a folder, for the room above."""
+"""What `medbench interpret` left in a folder, for the room above; `fisher` has the records of spectra."""
 
-from medbench.adapters.interpreting import PLACES, Document, Interference, Maps, Measured, Number, read
+from medbench.adapters.interpreting import PLACES, Document, Interference, Maps, Measured, Number, fisher, read
 
-__all__ = ["PLACES", "Document", "Interference", "Maps", "Measured", "Number", "read"]
+__all__ = ["PLACES", "Document", "Interference", "Maps", "Measured", "Number", "fisher", "read"]

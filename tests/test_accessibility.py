@@ -1,5 +1,6 @@
 """What axe-core finds in the pages that people read: nothing, on any of them, in any light and width."""
 
+import base64
 import importlib.resources
 import json
 from collections.abc import Iterator, Sequence
@@ -10,11 +11,14 @@ from audit_cells import reports
 from browser import CHROMIUM, Page, chromium
 from engine_helpers import pictures
 from report_fixtures import Answer, task_source, write_run
+from test_interpret_page import maps, model, spectra
 
 from medbench.leaderboard.audit.outputs.audit import audit_predictions
+from medbench.leaderboard.interpretation.page import page as interpretation
 from medbench.leaderboard.report.document import BY_COMMAND, make_document, render_page
 from medbench.leaderboard.report.sources import read_run_source
 from medbench.tasks.protocols import STATES
+from medbench.unimed.interpret.document import Document
 
 pytestmark = [
     pytest.mark.slow,
@@ -125,6 +129,17 @@ def test_axe_finds_nothing_in_an_audit(page: Page, folder: Path) -> None:
     file = folder / "audit.html"
     file.write_text(audit.to_html(), encoding="utf-8")
     assert audit.verdict == "strong"
+    assert found_in(page, file) == {}
+
+
+def test_axe_finds_nothing_in_an_interpretation(page: Page, folder: Path) -> None:
+    document = Document(models=(model("cmoe"), model("mlp", experts=0)))
+    names = ("direction", "tug-of-war", "statistics-scores", "routing", "maps", "maps-in-room", "spectra")
+    picture = base64.b64encode(b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>').decode()
+    html = interpretation(document, [maps("cmoe")], spectra("cmoe", "mlp"), dict.fromkeys(names, picture))
+    file = folder / "interpretation.html"
+    file.write_text(html, encoding="utf-8")
+    assert html.count("<figure>") == 2
     assert found_in(page, file) == {}
 
 

@@ -1,5 +1,6 @@
 """The Fisher spectrum: known cases, numpy's eigenvalues of F itself, naive resampling, and the command."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,11 @@ def test_known_spectra() -> None:
 def test_the_gram_matrix_has_the_eigenvalues_of_f(tmp_path: Path, connector_gradients: Given) -> None:
     rows = gathered(connector_gradients, tmp_path, 6)
     found, gradients = products(rows, rows), whole(connector_gradients)
+    spectra = fisher.part_of(found["all"], fisher.resampled(len(rows.tasks), 6, seed=0), parameters=1).spectra
+    turned = gradients / np.linalg.norm(gradients, axis=1)[:, None]
+    for shares, matrix in ((spectra["gradients"].shares, gradients), (spectra["directions"].shares, turned)):
+        values = np.linalg.svd(matrix, compute_uv=False) ** 2
+        np.testing.assert_allclose(np.asarray(shares), values / values.sum(), atol=EXACT)
     for group, of in {"all": slice(0, rows.layout.size), **rows.layout.groups}.items():
         part = gradients[:, of]
         # F of a few thousand parameters takes a while; its eigenvalues are the squared singular values, too.
@@ -166,6 +172,16 @@ def test_two_checkpoints_side_by_side_by_command(small_data: Path, moe: Path, ml
     one, again, other = found.models
     assert (one.tasks, one.samples, one.label, again.label) == (TASKS, 2, "cmoe", "cmoe-2")
     assert one.groups == again.groups
+    assert (one.draws, other.draws) == ("official", "official")
+    shares = list(csv.DictReader((output / "mlp" / "spectrum.csv").open()))
+    written = [float(row["share"]) for row in shares if (row["group"], row["reading"]) == ("projector", "directions")]
+    assert written == list(other.groups["projector"].spectra["directions"].shares)
+    [row] = [row for row in csv.DictReader((output / "cmoe-2" / "fisher-change.csv").open()) if row["group"] == "all"][
+        :1
+    ]
+    assert (float(row["entropy_difference_value"]), row["entropy_p"], row["reading"]) == (0, "1.0", "gradients")
+    assert not (output / "cmoe" / "fisher-change.csv").exists()
+    assert "<h2>Spectra of the Fisher information" in (output / "interpretation.html").read_text()
     for of in one.groups["all"].spectra.values():
         assert of.entropy.value is not None
         assert of.ratio.value is not None

@@ -1,18 +1,26 @@
 """Maps of features, figures and the page of an interpretation: planted clusters, one cloud, what is said of them."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, chromium
+from pydantic import ValidationError
 
+from medbench.harness.interpreted import read
+from medbench.leaderboard.interpretation.figures import draw_routing
 from medbench.leaderboard.interpretation.page import page, publish
 from medbench.leaderboard.interpretation.reading import headline, pulls
+from medbench.leaderboard.interpretation.spectra import shown, spectra_as_markdown
+from medbench.leaderboard.interpretation.turning import in_cube, seen, turning
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import canonical_json, write_atomically
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.unimed.interpret import document as told
+from medbench.unimed.interpret import fisher
 from medbench.unimed.interpret.maps import Maps, apart, embedded, map_of, read_maps, spread, write_maps
 
 TASKS = ("slake-vqa", "mimic-cxr", "dermamnist")
@@ -58,6 +66,157 @@ def maps(label: str) -> Maps:
     points, tasks = clouds(6.0, each=12)
     made = map_of(points, tasks, seed=0)
     return Maps(label=label, tasks=tuple(tasks), pictures=30, seed=0, before=made, after=made)
+
+
+def spectra(*labels: str, fingerprint: str = "f", other: str = "narrow") -> fisher.FisherDocument:
+    """Return spectra of wide gradients, and of models after the first those of `narrow` ones or `others`."""
+    dice = np.random.default_rng(0)
+    wide = dice.normal(size=(30, 40))
+    rows = {"wide": wide, "alike": dice.normal(size=(30, 40)), "narrow": wide[:, :2] @ dice.normal(size=(2, 40))}
+    weights = fisher.resampled(3, 10, seed=0)
+    models, pairs = [], []
+    for label in labels:
+        own = rows["wide" if label == labels[0] else other]
+        groups = {"all": fisher.part_of(own @ own.T, weights, parameters=40)}
+        models.append(fisher.FisherModel(
+            label=label, connector="moe", fingerprint=fingerprint * 64, tasks=TASKS, data={}, samples=10, seed=0,
+            precision="fp32", draws="image_centric", groups=groups,
+        ))  # fmt: skip
+        if label != labels[0]:
+            one, two, cross = ({"all": gram} for gram in (wide @ wide.T, own @ own.T, wide @ own.T))
+            pairs.append(fisher.compare((labels[0], label), one, two, cross, weights, seed=0))
+    return fisher.FisherDocument(models=tuple(models), comparisons=tuple(pairs))
+
+
+def test_a_spectrum_that_differs_is_told_and_one_that_does_not_is_not() -> None:
+    found = spectra("official", "<b>one|two")
+    text = spectra_as_markdown(found)
+    rows = [line.split(" | ") for line in text.splitlines() if "directions |" in line or "gradients |" in line]
+    changed = found.comparisons[0].groups["all"]["directions"].entropy
+    assert changed.difference.value is not None
+    told = next(row for row in rows if row[1:3] == ["directions", "SE"])
+    assert told[3].startswith(f"{changed.difference.value:.3f} [")
+    assert (told[-1], shown(changed)) == ("lower |", "lower")
+    assert "3.401" in text  # ln 30
+    assert "<b>" not in text
+    alike = spectra("official", "seed 2", other="alike").comparisons[0].groups["all"]["directions"]
+    assert [shown(alike.entropy), shown(alike.ratio)] == ["no difference", "no difference"]
+    untested = changed.model_copy(update={"p": None})
+    assert shown(untested) == "cannot be tested: other parameters"
+    # Chance gives it seldom, but other samples might give the opposite.
+    unsure = changed.model_copy(update={"difference": fisher.Estimate(value=-1.0, low=-2.0, high=0.1)})
+    assert shown(unsure) == "no difference"
+    assert "One model was measured" in spectra_as_markdown(spectra("alone"))
+
+
+def test_spectra_of_other_weights_are_not_of_this_page(tmp_path: Path) -> None:
+    write_atomically(tmp_path / told.FILE, told.Document(models=(model("cmoe"), model("mlp"))).model_dump_json())
+    for fingerprint, there in (("f", True), ("e", False)):
+        kept = spectra("cmoe", "mlp", fingerprint=fingerprint)
+        write_atomically(tmp_path / fisher.FILE, kept.model_dump_json())
+        assert read(tmp_path)[2] == (kept if there else None)
+
+
+def test_spectra_that_do_not_fit_together_are_refused() -> None:
+    good = spectra("one", "two").model_dump()
+    for broken in (
+        {**good, "models": good["models"][:1]},
+        {**good, "models": (), "comparisons": ()},
+        {"models": [{**good["models"][0], "samples": 0}], "comparisons": ()},
+        {
+            "models": [{**good["models"][0], "groups": {"experts": good["models"][0]["groups"]["all"]}}],
+            "comparisons": (),
+        },
+    ):
+        with pytest.raises(ValidationError):
+            fisher.FisherDocument(**broken)
+
+
+def test_points_fill_a_cube_and_are_seen_from_where_it_says() -> None:
+    assert in_cube([(0, 0, 0), (10, 5, 0)]) == [(-1, -0.5, 0), (1, 0.5, 0)]
+    assert in_cube([(3, 3, 3)]) == [(0, 0, 0)]
+    # From the front: x goes right, z goes up, and what has the smaller y is nearer.
+    assert seen((1, 0, 0), 0, 0) == pytest.approx((110, 0, 1))
+    assert seen((0, 0, 1), 0, 0) == pytest.approx((0, -110, 1))
+    assert seen((0, -1, 0), 0, 0)[2] > 1 > seen((0, 1, 0), 0, 0)[2]
+    # From above what is high is near, and what lies at the back is up in the picture.
+    assert seen((0, 0, 1), 0, np.pi / 2)[2] > 1
+    assert seen((0, 1, 0), 0, np.pi / 2) == pytest.approx((0, -110, 1))
+    # A quarter turn brings what was at the front to the right.
+    assert seen((0, -1, 0), np.pi / 2, 0) == pytest.approx((110, 0, 1))
+
+
+def test_a_map_in_the_page_has_every_point_from_back_to_front_with_its_mark() -> None:
+    one = maps("a <b> & c")
+    html = turning([one])
+    assert "<b>" not in html
+    [before, _] = re.findall(r'<svg class="room".*?</svg>', html, flags=re.DOTALL)
+    nearness = [float(scale) for scale in re.findall(r"scale\((.*?)\)", before)]
+    assert len(nearness) == len(one.tasks) == html.count("data-at") // 2 - 12
+    assert nearness == sorted(nearness)
+    assert nearness[0] < nearness[-1]
+    assert [before.count(f'"#mark-{mark}"') for mark in range(3)] == [12, 12, 12]
+    assert all(f"</svg> {task}</li>" in html for task in TASKS)
+    assert f"{100 * (one.before.apart.purity or 0):.0f} % of ten nearest neighbours" in html
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.xdist_group("chromium")
+def test_a_map_turns_by_keys_and_by_dragging_and_never_by_itself(tmp_path: Path) -> None:
+    write_atomically(tmp_path / told.FILE, told.Document(models=(model("a"),)).model_dump_json())
+    write_maps([maps("a")], tmp_path)
+    file = publish(tmp_path)
+    bare = tmp_path / "without-script.html"
+    bare.write_text(re.sub(r"<script>.*?</script>", "", file.read_text(), flags=re.DOTALL))
+    first = "document.querySelector('.room')"
+    drawn = (
+        f"[...{first}.querySelectorAll('[data-at]')].map(one => [one.dataset.at, one.getAttribute('transform')"
+        " || one.getAttribute('d')].join()).sort().join()"
+    )
+    with chromium() as page:
+        page.size(390, 800)
+        page.open(bare)
+        still = page.run(drawn)
+        assert page.run("document.querySelector('.turns').hidden")
+        page.open(file)
+        assert page.run("document.documentElement.scrollWidth") == 390
+        assert page.run(f"new Promise(done => setTimeout(() => done({drawn}), 200))") == still
+        page.run(f"{first}.focus()")
+        for key in ("ArrowRight", "ArrowUp"):
+            page.press(key)
+        turned = page.run(drawn)
+        assert turned != still
+        page.press("Home")
+        again = page.run(drawn)
+        before, after = (list(map(float, re.findall(r"-?\d+\.?\d*", text))) for text in (still, again))
+        # Python and the script draw the same view.
+        np.testing.assert_allclose(after, before, atol=0.011)
+        page.run(f"{first}.scrollIntoView()")
+        x, y = page.run(f"(() => {{const b = {first}.getBoundingClientRect(); return [b.x + 50, b.y + 50]}})()")
+        for kind, there in (("mousePressed", x), ("mouseMoved", x + 60), ("mouseReleased", x + 60), ("mouseMoved", x)):
+            page.call("Input.dispatchMouseEvent", type=kind, x=there, y=y, button="left", buttons=1)
+        dragged = page.run(drawn)
+        assert dragged not in (still, again)
+        page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + 90, y=y, button="none")
+        assert page.run(drawn) == dragged
+        nearness = page.run(
+            f"[...{first}.querySelectorAll('use')].map(one => +one.getAttribute('transform').match(/scale.(.*).$/)[1])"
+        )
+        assert nearness == sorted(nearness)
+        assert page.messages == []
+        assert [one for one in page.requests if not one.startswith("data:")] == [file.as_uri()]
+
+
+def test_experts_have_one_colour_and_one_legend_however_many_a_model_has() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    three = model("three").model_copy(update={"routing": dict.fromkeys(TASKS, (0.5, 0.3, 0.2))})
+    figure = Figure(layout="constrained")
+    draw_routing(figure, [three, model("two")])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["expert 1", "expert 2", "expert 3"]
+    colours = [[bars[0].get_facecolor() for bars in axes.containers] for axes in figure.axes]
+    assert colours[1] == colours[0][:2]
 
 
 def test_planted_clusters_lie_apart_and_one_cloud_does_not() -> None:
@@ -112,26 +271,40 @@ def test_a_folder_becomes_figures_and_one_page(tmp_path: Path) -> None:
     found = told.Document(models=(model("cmoe"), model("mlp", experts=0)))
     write_atomically(tmp_path / told.FILE, canonical_json(found.model_dump(mode="json")))
     write_maps([maps("cmoe")], tmp_path)
+    write_atomically(tmp_path / fisher.FILE, spectra("cmoe", "mlp").model_dump_json())
     html = publish(tmp_path).read_text()
     drawn = {file.name for file in (tmp_path / "figures").iterdir()}
-    names = {"direction", "tug-of-war", "statistics-scores", "routing", "routing-over-training", "maps", "maps-in-room"}
+    names = {
+        "direction",
+        "tug-of-war",
+        "statistics-scores",
+        "routing",
+        "routing-over-training",
+        "maps",
+        "maps-in-room",
+        "spectra",
+    }
     assert drawn == {f"{name}.{form}" for name in names for form in ("svg", "pdf")}
-    assert html.count("data:image/svg+xml;base64,") == len(names)
+    # The map in three dimensions is the page's own, which turns.
+    assert html.count("data:image/svg+xml;base64,") == len(names) - 1
     assert "<b>" not in html
     assert "no &lt;b&gt;image" in html
-    assert "<script" not in html
-    assert html.count('<div class="wide"') == html.count("<table>") > 0
+    assert html.count("<script") == 1
+    assert html.count('<div class="wide"') == html.count("<table>") + len(names) - 1
     assert "http" not in html.split("</head>")[1].replace("data:image", "")
+    assert "<h2>Spectra of the Fisher information" in html
     again = {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()}
     publish(tmp_path)
     assert again == {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()}
 
 
 def test_what_was_not_measured_has_no_section() -> None:
-    html = page(told.Document(models=(model("mlp", experts=0),)), (), {"direction": "PHN2Zz4="})
+    html = page(told.Document(models=(model("mlp", experts=0),)), (), None, {"direction": "PHN2Zz4="})
     assert "Who pulls whom" in html
     assert "<h2>Routing" not in html
     assert "three dimensions" not in html
+    assert "Fisher" not in html
+    assert "<script" not in html
 
 
 def test_maps_are_read_as_they_were_written(tmp_path: Path) -> None:

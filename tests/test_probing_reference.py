@@ -18,7 +18,6 @@ from medbench.harness.probing import reference
 from medbench.harness.probing.reference import (
     SMALL,
     Indices,
-    Parts,
     Pictures,
     Reference,
     Stated,
@@ -26,6 +25,7 @@ from medbench.harness.probing.reference import (
     balanced_accuracy,
     references,
 )
+from medbench.harness.probing.targets import Parts
 from medbench.tasks.foundation.console import Meter, Silent, heard_by
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
 

@@ -12,7 +12,7 @@ ROOMS = ("src", "tasks", "adapters", "harness", "leaderboard", "unimed")
 BESIDE = ("tests", "benchmarks", "tools", "docs")
 # 33,000 after the house was halved; then workers, shards, pages, several servers, quantised weights and LoRA came in,
 # and imports, sweeps, LaTeX, figures and the site (docs/design/0015-side-by-side.md says what it buys).
-MOST_LINES, MOST_FILES, MOST_OF_LEADERBOARD = 48_100, 300, 9_600
+MOST_LINES, MOST_FILES, MOST_OF_LEADERBOARD = 48_400, 300, 9_800
 MOST_IN_MEDIAN, MOST_IN_FUNCTION, MOST_IN_FILE, MOST_NOQA = 10, 60, 500, 58
 
 

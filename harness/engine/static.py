@@ -122,7 +122,8 @@ class _Batch:
         padded, self._mask = left_padded(embeddings, decoder.dtype)
         shifts = torch.tensor([row.request.shift for row in rows], device=self._mask.device)
         self._next_position = self._mask.sum(dim=1) + shifts
-        self.logits = self._forward(inputs_embeds=padded, position_ids=positions_of([row.request for row in rows], self._mask))
+        places = positions_of([row.request for row in rows], self._mask)
+        self.logits = self._forward(inputs_embeds=padded, position_ids=places)
 
     def leave(self) -> bool:
         """Drop finished rows; return whether any are left."""

@@ -44,8 +44,9 @@ class Network:
     """What a reference network predicts for the target's test samples, once for each training."""
 
     name: str
-    predicted: Sequence[FloatArray]
+    predicted: Sequence[FloatArray] = ()
     validation: float | None = None
+    stated: float | None = None  # Its mean accuracy over classes, where a user says no more.
 
 
 def found_of(
@@ -140,6 +141,8 @@ def _majority(target: Target) -> float:
 
 
 def _named(network: Network, scale: Scale, target: Target) -> Named:
+    if network.stated is not None:
+        return Named(name=network.name, score=Score(value=scale.put(network.stated)))
     statistics = np.mean([scale.statistics(one, target.parts.test) for one in network.predicted], axis=0)
     return Named(name=network.name, score=_score(scale, statistics, target), validation=network.validation)
 
@@ -160,13 +163,15 @@ def _sides(
         if (place.module, place.readout) == ("language", readout)
     ]  # fmt: skip
     best = max(layers, key=lambda pair: pair[0])[1:] if layers else ()
-    network = max(networks, key=lambda one: one.validation or 0.0, default=None)
+    answering = [one for one in networks if len(one.predicted)]
+    network = max(answering, key=lambda one: one.validation or 0.0, default=None)
+    none = "the reference has a score and no predictions" if networks else "there is no reference: give --reference"
     return Sides(
         reference=None if network is None else _network_side(network, scale, target),
         vision=last("vision", "image"), connector=last("connector", "image"), best=side(best),
         last=last("language", "last"), answers=_answer_side(answers, scale, target) if answers else None,
         missing={
-            "reference": "there is no reference network: give --reference",
+            "reference": none,
             "vision": "the model shows no state of its vision", "connector": "the model shows no output of a connector",
             "best": "the decoder has no tokens of the image", "last": "the decoder shows no state",
             "answers": "the model is not asked for this" if target.asked.label != ANSWER else "there are no answers",

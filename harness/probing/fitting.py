@@ -63,7 +63,7 @@ def _classified_by_torch(
         torch.autograd.backward(total)
         return total
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     with torch.inference_mode():
         logits = torch.tensor(asked, device=device) @ weights[:, :-1].T + weights[:, -1]
     return np.asarray(classes[logits.argmax(dim=1).cpu().numpy()], dtype=np.float64)

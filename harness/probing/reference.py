@@ -21,6 +21,7 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
 from medbench.adapters.image_classifiers import Classifier, pretrained_classifier, small_classifiers
+from medbench.harness.probing.targets import Parts
 from medbench.tasks.foundation.console import Meter, meter
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.foundation.files import canonical_json, fingerprint, named_rows, write_atomically
@@ -38,15 +39,6 @@ Indices = NDArray[np.intp]
 Pixels = NDArray[np.float16]
 Step = Callable[[torch.Tensor, Indices], None]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """Places of samples among all N of a task; none is in two parts."""
-
-    train: Indices
-    validation: Indices
-    test: Indices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import fingerprint, read_json_lines
 from medbench.tasks.foundation.registry import imported_when_called
+from medbench.tasks.images import open_image
 from medbench.tasks.sample import Sample
 
 # What a leaderboard says of it; named, not imported, since the leaderboard is built on the harness.
@@ -58,6 +59,9 @@ class Work:
         """Do it; what is there already is used. Raises a MedbenchError; the same call goes on."""
         samples = {load.spec.name: self._samples(load) for load in self.workload.loads}
         adapter = self._loaded()
+        # Probes need float64, which only these have.
+        device = adapter.device if adapter.device.startswith("cuda") else "cpu"
+        options = replace(self.options, device=device)
         about: dict[str, str] = {"title": adapter.title, "weights": adapter.weights_fingerprint, "dtype": adapter.dtype}
         notices = (*self.workload.notices, *adapter.notices)
         states = {name: self._states(adapter, name, some, "") for name, some in samples.items()}
@@ -70,7 +74,7 @@ class Work:
         gc.collect()
         scored = self._scored()
         found = [
-            self._found(asked, load, samples[asked.task], states[asked.task], random.get(asked.task), scored)
+            self._found(asked, load, samples[asked.task], states[asked.task], random.get(asked.task), scored, options)
             for asked in self.asked for load in self.workload.loads if load.spec.name == asked.task
         ]  # fmt: skip
         probed = Probed(
@@ -78,8 +82,8 @@ class Work:
             targets=tuple(found), notices=notices, medbench=installed_version("medbench"), **about,
         )  # fmt: skip
         write_probed(self.folder, probed)
-        for run in {file.parents[1] for file in scored.values()}:
-            write_summary(run / "probed.json", [probed])
+        for path in {file.parents[1] for file in scored.values()}:
+            write_summary(path / "probed.json", [probed])
         return probed
 
     def plan(self) -> tuple[tuple[str, ...], list[list[str]], str]:
@@ -144,18 +148,38 @@ class Work:
 
     def _found(
         self, asked: Asked, load: TaskLoad, samples: Sequence[Sample], states: States, random: States | None,
-        scored: Mapping[str, Path],
+        scored: Mapping[str, Path], options: Options,
     ) -> TargetFound:  # fmt: skip
         target = target_of(asked, load.prepared, samples, states.digests, self.options.seed)
         say(f"{asked.name}: {len(target.parts.train)} train, {len(target.parts.validation)} validation, "
             f"{len(target.parts.test)} test samples")  # fmt: skip
         file = scored.get(asked.task) if asked.label == ANSWER else None
         answers = None if file is None else answers_of(file, _METRICS[load.spec.kind], samples, target)
-        networks = self._networks(load, samples, target)
-        return found_of(target, load.spec.title, states, random, networks, answers, self.options)
+        networks = self._networks(load, samples, target, options)
+        return found_of(target, load.spec.title, states, random, networks, answers, options)
 
-    def _networks(self, load: TaskLoad, samples: Sequence[Sample], target: Target) -> Sequence[Network]:
-        return ()
+    def _networks(
+        self, load: TaskLoad, samples: Sequence[Sample], target: Target, options: Options
+    ) -> Sequence[Network]:
+        """Return what vision is compared with; nothing where a picture alone does not tell, or for boxes."""
+        if self.reference == "none" or target.kind == "box" or target.needs_question:
+            return ()
+        from medbench.harness.probing.reference import Pictures, Stated, Training, references
+
+        source = load.prepared.source
+        pictures = Pictures(
+            task=target.asked.name, names=[one.sample_id for one in samples],
+            open=lambda place: open_image(source, samples[place].images[0]), labels=target.right.astype(np.intp),
+            classes=target.classes, parts=target.parts, fingerprint=load.prepared.manifest.data_fingerprint,
+        )  # fmt: skip
+        training = Training(seed=options.seed, device=options.device)
+        folder = self.folder.parent / "references" / target.asked.name.replace(":", "-")
+        return [
+            Network(name=one.name, stated=one.accuracy)
+            if isinstance(one, Stated)
+            else Network(name=one.name, predicted=list(one.predicted.astype(np.float64)), validation=one.validation)
+            for one in references(self.reference, pictures, folder, training)
+        ]
 
 
 def answers_of(file: Path, metric: str, samples: Sequence[Sample], target: Target) -> Answers:

@@ -1,6 +1,7 @@
 """The figures of an interpretation, after the paper's Figs. 2, 4 and 5: models side by side, chance drawn in."""
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from math import ceil
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medbench.harness.interpreted import PLACES, Document, Maps, Measured, Number
+from medbench.harness.interpreted import PLACES, Document, Maps, Measured, Number, fisher
 from medbench.tasks.foundation.drawing import drawn, label, shades, stack
 
 if TYPE_CHECKING:
@@ -18,13 +19,25 @@ if TYPE_CHECKING:
 ALL = "all"
 """The group of all parameters of a connector."""
 _WIDE = 6.9  # inches
-_MARKS = "os^Dv<>pP*Xdh"
+MARKS: Mapping[str, str] = {
+    "o": "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0", "s": "M-3-3h6v6h-6z", "^": "M0-4l4 7h-8z", "D": "M0-4l4 4-4 4-4-4z",
+    "v": "M0 4l4-7h-8z", "<": "M-4 0l7-4v8z", ">": "M4 0l-7-4v8z", "p": "M0-4L4-1 2 4h-4L-4-1z",
+    "P": "M-1-4h2v3h3v2h-3v3h-2v-3h-3v-2h3z", "*": "M0-5l1 4h4L2 1 3 5 0 2-3 5-2 1-5-1h4z",
+    "X": "M-2-4L0-2 2-4 4-2 2 0 4 2 2 4 0 2-2 4-4 2-2 0-4-2z", "d": "M0-5l3 5-3 5-3-5z",
+    "h": "M0-4l3.5 2v4l-3.5 2-3.5-2v-4z",
+}  # fmt: skip
+"""Marks of tasks: matplotlib's, and the same as paths of SVG."""
+_LETTERS, _ACROSS = 30, 120  # of a name on a line; on a line of a legend
+_BEYOND = 0.75  # of the largest index, how far an interval is drawn beyond values
+_NOTHING = 1e-12  # a share below is an error of rounding
 _READABLE = 12  # tasks whose pairs have room for a number
 _STRONG = 0.6  # from which a cell's number is white
 Draw = Callable[["Figure"], None]
 
 
-def draw_all(document: Document, maps: Sequence[Maps], folder: Path) -> dict[str, Path]:
+def draw_all(
+    document: Document, maps: Sequence[Maps], spectra: fisher.FisherDocument | None, folder: Path
+) -> dict[str, Path]:  # fmt: skip
     """Draw all figures as SVG and PDF into a folder; return the SVG of each by its name. Raises like `drawn`."""
     figures: dict[str, Draw] = {
         "direction": lambda figure: draw_direction(figure, document.models),
@@ -39,6 +52,8 @@ def draw_all(document: Document, maps: Sequence[Maps], folder: Path) -> dict[str
     if maps:
         figures["maps"] = lambda figure: draw_maps(figure, maps)
         figures["maps-in-room"] = lambda figure: draw_maps(figure, maps, in_room=True)
+    if spectra:
+        figures["spectra"] = lambda figure: draw_spectra(figure, spectra)
     for name, draw in figures.items():
         for form in ("svg", "pdf"):
             with drawn(folder / f"{name}.{form}") as figure:
@@ -48,10 +63,10 @@ def draw_all(document: Document, maps: Sequence[Maps], folder: Path) -> dict[str
 
 def draw_direction(figure: "Figure", models: Sequence[Measured]) -> None:
     """Draw GD between tasks (Eq. 2, ratio of means): a row is pulled by the columns; blue pulls against it."""
-    for axes, model in zip(_row(figure, len(models), 3.1), models, strict=True):
+    for axes, model in zip(_row(figure, len(models), 3.1, across=2), models, strict=True):
         values = _array(model.groups[ALL].direction.value)
         axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
-        axes.set_title(label(model.label))
+        axes.set_title(_name(model.label))
         ticks = range(len(model.tasks))
         axes.set_xticks(ticks, model.tasks, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_yticks(ticks, model.tasks)
@@ -64,20 +79,24 @@ def draw_direction(figure: "Figure", models: Sequence[Measured]) -> None:
 
 def draw_tug_of_war(figure: "Figure", models: Sequence[Measured]) -> None:
     """Draw the tug-of-war indexes (Eq. 4) by task, by the largest of each model as in Fig. 4a, with intervals."""
-    tasks = _tasks(models)
-    [axes] = _row(figure, 1, 2.4)
+    tasks = list(dict.fromkeys(task for model in models for task in model.tasks))
+    [axes] = _row(figure, 1, 2.8)
     width = 0.8 / len(models)
     for place, (model, colour) in enumerate(zip(models, shades(len(models)), strict=True)):
         found = model.groups[ALL].normalised
         at = [tasks.index(task) + (place - (len(models) - 1) / 2) * width for task in model.tasks]
         value, low, high = (_array(one) for one in (found.value, found.low, found.high))
         reach = np.maximum(0.0, np.stack([value - low, high - value]))
-        axes.bar(at, value, width=width, color=colour, label=label(model.label))
+        axes.bar(at, value, width=width, color=colour, label=_name(model.label))
         axes.errorbar(at, value, yerr=reach, fmt="none", ecolor="black", elinewidth=0.6)
+    # One wide interval would make all bars dots.
+    low, high = axes.get_ylim()
+    lowest = min(float(np.nanmin(_array(model.groups[ALL].normalised.value))) for model in models)
+    axes.set_ylim(max(low, min(0.0, lowest) - _BEYOND), min(high, 1 + _BEYOND))
     axes.axhline(0, color="black", linewidth=0.5)
     axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_ylabel("tug-of-war index / largest")
-    axes.legend()
+    _legend_below(figure)
 
 
 def draw_scores(figure: "Figure", models: Sequence[Measured]) -> None:
@@ -86,56 +105,83 @@ def draw_scores(figure: "Figure", models: Sequence[Measured]) -> None:
         scores = model.scores[ALL]
         bins = len(scores.tasks.shared)
         edges = np.arange(bins) / bins
+        axes.set(title=_name(model.label), xlabel="statistics score", ylabel="share of parameters")
         named = {"tasks": scores.tasks, "random signs": scores.flipped, "copies of one task": scores.copies}
         for (name, one), style in zip(named.items(), ("-", "--", ":"), strict=True):
             counts = np.asarray(one.shared, dtype=float)
             axes.stairs(counts / max(1.0, counts.sum()), [*edges, 1.0], label=name, linestyle=style)
-        axes.set(title=label(model.label), xlabel="statistics score", ylabel="share of parameters")
-        axes.legend()
+    _legend_below(figure)
 
 
 def draw_routing(figure: "Figure", models: Sequence[Measured]) -> None:
     """Draw the mean weight of each expert by task (Fig. 4c)."""
+    experts = max(len(weights) for model in models for weights in model.routing.values())
     for axes, model in zip(_row(figure, len(models), 2.4), models, strict=True):
         rows = [(task, weights) for task in model.tasks if (weights := model.routing.get(task))]
-        experts = max(len(weights) for _, weights in rows)
-        parts = {f"expert {one + 1}": [_number(weights[one]) for _, weights in rows] for one in range(experts)}
+        most = max(len(weights) for _, weights in rows)
+        parts = {f"expert {one + 1}": [_number(weights[one]) for _, weights in rows] for one in range(most)}
         stack(axes, [task for task, _ in rows], parts, shades(experts))
-        axes.set(title=label(model.label), xlabel="mean weight")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=experts)
+        axes.set(title=_name(model.label), xlabel="mean weight")
+    _legend_below(figure)
 
 
 def draw_training(figure: "Figure", models: Sequence[Measured]) -> None:
     """Draw the weight of the expert that each task leans on most, over the steps of the training."""
+    names = list(dict.fromkeys(task for model in models for one in model.over_training for task in one.weights))
     for axes, model in zip(_row(figure, len(models), 2.4, share=True), models, strict=True):
-        names = list(dict.fromkeys(task for one in model.over_training for task in one.weights))
-        for name, colour in zip(names, shades(len(names)), strict=True):
-            told = [(one.step, one.weights[name]) for one in model.over_training if one.weights.get(name)]
-            axes.plot([step for step, _ in told], [max(map(_number, row)) for _, row in told], color=colour, label=name)
-        axes.set(title=label(model.label), xlabel="step", ylabel="largest weight of an expert")
-        axes.legend(fontsize=4.5)
+        for place, name in enumerate(names):
+            told = [
+                (one.step, max(map(_number, one.weights[name]))) for one in model.over_training if one.weights.get(name)
+            ]
+            look: Any = {
+                "color": f"C{place}",
+                "marker": list(MARKS)[place % len(MARKS)],
+                "markersize": 3,
+                "linewidth": 0.9,
+            }
+            if told:
+                axes.plot(*zip(*told, strict=True), label=name, **look)
+        axes.set(title=_name(model.label), xlabel="step", ylabel="largest weight of an expert")
+    _legend_below(figure)
 
 
 def draw_maps(figure: "Figure", maps: Sequence[Maps], *, in_room: bool = False) -> None:
     """Draw each model's images before and after its connector (Fig. 5), in two dimensions or three."""
     figure.set_size_inches(_WIDE, 3.0 * len(maps))
     kind: dict[str, Any] = {"projection": "3d"} if in_room else {}
+    tasks = list(dict.fromkeys(task for one in maps for task in one.tasks))
     for row, one in enumerate(maps):
-        tasks = list(dict.fromkeys(one.tasks))
         for column, place in enumerate(PLACES):
             axes: Any = figure.add_subplot(len(maps), 2, 2 * row + column + 1, **kind)
             space = one.before if place == "before" else one.after
             points = np.asarray(space.room if in_room else space.plane)
-            for task, mark in zip(tasks, cycle(_MARKS), strict=False):
+            for task, mark in zip(tasks, cycle(MARKS), strict=False):
                 own = points[[name == task for name in one.tasks]]
                 axes.scatter(*own.T, s=8, color=f"C{tasks.index(task)}", marker=mark, linewidths=0, label=task)
-            axes.set(title=f"{label(one.label)}, {place} the connector", xticks=[], yticks=[])
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=2)
+            axes.set(title=f"{_name(one.label)}\n{place} the connector", xticks=[], yticks=[])
+    _legend_below(figure, markerscale=2)
 
 
-def _row(figure: "Figure", count: int, height: float, *, share: bool = False) -> "list[Axes]":
-    """Return so many panels, three in a row at most, each of a height in inches."""
-    across = min(3, count)
+def draw_spectra(figure: "Figure", spectra: fisher.FisherDocument) -> None:
+    """Draw the shares of the eigenvalues of F from the largest, on a log scale; dotted where all would be the same."""
+    for axes, reading in zip(
+        _row(figure, len(fisher.READINGS), 2.6, share=True), reversed(fisher.READINGS), strict=True
+    ):
+        for place, model in enumerate(spectra.models):
+            shares = _array(model.groups[ALL].spectra[reading].shares)
+            shares = shares[shares > _NOTHING]
+            dashed = "--" if model.draws == "image_centric" else "-"
+            name = _name(model.label) + (f" ({model.draws})" if model.draws else "")
+            axes.plot(np.arange(len(shares)) + 1, shares, dashed, color=f"C{place}", linewidth=1, label=name)
+        for count in sorted({len(model.tasks) * model.samples for model in spectra.models}):
+            axes.axhline(1 / count, color="grey", linestyle=":", linewidth=0.8, label=f"all the same, n = {count}")
+        axes.set(title=reading, xlabel="eigenvalue, the largest first", ylabel="share of the sum", yscale="log")
+    _legend_below(figure)
+
+
+def _row(figure: "Figure", count: int, height: float, *, share: bool = False, across: int = 3) -> "list[Axes]":
+    """Return so many panels, `across` in a row at most, each of a height in inches."""
+    across = min(across, count)
     down = ceil(count / across)
     figure.set_size_inches(_WIDE, height * down)
     panels = list(figure.subplots(down, across, squeeze=False, sharex=share, sharey=share).flat)
@@ -144,8 +190,16 @@ def _row(figure: "Figure", count: int, height: float, *, share: bool = False) ->
     return panels[:count]
 
 
-def _tasks(models: Sequence[Measured]) -> list[str]:
-    return list(dict.fromkeys(task for model in models for task in model.tasks))
+def _name(text: str) -> str:
+    return textwrap.fill(label(text), _LETTERS)
+
+
+def _legend_below(figure: "Figure", **more: Any) -> None:
+    """Draw one legend of what any panel has."""
+    found = {name: one for axes in figure.axes for one, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    longest = max(len(line) for name in found for line in name.split("\n"))
+    columns = max(1, min(5, len(found), _ACROSS // (longest + 6)))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, **more)
 
 
 def _array(values: Sequence[Any]) -> Any:  # noqa: ANN401 - an array of as many dimensions as the values have

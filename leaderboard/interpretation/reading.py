@@ -81,7 +81,7 @@ def map_table(maps: Sequence[Maps]) -> str:
         for place, space in (("before", one.before), ("after", one.after))
     ]  # fmt: skip
     heads = ("model", "connector", "width", "points", "silhouette", "purity of 10 neighbours", "by chance")
-    return markdown_table(heads, rows)
+    return markdown_table(heads, rows, merged=True)
 
 
 def how_measured(document: Document) -> str:

@@ -24,7 +24,8 @@ from medbench.harness.predictions.formats import FORMATS, read_predictions
 from medbench.harness.predictions.matching import match
 from medbench.harness.predictions.rows import Source
 from medbench.harness.predictions.submission import SUBMISSION_FILE, read_submission
-from medbench.harness.probing.reference import Parts, Pictures, read_reference
+from medbench.harness.probing.reference import Pictures, read_reference
+from medbench.harness.probing.targets import Parts
 from medbench.harness.results import read_results
 from medbench.harness.rundir import read_run
 from medbench.harness.settings import load_settings

@@ -32,6 +32,7 @@ from medbench.adapters.llava_med.model import read_format
 from medbench.adapters.low_rank import read_low_rank
 from medbench.adapters.radfm.vision import read_sizes
 from medbench.adapters.xraygpt.model import config_of, find_files
+from medbench.leaderboard.interpretation.spectra import spectra_as_markdown
 from medbench.tasks.foundation.model_files import identity_of, refuse_absurd, refuse_stand_ins
 from medbench.unimed.checkpoint import (
     BaseWeights,
@@ -53,6 +54,7 @@ from medbench.unimed.interpret.document import (
     read_document,
 )
 from medbench.unimed.interpret.fisher import FisherDocument, FisherModel, compare, part_of, read_fisher, resampled
+from medbench.unimed.interpret.fisher import csv_files as fisher_files
 from medbench.unimed.interpret.gradients import recipe_beside
 from medbench.unimed.interpret.routing import logged
 from medbench.unimed.interpret.streaming import mapped
@@ -283,7 +285,7 @@ def _measured(folder: Path) -> None:
     (folder / "interference.json").write_text(Document(models=(model,)).model_dump_json(), encoding="utf-8")
     spectrum = FisherModel(
         label="m", connector="linear", fingerprint="0", tasks=("slake-vqa",), data={}, samples=2, seed=0, precision="fp32",
-        groups={"all": part_of(np.eye(2), resampled(1, 2, seed=0), parameters=4)},
+        draws="official", groups={"all": part_of(np.eye(2), resampled(1, 2, seed=0), parameters=4)},
     )  # fmt: skip
     gram = {"all": np.eye(2)}
     pair = compare(("m", "m"), gram, gram, gram, resampled(1, 2, seed=0), seed=0)
@@ -296,11 +298,18 @@ def _measured(folder: Path) -> None:
     np.save(folder / "unit.npy", np.ones(4))
 
 
+def fisher_all(at: Path) -> None:
+    """Read spectra as the command and its page do."""
+    found = read_fisher(at / "fisher.json")
+    for use in (fisher_tables, fisher_files, spectra_as_markdown):
+        list(use(found))
+
+
 def interference() -> Iterator[Reader]:
     """Yield the readers of what is measured of a connector's gradients."""
     reads: dict[str, tuple[Form, Callable[[Path], object]]] = {
         "interference.json": ("json", lambda at: list(map(csv_files, read_document(at / "interference.json").models))),
-        "fisher.json": ("json", lambda at: list(fisher_tables(read_fisher(at / "fisher.json")))),
+        "fisher.json": ("json", fisher_all),
         LOG_FILE: ("lines", lambda at: list(logged(at))), "recipe.yaml": ("yaml", recipe_beside),
         "run.yaml": ("yaml", lambda at: resolved(str(at))),
         "unit.npy": ("bytes", lambda at: mapped(at / "unit.npy", (4,), np.float64)),

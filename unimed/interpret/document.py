@@ -160,7 +160,7 @@ def csv_files(model: Measured) -> dict[str, str]:
         rows: list[Sequence[object]] = [["group", "task", *model.tasks]]
         for group, one in model.groups.items():
             rows += [[group, task, *row] for task, row in zip(model.tasks, of(one), strict=True)]
-        files[f"{name}.csv"] = _csv(rows)
+        files[f"{name}.csv"] = csv_text(rows)
     return files
 
 
@@ -172,7 +172,7 @@ def _indexes(model: Measured) -> str:
             one.normalised.value, one.normalised.low, one.normalised.high, one.halves,
         )  # fmt: skip
         rows += [[group, *row] for row in zip(model.tasks, *columns, strict=True)]
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def _scores(model: Measured) -> str:
@@ -185,7 +185,7 @@ def _scores(model: Measured) -> str:
             [group, name, *scored.shared, scored.single, scored.silent, scored.mean, scored.paper_mean]
             for name, scored in named.items()
         ]
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def _routing(model: Measured) -> str:
@@ -194,9 +194,9 @@ def _routing(model: Measured) -> str:
     rows += [["measured", "", task, *weights] for task, weights in model.routing.items() if weights]
     for one in model.over_training:
         rows += [[one.source, one.step, task, *weights] for task, weights in one.weights.items()]
-    return _csv(rows)
+    return csv_text(rows)
 
 
-def _csv(rows: Sequence[Sequence[object]]) -> str:
+def csv_text(rows: Sequence[Sequence[object]]) -> str:
     """Return rows as text; no cell holds a comma or a quote. A number that there is not is an empty cell."""
     return "".join(",".join("" if cell is None else str(cell) for cell in row) + "\n" for row in rows)

@@ -9,14 +9,15 @@ Two readings: of the gradients as they are, where a few long ones decide, and of
 one. Everything is float64; a number that there is not is NaN.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
+from pydantic import model_validator
 
 from medbench.tasks.validation import parse_json_file
-from medbench.unimed.interpret.document import Number, Record
+from medbench.unimed.interpret.document import ALL, Number, Record, csv_text
 from medbench.unimed.interpret.interference import LEVEL, Array
 
 Reading = Literal["gradients", "directions"]
@@ -37,6 +38,7 @@ class Estimate(Record):
 class Spectrum(Record):
     """What one group of parameters gives in one reading."""
 
+    shares: tuple[float, ...]  # p_k, the largest first; n of them, or none if every gradient is zero.
     entropy: Estimate  # SE, in nats.
     ratio: Estimate  # rho.
 
@@ -59,6 +61,7 @@ class FisherModel(Record):
     samples: int  # Of each task.
     seed: int
     precision: str
+    draws: str  # How its training drew its batches, `official` or `image_centric`; empty where that is not known.
     groups: dict[str, Part]  # `all` and the parts of the connector.
 
 
@@ -93,6 +96,20 @@ class FisherDocument(Record):
     models: tuple[FisherModel, ...]
     comparisons: tuple[Comparison, ...]
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Refuse comparisons of models that are not there, and numbers that the page would miss."""
+        named = {name for pair in self.comparisons for name in (pair.first, pair.other)}
+        if not named <= {one.label for one in self.models}:
+            raise ValueError("a comparison names a model that is not there")
+        if not self.models or not all(one.tasks and one.samples > 0 for one in self.models):
+            raise ValueError("there are no samples")
+        found = [{name: set(part.spectra) for name, part in one.groups.items()} for one in self.models]
+        found += [{name: set(both) for name, both in pair.groups.items()} for pair in self.comparisons]
+        if any(ALL not in groups or any(of != set(READINGS) for of in groups.values()) for groups in found):
+            raise ValueError("a group of parameters has not both readings, or there is none of all")
+        return self
+
 
 def read_fisher(path: Path) -> FisherDocument:
     """Return what `fisher.json` says; DataError if it is not there or says something else."""
@@ -108,12 +125,17 @@ class Measures(NamedTuple):
 
 def measures(gram: Array) -> Measures:
     """Return SE and rho of a Gram matrix [n, n], whatever its scale; NaN if it is zero."""
-    values = np.clip(np.linalg.eigvalsh(gram), 0.0, None)
-    if not values.sum():
+    shares = shares_of(gram)
+    if not shares.size:
         return Measures(float("nan"), float("nan"))
-    shares = values / values.sum()
     there = shares[shares > 0]
     return Measures(float(-(there * np.log(there)).sum()), float(shares.max()))
+
+
+def shares_of(gram: Array) -> Array:
+    """Return the shares p [n] of the eigenvalues of a Gram matrix [n, n], the largest first; none if it is zero."""
+    values: Array = np.clip(np.linalg.eigvalsh(gram), 0.0, None)[::-1]
+    return values / values.sum() if values.any() else values[:0]
 
 
 def readings(gram: Array) -> dict[Reading, Array]:
@@ -148,7 +170,10 @@ def around(value: float, drawn: Array) -> Estimate:
 def spectrum(gram: Array, weights: Array) -> Spectrum:
     """Return the spectrum of a Gram matrix [n, n] with the intervals of a bootstrap."""
     found, drawn = measures(gram), bootstrapped(gram, weights)
-    return Spectrum(entropy=around(found.entropy, drawn[:, 0]), ratio=around(found.ratio, drawn[:, 1]))
+    shares = tuple(map(float, shares_of(gram)))
+    return Spectrum(
+        shares=shares, entropy=around(found.entropy, drawn[:, 0]), ratio=around(found.ratio, drawn[:, 1])
+    )  # fmt: skip
 
 
 def part_of(gram: Array, weights: Array, *, parameters: int) -> Part:
@@ -204,6 +229,38 @@ def compare(
             )
             groups.setdefault(group, {})[reading] = Changes(entropy=entropy, ratio=ratio)
     return Comparison(first=labels[0], other=labels[1], groups=groups)
+
+
+def csv_files(found: FisherDocument) -> dict[str, dict[str, str]]:
+    """Return the text of each CSV file by its name, by model; `fisher-change.csv` is the model minus the first."""
+    files: dict[str, dict[str, str]] = {}
+    for model in found.models:
+        spectra = {group: part.spectra for group, part in model.groups.items()}
+        shares = [
+            (group, reading, rank + 1, share)
+            for group, of in spectra.items() for reading, one in of.items() for rank, share in enumerate(one.shares)
+        ]  # fmt: skip
+        spectrum = csv_text([("group", "reading", "rank", "share"), *shares])
+        files[model.label] = {"fisher.csv": _csv(spectra), "spectrum.csv": spectrum}
+    for pair in found.comparisons:
+        files[pair.other]["fisher-change.csv"] = _csv(pair.groups)
+    return files
+
+
+def _csv(groups: Mapping[str, Mapping[Reading, Spectrum | Changes]]) -> str:
+    rows = [
+        {"group": group, "reading": reading, **dict(_flat(one.model_dump(exclude={"shares"})))}
+        for group, of in groups.items() for reading, one in of.items()
+    ]  # fmt: skip
+    return csv_text([list(rows[0]), *(list(row.values()) for row in rows)])
+
+
+def _flat(record: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, Number]]:
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{stem}{name}_")
+        else:
+            yield stem + name, value
 
 
 def _turned(cross: Array, first: Array, other: Array) -> Array:

@@ -118,9 +118,10 @@ def measure(subjects: Sequence[Subject[Any]], choice: Choice, samples: int, outp
     if known and [one.label for one in known.models] != labels:
         known = None
     kept = [_gathered(one, choice, samples, output / one.label, gather=known is None) for one in subjects]
-    if known:
-        return known
-    found = _document(kept)
+    found = known or _document(kept)
+    for label, files in fisher.csv_files(found).items():
+        for name, text in files.items():
+            write_atomically(output / label / name, text)
     write_atomically(output / FILE, canonical_json(found.model_dump(mode="json"), indent=2) + "\n")
     for _, rows in kept:
         rows.remove()
@@ -136,6 +137,7 @@ def _gathered(
     told: dict[str, Any] = {
         "connector": source.connector, "fingerprint": source.fingerprint, "tasks": list(tasks),
         "data": dict(subject.chosen.data), "samples": samples, "seed": source.seed, "precision": choice.precision,
+        "draws": subject.draws,
     }  # fmt: skip
     agree(folder / _CONDITIONS, told)
     rows = Rows(folder=folder / "fisher", layout=source.layout, tasks=tasks, samples=samples)

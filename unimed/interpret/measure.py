@@ -67,6 +67,7 @@ class Subject(Generic[OpenedT]):
     moments: Callable[[OpenedT, Path], tuple[Moment, ...]] = lambda _, __: ()
     # Maps of so many images of each task, with a seed; None where no features can be had.
     maps: Callable[[int, int], Maps | None] | None = None
+    draws: str = ""  # How its training drew its batches, where that is known.
 
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]

@@ -24,10 +24,11 @@ def uni_med(folder: Path, label: str, choice: Choice) -> Subject[UniMedSource]:
         problem = f"{folder} is not a Uni-Med checkpoint: it has no {CONFIG}."
         raise DataError(problem, "Give a folder as `medbench train --output DIR` and `medbench convert` write it.")
     config = read_config(folder)
-    chosen = choose_tasks(choice, recipe_beside(folder).tasks())
+    recipe = recipe_beside(folder)
+    chosen = choose_tasks(choice, recipe.tasks())
     opened: Callable[[], UniMedSource] = partial(open_source, folder, choice, chosen)
     return Subject(
-        label=label, chosen=chosen, needs=_needs(config, choice), open=opened,
+        label=label, draws=recipe.draws, chosen=chosen, needs=_needs(config, choice), open=opened,
         moments=lambda source, kept: moments_of(source, folder, kept),
         maps=lambda count, seed: map_model(
             folder, label, chosen.tasks, choice.data_dir, count=count, seed=seed, device=choice.device
