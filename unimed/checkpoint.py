@@ -24,6 +24,7 @@ from medbench.unimed.connector import Connector
 from medbench.unimed.modeling import LanguageModel, UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.tokens import load_language_model_tokenizer, load_saved_tokenizer
+from medbench.unimed.towers import PREPROCESSOR, load_tower, tower_fields, type_of
 from medbench.unimed.vision import from_eva
 from medbench.unimed.weights import State, copy_into, read_tensors, strict_from_pretrained
 
@@ -49,13 +50,15 @@ class BaseWeights:
     """Where the frozen weights are; each may also be the folder of a whole Uni-Med without LoRA, or `bundled`."""
 
     language_model: str  # Folder of a LLaMA-architecture model, or its name on the Hub.
-    vision: str  # `eva_vit_g.pth`, or a folder or file of safetensors with `vision_model.*` (BLIP-2 on the Hub).
+    # `eva_vit_g.pth`, a folder or file of safetensors with `vision_model.*` (BLIP-2 on the Hub), or the folder of any
+    # vision model of transformers.
+    vision: str
 
     def resolved(self) -> "BaseWeights":
         """Return the same with paths of this machine; UsageError if something is not to be had."""
         tower, named = (str(MINI) if one == BUNDLED else one for one in (self.vision, self.language_model))
         vision = Path(tower).expanduser()
-        hint = "Give eva_vit_g.pth (as BLIP-2 ships it), or a folder with BLIP-2's safetensors."
+        hint = "Give eva_vit_g.pth (as BLIP-2 ships it), or a folder of BLIP-2 or of a vision model of transformers."
         with readable(vision, hint):  # no file can have such a name, or it is in a folder that may not be read
             there = vision.exists()
         if not there:
@@ -69,7 +72,8 @@ class BaseWeights:
         """Return a fingerprint of each part, as checkpoints hold it: of sizes and samples, 15 GB are not read."""
         found = {}
         for name, path in asdict(self.resolved()).items():
-            sampled = digests(Path(path), only=_IDENTITY_FILES, digest=sampled_sha256)
+            pixels = (PREPROCESSOR,) if name == "vision" and type_of(Path(path)) else ()
+            sampled = digests(Path(path), only=(*_IDENTITY_FILES, *pixels), digest=sampled_sha256)
             # A file alone has its own name, whatever folder it is in.
             found[name] = fingerprint({inner or Path(path).name: digest for inner, digest in sampled.items()})
         return found
@@ -93,13 +97,15 @@ def read_language_config(folder: Path) -> LlamaConfig:
 def configure(base: BaseWeights, settings: dict[str, Any], *, vision: dict[str, Any] | None = None) -> UniMedConfig:
     """Return the configuration of a model on `base`, the rest from `settings`; UsageError if it cannot work."""
     text = read_language_config(Path(base.language_model)).to_dict()
-    return checked_config(vision_config=vision or {}, text_config=text, **settings)
+    return checked_config(**tower_fields(base.vision, vision or {}), text_config=text, **settings)
 
 
 def checked_config(**settings: Any) -> UniMedConfig:
     """Return a configuration; UsageError if a field is unknown or the combination cannot work."""
     refuse_unknown("UniMedConfig", settings, UniMedConfig)
-    refuse_unknown("The vision tower", settings.get("vision_config") or {}, Blip2VisionConfig)
+    tower = settings.get("vision_config") or {}
+    if "model_type" not in tower:
+        refuse_unknown("The vision tower", tower, Blip2VisionConfig)
     try:
         return UniMedConfig(**settings)
     except (StrictDataclassError, ValueError, TypeError, ZeroDivisionError) as error:
@@ -123,10 +129,14 @@ def assemble(
     model.language_model = _read_language_model(Path(base.language_model), config.text, dtype)
     if config.has_lora:
         lora.add_low_rank(model.language_model, config, adapter)
-    vit = model.vision_tower.vit
-    state = _read_vision(Path(base.vision), config.vision)
-    weights.refuse_misfits(base.vision, state, vit.state_dict())
-    vit.load_state_dict({name: tensor.to(dtype, copy=True) for name, tensor in state.items()}, strict=True, assign=True)
+    if isinstance(config.vision, Blip2VisionConfig):
+        vit = model.vision_tower.vit
+        state = _read_eva(Path(base.vision), config.vision)
+        weights.refuse_misfits(base.vision, state, vit.state_dict())
+        moved = {name: tensor.to(dtype, copy=True) for name, tensor in state.items()}
+        vit.load_state_dict(moved, strict=True, assign=True)
+    else:
+        model.vision_tower = load_tower(Path(base.vision), config.vision, dtype)
     model.connector = Connector(config)
     model.train_what_is_tuned()
     for parameter in model.trainable().values():
@@ -144,8 +154,11 @@ def _read_language_model(folder: Path, config: LlamaConfig, dtype: torch.dtype) 
     return cast("LanguageModel", found)
 
 
-def _read_vision(path: Path, config: Blip2VisionConfig) -> dict[str, torch.Tensor]:
+def _read_eva(path: Path, config: Blip2VisionConfig) -> dict[str, torch.Tensor]:
     """Return the state of a `Blip2VisionModel` without `post_layernorm` and what lies behind the configured depth."""
+    if kind := type_of(path):
+        hint = "Give the weights that the model was trained on; the authors' format has no other tower than EVA ViT."
+        raise DataError(f"{path} holds a vision tower of type {kind!r}, where EVA ViT belongs.", hint)
     if path.suffix in {".pth", ".pt"}:
         return from_eva(read_tensors(path), config, str(path))
     state: dict[str, torch.Tensor] = {}

@@ -1,16 +1,21 @@
 """The configuration of Uni-Med; defaults are the official model's (`train.yaml` of the authors' repository)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
-from transformers import Blip2VisionConfig, LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, Blip2VisionConfig, LlamaConfig, PreTrainedConfig
+
+from medbench.unimed.vision import shape_of
 
 # Tasks with a task token, in the official order; text-only questions never enter the connector.
 CONNECTOR_TASKS = ("vqa", "refer", "identify", "caption", "cls")
 RESAMPLE_RATES = (1, 2, 4)
 POOLED_PATCHES = 4
+Scale = tuple[Sequence[float], Sequence[float]]  # Mean and deviation of the pixels by channel, on the scale of 0 to 1.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @strict
@@ -18,9 +23,10 @@ class UniMedConfig(PreTrainedConfig):
     """Configuration of `UniMedForConditionalGeneration`."""
 
     model_type = "uni_med"
-    sub_configs = {"vision_config": Blip2VisionConfig, "text_config": LlamaConfig}  # noqa: RUF012 - transformers' protocol
+    sub_configs = {"vision_config": AutoConfig, "text_config": LlamaConfig}  # noqa: RUF012 - transformers' protocol
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None  # 39 blocks of EVA ViT-G/14 at 224 px by default.
+    # 39 blocks of EVA ViT-G/14 at 224 px by default; of another `model_type` any vision model of transformers, frozen.
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
     text_config: dict[str, Any] | PreTrainedConfig | None = None  # A LLaMA; LLaMA-2-7B by default.
     # How the patch grid becomes visual tokens (paper section 3.2): `projection` concatenates `resample_rate`
     # consecutive tokens of a row, `avgpool` and `maxpool` pool 2 x 2 patches.
@@ -50,6 +56,8 @@ class UniMedConfig(PreTrainedConfig):
     lora_dropout: int | float = 0.05  # Dropout on the input of the pairs while training.
     lora_experts: int = 5  # N, pairs per linear layer of `lora_moe`.
     lora_top_k: int = 2  # Pairs that a `lora_moe` router chooses per token.
+    pixel_mean: list[int | float] | None = None  # Mean of the pixels by channel, from 0 to 1; None means CLIP's.
+    pixel_std: list[int | float] | None = None  # And their deviation.
     image_token_id: int | None = None  # Id of the placeholder that stands for one visual token in `input_ids`.
     # `official`: token ids as the official code feeds them, with two BOS when generating and texts cut at 50 words;
     # `clean`: one BOS, one space before the closing tag, nothing cut.
@@ -59,7 +67,8 @@ class UniMedConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Turn nested dictionaries into configurations and refuse combinations that cannot work."""
         if self.vision_config is None or isinstance(self.vision_config, dict):
-            self.vision_config = Blip2VisionConfig(**(self.vision_config or {}))
+            eva = {"model_type": Blip2VisionConfig.model_type}
+            self.vision_config = AutoConfig.for_model(**{**eva, **(self.vision_config or {})})
         if self.text_config is None or isinstance(self.text_config, dict):
             self.text_config = LlamaConfig(**(self.text_config or {"intermediate_size": 11008}))
         self.tie_word_embeddings = self.text.tie_word_embeddings
@@ -69,9 +78,9 @@ class UniMedConfig(PreTrainedConfig):
             raise ValueError(problem)
 
     @property
-    def vision(self) -> Blip2VisionConfig:
-        """The vision configuration, validated."""
-        return cast("Blip2VisionConfig", self.vision_config)
+    def vision(self) -> PreTrainedConfig:
+        """The vision configuration, validated: a `Blip2VisionConfig` for EVA ViT."""
+        return cast("PreTrainedConfig", self.vision_config)
 
     @property
     def text(self) -> LlamaConfig:
@@ -81,12 +90,17 @@ class UniMedConfig(PreTrainedConfig):
     @property
     def image_size(self) -> int:
         """Side of the square input image in pixels."""
-        return cast("int", self.vision.image_size)
+        return cast("int", cast("Any", self.vision).image_size)
+
+    @property
+    def pixel_scale(self) -> Scale:
+        """Mean and deviation that pixels are normalised with."""
+        return self.pixel_mean or CLIP_MEAN, self.pixel_std or CLIP_STD
 
     @property
     def grid(self) -> int:
         """Patches along one side of the image."""
-        return self.image_size // cast("int", self.vision.patch_size)
+        return shape_of(self.vision).grid
 
     @property
     def visual_tokens(self) -> int:
@@ -96,7 +110,7 @@ class UniMedConfig(PreTrainedConfig):
     @property
     def connector_width(self) -> int:
         """Channels of one resampled token, the connector's input (C_v)."""
-        return self.vision.hidden_size * (self.resample_rate if self.resample_method == "projection" else 1)
+        return shape_of(self.vision).width * (self.resample_rate if self.resample_method == "projection" else 1)
 
     @property
     def is_moe(self) -> bool:
@@ -130,12 +144,9 @@ class UniMedConfig(PreTrainedConfig):
 
 
 def _image_problems(config: UniMedConfig) -> Iterator[str]:
-    vision, rate, method = config.vision, config.resample_rate, config.resample_method
-    patch, size = cast("int", vision.patch_size), config.image_size
-    if patch < 1 or size < patch or size % patch:
-        yield f"The image of {size} pixels cannot be cut into patches of {patch}: give a multiple of the patch size."
-    if vision.num_attention_heads < 1 or vision.hidden_size % vision.num_attention_heads:
-        yield f"{vision.num_attention_heads} heads do not divide the vision tower's width of {vision.hidden_size}."
+    rate, method = config.resample_rate, config.resample_method
+    if isinstance(config.vision, Blip2VisionConfig):
+        yield from _eva_problems(config.vision)
     if rate not in RESAMPLE_RATES:
         yield f"resample_rate is {rate}; allowed are {', '.join(map(str, RESAMPLE_RATES))}."
     elif method != "projection" and rate != POOLED_PATCHES:
@@ -144,6 +155,14 @@ def _image_problems(config: UniMedConfig) -> Iterator[str]:
         yield f"resample_rate {rate} does not divide the {config.grid**2} patches."
     elif method != "projection" and config.grid % 2:
         yield f"{method} pools 2 x 2 patches, but the image has {config.grid} x {config.grid}: use an even grid."
+
+
+def _eva_problems(vision: Blip2VisionConfig) -> Iterator[str]:
+    patch, size = cast("int", vision.patch_size), cast("int", vision.image_size)
+    if patch < 1 or size < patch or size % patch:
+        yield f"The image of {size} pixels cannot be cut into patches of {patch}: give a multiple of the patch size."
+    if vision.num_attention_heads < 1 or vision.hidden_size % vision.num_attention_heads:
+        yield f"{vision.num_attention_heads} heads do not divide the vision tower's width of {vision.hidden_size}."
 
 
 def _connector_problems(config: UniMedConfig) -> Iterator[str]:

@@ -19,7 +19,7 @@ from medbench.unimed.lora import is_plain
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.tokens import load_saved_tokenizer
-from medbench.unimed.vision import from_eva, to_eva
+from medbench.unimed.vision import from_eva, is_eva, to_eva
 from medbench.unimed.weights import State, copy_into, read_torch_file
 
 
@@ -226,6 +226,9 @@ def settings_of(config: UniMedConfig) -> dict[str, Any]:
     """Return the official `model` section for our configuration; DataError if the official code has no word for it."""
     if config.language_tuning == "lora_moe":
         raise DataError("The official code has no LoRA-MoE.", "Such a model can only be saved in our own format.")
+    if not is_eva(config.vision):
+        problem = f"The official code has EVA ViT only, not a tower of type {config.vision.model_type!r}."
+        raise DataError(problem, "Such a model can only be saved in our own format.")
     if config.router_hidden_size is not None and config.has_router:
         problem = "The official router is always four times as wide as its input."
         raise DataError(problem, "Train without router_hidden_size.")

@@ -10,21 +10,20 @@ from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from medbench.tasks.spec import Kind
-from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
+from medbench.unimed.configuration import CLIP_MEAN, CLIP_STD, CONNECTOR_TASKS, Scale, UniMedConfig
 from medbench.unimed.prompts import CONNECTOR_TASK, IMAGE_PLACEHOLDER, PromptForm, PromptStyle, WrappedPrompt, wrap
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_SCALE: Scale = (CLIP_MEAN, CLIP_STD)
 
 
-def pixels_of(image: Image.Image, size: int) -> torch.Tensor:
+def pixels_of(image: Image.Image, size: int, scale: Scale = CLIP_SCALE) -> torch.Tensor:
     """Return normalised pixels [3, size, size], float32, as official for training and evaluation alike.
 
-    RGB, resized to a square by PIL's bicubic filter, scaled to 0..1, normalised with CLIP's mean and deviation.
+    RGB, resized to a square by PIL's bicubic filter, scaled to 0..1, normalised by mean and deviation.
     """
     square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     values = np.asarray(square, dtype=np.float32) / 255.0
-    normalised = (values - np.asarray(CLIP_MEAN, np.float32)) / np.asarray(CLIP_STD, np.float32)
+    normalised = (values - np.asarray(scale[0], np.float32)) / np.asarray(scale[1], np.float32)
     return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
 
 
@@ -36,11 +35,12 @@ class UniMedProcessor(ProcessorMixin):
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, image_size: int = 224, visual_tokens: int = 64,
-        prompt_style: PromptStyle = "clean", text_identifiers: bool = True, **kwargs: Any
+        prompt_style: PromptStyle = "clean", text_identifiers: bool = True, pixel_scale: Scale = CLIP_SCALE,
+        **kwargs: Any,
     ) -> None:  # fmt: skip
         self.image_size, self.visual_tokens = image_size, visual_tokens
         self.prompt_style: PromptStyle = prompt_style
-        self.text_identifiers = text_identifiers
+        self.text_identifiers, self.pixel_scale = text_identifiers, pixel_scale
         super().__init__(tokenizer, **kwargs)
 
     @classmethod
@@ -48,7 +48,7 @@ class UniMedProcessor(ProcessorMixin):
         """Return the processor that belongs to a model's configuration."""
         return cls(
             tokenizer, image_size=config.image_size, visual_tokens=config.visual_tokens,
-            prompt_style=config.prompt_style, text_identifiers=config.text_identifiers,
+            prompt_style=config.prompt_style, text_identifiers=config.text_identifiers, pixel_scale=config.pixel_scale,
         )  # fmt: skip
 
     @property
@@ -58,7 +58,7 @@ class UniMedProcessor(ProcessorMixin):
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Return normalised pixels [3, S, S] of one image."""
-        return pixels_of(image, self.image_size)
+        return pixels_of(image, self.image_size, self.pixel_scale)
 
     def text_ids(self, text: str) -> list[int]:
         """Return the ids of plain text; words that look like special tokens stay words."""

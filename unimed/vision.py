@@ -1,17 +1,22 @@
 """The vision tower: a ViT whose second-to-last features are normalised, without the class token, and its weights.
 
-They come as `eva_vit_g.pth` (EVA-CLIP's layout, as BLIP-2 ships it) and go into transformers' `Blip2VisionModel`.
+They come as `eva_vit_g.pth` (EVA-CLIP's layout, as BLIP-2 ships it) and go into transformers' `Blip2VisionModel`. Any
+other vision model of transformers can stand in its place, frozen: `towers.py` reads its folder.
 """
 
+import json
+import math
 import re
 from collections.abc import Mapping
-from typing import cast
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
-from transformers import Blip2VisionConfig, Blip2VisionModel
+from transformers import AutoConfig, AutoModel, Blip2VisionConfig, Blip2VisionModel, PreTrainedConfig
 
-from medbench.unimed.weights import refuse_other_names
+from medbench.unimed.weights import LIBRARY_FAULTS, refuse_other_names
 
 LN_VISION_EPSILON = 1e-5
 State = dict[str, torch.Tensor]
@@ -31,24 +36,97 @@ _INSIDE_BLOCKS = {
 _QUERY_BIAS, _VALUE_BIAS, _JOINT_BIAS = "attn.q_bias", "attn.v_bias", "self_attn.qkv.bias"
 _BLOCK = re.compile(r"blocks\.(\d+)\..+")
 _DROPPED = ("norm.", "fc_norm.", "head.")  # The file ends with a norm and a head that Uni-Med does not use.
+_MAP_DIMENSIONS, _MOST_CLASS_TOKENS = 4, 2  # DeiT has a token for distillation beside that of the class.
+_TAKEN = "Take one that turns square pixels into a square of patches, as DINOv2, SigLIP, CLIP, ViT and MobileNetV2 do."
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a tower makes of a square image of its size."""
+
+    grid: int  # Patches along one side.
+    width: int  # Channels of a patch.
+    others: int  # Tokens before the patches: of the class, registers.
+
+
+def is_eva(config: PreTrainedConfig) -> bool:
+    """Return whether a tower is the paper's, of whatever size."""
+    return isinstance(config, Blip2VisionConfig)
+
+
+def shape_of(config: PreTrainedConfig) -> Shape:
+    """Return the shape of a tower's features; ValueError if they are no square of patches."""
+    if isinstance(config, Blip2VisionConfig):
+        return Shape(cast("int", config.image_size) // cast("int", config.patch_size), config.hidden_size, 1)
+    return _found_shape(config.to_json_string(use_diff=False))
+
+
+@cache
+def _found_shape(settings: str) -> Shape:
+    """Look at what a model of these settings gives, without numbers: what each family calls its sizes differs."""
+    config: Any = AutoConfig.for_model(**json.loads(settings))
+    what, size = f"A vision tower of type {config.model_type!r}", getattr(config, "image_size", None)
+    if type(size) is not int:
+        raise ValueError(f"{what} has an image_size of {size}: give the side in pixels, model.vision.image_size.")
+    try:
+        with torch.device("meta"), torch.no_grad():
+            pixels = torch.zeros(1, 3, size, size)
+            features = AutoModel.from_config(config).eval()(pixel_values=pixels).last_hidden_state
+    except LIBRARY_FAULTS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{what} gives no features of {size} x {size} pixels alone ({reason}). {_TAKEN}") from error
+    if features.ndim == _MAP_DIMENSIONS and features.shape[2] == features.shape[3]:
+        return Shape(features.shape[3], features.shape[1], 0)
+    if features.ndim != _MAP_DIMENSIONS and (found := _square(features.shape[1], size, config)):
+        return Shape(found[0], features.shape[2], found[1])
+    raise ValueError(f"{what} gives features {list(features.shape[1:])} of {size} x {size} pixels. {_TAKEN}")
+
+
+def _square(tokens: int, size: int, config: PreTrainedConfig) -> tuple[int, int] | None:
+    """Return patches along one side and tokens before them; None if the rest is no square, or of another kind."""
+    patch, most = getattr(config, "patch_size", None), 0
+    side = size // patch if isinstance(patch, int) else tokens
+    if side**2 <= tokens:
+        most = _MOST_CLASS_TOKENS + (getattr(config, "num_register_tokens", None) or 0)
+    else:
+        side = math.isqrt(tokens)  # Patches are merged on the way, or there is no such size.
+    return (side, tokens - side**2) if tokens - side**2 <= most else None
 
 
 class VisionTower(nn.Module):
     """EVA ViT as in BLIP-2, followed by `ln_vision`: never loaded and frozen, so a plain normalisation without weights.
 
-    BLIP-2's trained `post_layernorm` must not be put in its place.
+    BLIP-2's trained `post_layernorm` must not be put in its place. Of another model the last features go there.
     """
 
-    def __init__(self, config: Blip2VisionConfig) -> None:
+    vit: Any  # A model of transformers.
+
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        self.vit = Blip2VisionModel(config)
-        self.vit.post_layernorm = nn.LayerNorm(config.hidden_size, eps=LN_VISION_EPSILON, elementwise_affine=False)
+        self.others = shape_of(config).others
+        if isinstance(config, Blip2VisionConfig):
+            self.vit = Blip2VisionModel(config)
+            self.vit.post_layernorm = nn.LayerNorm(config.hidden_size, eps=LN_VISION_EPSILON, elementwise_affine=False)
+        else:
+            # A copy: the whole model's kind of attention, which it is not to take over, stands in the configuration.
+            self.vit = cast("Any", AutoModel).from_config(type(config).from_dict(config.to_dict())).eval()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return patch features [B, P, C] of pixels [B, 3, H, W], of other sizes with interpolated positions."""
+        if not is_eva(self.vit.config):
+            return self._last_features(pixels)
         other_size = pixels.shape[-1] != self.vit.config.image_size
         output = self.vit(pixel_values=pixels, interpolate_pos_encoding=other_size)
         return cast("torch.Tensor", output.last_hidden_state[:, 1:])
+
+    def _last_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.vit(pixel_values=pixels).last_hidden_state
+        patches = found.flatten(2).transpose(1, 2) if found.ndim == _MAP_DIMENSIONS else found[:, self.others :]
+        return nn.functional.layer_norm(patches, patches.shape[-1:], eps=LN_VISION_EPSILON)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of EVA ViT; another model is frozen, so its batch statistics stay and nothing is dropped."""
+        return super().train(mode and is_eva(self.vit.config))
 
 
 def interpolated_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
@@ -77,13 +155,14 @@ def resample(features: torch.Tensor, *, method: str, rate: int) -> torch.Tensor:
     return pool(grid, kernel_size=2).flatten(2).transpose(1, 2)
 
 
-def from_eva(tensors: Mapping[str, torch.Tensor], config: Blip2VisionConfig, source: str = "The EVA state") -> State:
+def from_eva(tensors: Mapping[str, torch.Tensor], config: PreTrainedConfig, source: str = "The EVA state") -> State:
     """Return the state of a `Blip2VisionModel` (without `post_layernorm`) for EVA's tensors.
 
     Blocks behind the configured depth are dropped: Uni-Med uses the features before the last block. Position embeddings
     of another image size are interpolated bicubically. DataError if a needed tensor is missing or unknown.
     """
-    depth = int(config.num_hidden_layers)
+    sizes = cast("Blip2VisionConfig", config)
+    depth = int(sizes.num_hidden_layers)
     inside = (*_INSIDE_BLOCKS, _QUERY_BIAS, _VALUE_BIAS)
     expected = {*_OUTSIDE_BLOCKS, *(f"blocks.{block}.{name}" for block in range(depth) for name in inside)}
     behind = {name for name in tensors if (inner := _BLOCK.fullmatch(name)) and int(inner[1]) >= depth}
@@ -95,7 +174,7 @@ def from_eva(tensors: Mapping[str, torch.Tensor], config: Blip2VisionConfig, sou
         state |= {f"{here}.{ours}": tensors[f"{there}.{theirs}"] for theirs, ours in _INSIDE_BLOCKS.items()}
         query, value = tensors[f"{there}.{_QUERY_BIAS}"], tensors[f"{there}.{_VALUE_BIAS}"]
         state[f"{here}.{_JOINT_BIAS}"] = torch.cat([query, torch.zeros_like(query), value])
-    grid, positions = cast("int", config.image_size) // cast("int", config.patch_size), "embeddings.position_embedding"
+    grid, positions = cast("int", sizes.image_size) // cast("int", sizes.patch_size), "embeddings.position_embedding"
     state[positions] = interpolated_positions(state[positions], grid)
     return state
 

@@ -237,10 +237,16 @@ def copy_into(parameters: State, tensors: State, source: str) -> None:
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype, *, exact: Iterable[nn.Parameter] = ()) -> None:
-    """Cast weights in place, `exact` ones to float32; not buffers: bfloat16 frequencies turn far positions wrong."""
+    """Cast weights in place, `exact` ones to float32; not buffers: bfloat16 frequencies turn far positions wrong.
+
+    Only the statistics of a batch norm go with its weights: on a CPU it takes one type.
+    """
     kept = set(exact)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter in kept else dtype)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.to(module.weight.dtype)
 
 
 class _NoLongerThanItIs(io.BufferedReader):

@@ -19,6 +19,7 @@ import xraygpt_fixtures
 from low_rank_helpers import publish
 from safetensors.torch import save
 from tiny_model import small
+from tiny_towers import write_tower
 from transformers import ViTConfig, ViTModel
 
 from medbench.adapters.base import LoadOptions
@@ -37,6 +38,7 @@ from medbench.tasks.foundation.model_files import identity_of, refuse_absurd, re
 from medbench.unimed.checkpoint import (
     BaseWeights,
     base_of,
+    checked_config,
     load_checkpoint,
     read_config,
     read_language_config,
@@ -60,6 +62,7 @@ from medbench.unimed.interpret.routing import logged
 from medbench.unimed.interpret.streaming import mapped
 from medbench.unimed.lora import read_adapter, read_adapter_config
 from medbench.unimed.tokens import load_codec, load_saved_tokenizer, read_tokenizer
+from medbench.unimed.towers import tower_fields
 from medbench.unimed.training.folder import LOG_FILE
 from medbench.unimed.weights import open_shards, read_tensors, read_torch_file
 from tools.fuzz import ROOT
@@ -117,6 +120,10 @@ def _adapter(folder: Path) -> None:
 
 def _tokenizer(folder: Path) -> None:
     shutil.copytree(ROOT / "tests" / "fixtures" / "tokenizer", folder)
+
+
+def _tower(folder: Path) -> None:
+    write_tower(folder, "mobilenet_v2")
 
 
 def _sharded(folder: Path) -> None:
@@ -211,6 +218,8 @@ def configurations() -> Iterator[Reader]:
         share=2,
     )
     yield _of_file("base of uni-med", "json", "base_weights.json", base_of, _base)
+    for file in ("config.json", "preprocessor_config.json"):
+        yield _of_file("tower", "json", file, lambda at: checked_config(**tower_fields(str(at), {})), _tower)
 
 
 def tokenizers() -> Iterator[Reader]:

@@ -119,7 +119,8 @@ def open_source(folder: Path, choice: Choice, chosen: Chosen) -> UniMedSource:
     torch.nn.Module.to(model, device)
     model.requires_grad_(requires_grad=False)
     model.connector.requires_grad_(requires_grad=True)
-    corpus = load_corpus(choice.data_dir, recipe, image_size=model.config.image_size)
+    config = model.config
+    corpus = load_corpus(choice.data_dir, recipe, image_size=config.image_size, scale=config.pixel_scale)
     return UniMedSource(
         model=model, maker=BatchMaker(recipe=recipe, corpus=corpus, processor=loaded.processor, cache=None, rank=0),
         layout=Layout.of(dict(model.connector.named_parameters()), group_of), tasks=chosen.tasks, device=device,

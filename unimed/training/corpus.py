@@ -29,9 +29,9 @@ from medbench.tasks.prepared import load_prepared
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import TaskSpec
 from medbench.unimed.checkpoint import JOINED
-from medbench.unimed.configuration import CONNECTOR_TASKS
+from medbench.unimed.configuration import CONNECTOR_TASKS, Scale
 from medbench.unimed.modeling import IGNORED_LABEL
-from medbench.unimed.processing import CLIP_MEAN, CLIP_STD, UniMedProcessor
+from medbench.unimed.processing import CLIP_SCALE, UniMedProcessor
 from medbench.unimed.prompts import CONNECTOR_TASK, PromptForm, WrappedPrompt, instruct, taught_answer, wrap
 from medbench.unimed.training.recipe import Recipe
 
@@ -45,8 +45,8 @@ JITTER = 0.2  # Of brightness and contrast.
 class Images:
     """Square 8-bit RGB images of a `size` by row: decoded when needed, up to `memory` bytes kept, known by content."""
 
-    def __init__(self, size: int, memory: int = MEMORY_LIMIT) -> None:
-        self.size, self._most = size, memory // (3 * size * size)
+    def __init__(self, size: int, memory: int = MEMORY_LIMIT, *, scale: Scale = CLIP_SCALE) -> None:
+        self.size, self.scale, self._most = size, scale, memory // (3 * size * size)
         self.digests: dict[tuple[Path, str], str] = {}  # Of image files; the others are hashed when asked for.
         self._rows: dict[tuple[Path, ImageRef], int] = {}
         self._places: list[tuple[Path, ImageRef]] = []
@@ -81,7 +81,7 @@ class Images:
 
     def pixels(self, rows: Sequence[int]) -> torch.Tensor:
         """Return images [B, 3, S, S], float32, normalised as `pixels_of` does it; SampleError if one is damaged."""
-        mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
+        mean, std = (torch.tensor(part).view(3, 1, 1) for part in self.scale)
         return (torch.stack([self._decoded(row) for row in rows]).float() / 255.0 - mean) / std
 
     def _decoded(self, row: int) -> torch.Tensor:
@@ -162,12 +162,12 @@ class Corpus:
             yield example.answer(form)
 
 
-def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
+def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int, scale: Scale = CLIP_SCALE) -> Corpus:
     """Read the train splits of a recipe's tasks; whole groups (images, patients, volumes, documents) are held out.
 
     RunError if an entry of the mixture has no training examples; DataError if a task is not prepared.
     """
-    images = Images(image_size)
+    images = Images(image_size, scale=scale)
     train: dict[str, list[Example]] = {entry: [] for entry in recipe.mixture}
     held_out: dict[str, list[Example]] = {name: [] for name in recipe.tasks()}
     for entry, name in [(joined, name) for joined in recipe.mixture for name in joined.split(JOINED)]:

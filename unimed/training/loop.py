@@ -26,7 +26,7 @@ from medbench.unimed.training import trainer as trainers
 from medbench.unimed.training.by_image import ImageMixture, mixture_of
 from medbench.unimed.training.corpus import BatchMaker, Corpus, Example, Mixture, load_corpus
 from medbench.unimed.training.folder import Tally, TrainingFolder, TrainingLog
-from medbench.unimed.training.plan import base_of, build, image_size_of
+from medbench.unimed.training.plan import base_of, build, image_form
 from medbench.unimed.training.recipe import Recipe, VisionStage
 from medbench.unimed.training.trainer import Trainer
 from medbench.unimed.training.vision_stage import train_vision
@@ -87,7 +87,8 @@ def train(
     if folder.is_finished():
         return _with_curve(folder, leads=leads)
     first, kept, state = start
-    corpus = load_corpus(data_dir, recipe, image_size=image_size_of(recipe.model))
+    size, scale = image_form(recipe.model, base)
+    corpus = load_corpus(data_dir, recipe, image_size=size, scale=scale)
     mixture = mixture_of(
         recipe, corpus, rank=accelerator.process_index, workers=workers, together=trainers.is_sharded(accelerator)
     )

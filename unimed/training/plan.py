@@ -13,12 +13,13 @@ from medbench.tasks.catalog import get_task
 from medbench.tasks.prepared import load_prepared
 from medbench.unimed import checkpoint as folders
 from medbench.unimed.checkpoint import BUNDLED, JOINED, MINI, BaseWeights
-from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.configuration import Scale, UniMedConfig
 from medbench.unimed.convert import dead_shapes
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm, PromptStyle
 from medbench.unimed.tokens import with_names
+from medbench.unimed.towers import tower_fields
 from medbench.unimed.training.corpus import Corpus
 from medbench.unimed.training.recipe import ModelPlan, Recipe
 
@@ -103,11 +104,11 @@ def _planned_config(model: ModelPlan) -> tuple[UniMedConfig, str]:
         return scratch_config(model), "The model is trained from scratch."
     place = Path(model.language_model or "").expanduser() if model.language_model != BUNDLED else MINI
     if model.language_model and place.is_dir():
-        base = BaseWeights(language_model=str(place), vision="")
+        base = BaseWeights(language_model=str(place), vision=model.vision_weights or "")
         config = folders.configure(base, dict(model.unimed), vision=dict(model.vision))
         return config, f"The language model's sizes are those of {model.language_model}."
     named = f"{model.language_model} is no folder here" if model.language_model else "No language model was named"
-    config = folders.checked_config(vision_config=dict(model.vision), **model.unimed)
+    config = folders.checked_config(**tower_fields(model.vision_weights or "", model.vision), **model.unimed)
     return config, f"{named}, so the sizes are those of LLaMA-2-7B."
 
 
@@ -163,12 +164,11 @@ def _step_table(recipe: Recipe, data_dir: Path | None) -> Table:
     return ("mixture", "share of steps", "training samples", "epochs"), rows
 
 
-EVA_IMAGE_SIZE = 224
-
-
-def image_size_of(model: ModelPlan) -> int:
-    """Return the side of the images in pixels."""
-    return int(model.vision.get("image_size", EVA_IMAGE_SIZE))
+def image_form(model: ModelPlan, base: BaseWeights | None) -> tuple[int, Scale]:
+    """Return the side of the images in pixels, and what they are normalised with; errors of `configure`."""
+    sizes = dict(model.vision)
+    config = folders.configure(base, dict(model.unimed), vision=sizes) if base else scratch_config(model)
+    return config.image_size, config.pixel_scale
 
 
 def base_of(model: ModelPlan) -> BaseWeights | None:

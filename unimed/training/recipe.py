@@ -29,8 +29,10 @@ class ModelPlan(_Strict):
 
     # `bundled` stands for the mini weights' own, a folder of a whole Uni-Med for its.
     language_model: str | None = None  # Folder or Hub name of a LLaMA that is adapted; None trains one from scratch.
-    vision_weights: str | None = None  # `eva_vit_g.pth` or BLIP-2's safetensors; None trains a ViT from scratch.
-    vision: dict[str, int | float] = field(default_factory=dict)  # Fields of the ViT other than EVA ViT-G/14's.
+    # `eva_vit_g.pth`, BLIP-2's safetensors, or a folder of another vision model of transformers; None trains a ViT.
+    vision_weights: str | None = None
+    # Fields of the ViT other than EVA ViT-G/14's; of another vision model only `image_size` may differ from its folder.
+    vision: dict[str, int | float] = field(default_factory=dict)
     text: dict[str, int | float | bool] = field(default_factory=dict)  # Fields of a language model from scratch.
     vocabulary: PositiveInt = 2500  # Entries of the byte-level BPE tokenizer that is trained with the latter.
     unimed: dict[str, Setting] = field(default_factory=dict)  # Of `UniMedConfig`: resampler, connector, LoRA, prompts.

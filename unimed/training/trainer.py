@@ -22,6 +22,7 @@ from medbench.unimed.training import corpus as data
 from medbench.unimed.training.corpus import Batch, Corpus, MicroBatch
 from medbench.unimed.training.folder import Tally
 from medbench.unimed.training.recipe import Recipe
+from medbench.unimed.vision import is_eva
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 HELD_OUT_SAMPLES = 64
@@ -76,9 +77,11 @@ def decay_idle_experts(connector: Connector) -> None:
 
 
 def gathered_weights(model: torch.nn.Module, *, only_trained: bool) -> dict[str, torch.Tensor]:
-    """Return weights on the CPU; shards are gathered on the first process."""
+    """Return weights on the CPU; shards are gathered on the first process. No buffer of what is frozen is trained."""
     options = states.StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_trained)
-    return cast("dict[str, torch.Tensor]", states.get_model_state_dict(model, options=options))
+    found = cast("dict[str, torch.Tensor]", states.get_model_state_dict(model, options=options))
+    buffers = {name.removeprefix("module.") for name, _ in model.named_buffers()} if only_trained else set()
+    return {name: tensor for name, tensor in found.items() if name not in buffers}
 
 
 def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -153,7 +156,8 @@ def make_trainer(recipe: Recipe, accelerator: Accelerator, model: UniMedForCondi
     cache = None
     if recipe.feature_cache_gb:
         resampler = {"method": config.resample_method, "rate": config.resample_rate}
-        settings = {"size": config.image_size, **resampler, "dtype": str(vit.dtype)}
+        other = {} if is_eva(vit.config) else {"tower": config.vision.to_json_string(), "scale": config.pixel_scale}
+        settings = {"size": config.image_size, **resampler, **other, "dtype": str(vit.dtype)}
         cache = data.FeatureCache(
             folder=data.feature_folder(medbench_home(), model.vision_tower, settings),
             shape=(config.visual_tokens, config.connector_width), dtype=vit.dtype,
