@@ -10,7 +10,8 @@ from transformers import CLIPVisionConfig
 from medbench.adapters.families import usable
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_json
-from medbench.unimed.processing import CLIP_MEAN, pixels_of
+from medbench.unimed.configuration import CLIP_MEAN
+from medbench.unimed.processing import pixels_of
 from medbench.unimed.weights import State, open_shards, refuse_misfits, refuse_other_names
 
 MEAN_COLOUR = (int(CLIP_MEAN[0] * 255), int(CLIP_MEAN[1] * 255), int(CLIP_MEAN[2] * 255))  # (122, 116, 104)

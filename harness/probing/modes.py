@@ -77,7 +77,7 @@ def compared(
     clusters = target.clusters[target.parts.test][places].tolist()
     one, two = _at(first, places), _at(second, places)
     found = difference(scale.metric, one[0], two[0], clusters, seed=0)
-    if found is None or found.clusters < 2:  # noqa: PLR2004 - one cluster has no spread
+    if found is None or found.clusters == 1:
         return None
     both, count = _of_training(one[1:], two[1:], scale)
     value, of_samples = found.value / (1 - scale.chance), (found.error / (1 - scale.chance)) ** 2

@@ -177,7 +177,8 @@ def _refuse_too_little(target: Target) -> None:
         present = [len(np.unique(target.right[part])) for part in (parts.train, parts.validation, parts.test)]
     else:
         present = [len(part) for part in (parts.train, parts.validation, parts.test)]
-    if min(present) < 2:  # noqa: PLR2004 - with a single class there is nothing to tell
+    # With a single class there is nothing to tell.
+    if min(present) <= 1:
         counts = f"{len(parts.train)} train, {len(parts.validation)} validation and {len(parts.test)} test samples"
         hint = "Classes need 10 samples of the train split; give data with a train split, or leave it out."
         raise UsageError(f"{asked.name} has too little to probe: {counts} of {len(target.classes)} classes.", hint)

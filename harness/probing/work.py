@@ -20,7 +20,7 @@ from medbench.harness.probing.states import States, read_states
 from medbench.harness.probing.targets import ANSWER, Asked, Target, target_of
 from medbench.harness.run import publish_run, run
 from medbench.harness.settings import Settings
-from medbench.harness.workload import TaskLoad, Workload, load_workload
+from medbench.harness.workload import TaskLoad, Workload, load_workload, tasks_named
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import fingerprint, read_json_lines
@@ -52,8 +52,22 @@ class Work:
     workload: Workload = field(init=False)
 
     def __post_init__(self) -> None:
-        """Read the tasks; raises like `load_workload`."""
-        object.__setattr__(self, "workload", load_workload(self.settings))
+        """Read the tasks; raises like `load_workload` and `target_of`, before anything is loaded."""
+        workload = load_workload(self.settings)
+        named = [(one, name) for one in self.asked for name in tasks_named(one.task, workload.names, "--tasks")]
+        object.__setattr__(self, "workload", workload)
+        object.__setattr__(self, "asked", tuple(Asked(task=name, label=one.label) for one, name in named))
+        for asked, load in self._targets():
+            samples = self._samples(load)
+            pictures = [f"{one.images[:1]}" for one in samples]  # As if no picture had a twin.
+            target_of(asked, load.prepared, samples, pictures, self.options.seed)
+        if self.reference not in {"none", "small"} and not Path(self.reference).exists():
+            problem = f"--reference {self.reference} is neither a folder nor a file here."
+            raise UsageError(problem, "Give small, none, a folder of an image classifier, or a file of predictions.")
+
+    def _targets(self) -> list[tuple[Asked, TaskLoad]]:
+        loads = {load.spec.name: load for load in self.workload.loads}
+        return [(one, loads[one.task]) for one in self.asked]
 
     def do(self) -> Probed:
         """Do it; what is there already is used. Raises a MedbenchError; the same call goes on."""
@@ -75,7 +89,7 @@ class Work:
         scored = self._scored()
         found = [
             self._found(asked, load, samples[asked.task], states[asked.task], random.get(asked.task), scored, options)
-            for asked in self.asked for load in self.workload.loads if load.spec.name == asked.task
+            for asked, load in self._targets()
         ]  # fmt: skip
         probed = Probed(
             label=self.label, margin=self.options.margin, refits=self.options.refits, seed=self.options.seed,
