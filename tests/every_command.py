@@ -174,6 +174,7 @@ def cases(at: Path, native: Path, data: Path, url: str) -> Mapping[str, Sequence
     """Return the cases of every command, in an order in which they can be done: what one makes, others read."""
     at.mkdir(parents=True, exist_ok=True)
     tiny = [word for setting in TINY for word in ("--set", setting)]
+    few_states = "--train-samples", 60, "--limit", 20, "--refits", 2, "--no-random"
     training = "train", "--config", "mini", *tiny, "--data-dir", data
     return {
         "tasks": [case("tasks"), case("tasks", "--json")],
@@ -197,6 +198,9 @@ def cases(at: Path, native: Path, data: Path, url: str) -> Mapping[str, Sequence
         "doctor engine": [case("doctor", "engine", "--model", "uni-med", "--tasks", "slake-vqa", "--samples", 2)],
         "doctor scorers": [case("doctor", "scorers")],
         "train": [case(*training, "--dry-run"), case(*training, "--output", at / "trained")],
+        "probe": [
+            case("probe", "--model", "uni-med", "--tasks", "organsmnist", "--output", at / "states", *few_states)
+        ],
         "interpret": [
             case("interpret", at / "trained", "--data-dir", data, "--batches", 2, "--output", at / "interference")
         ],

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from medbench.adapters.base import LocalAdapter
 from medbench.adapters.catalog import choose_model
@@ -27,6 +29,7 @@ from medbench.tasks.foundation.files import fingerprint, read_json_lines
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import Sample
+from medbench.tasks.validation import NativeRow, parse_value
 
 # What a leaderboard says of it; named, not imported, since the leaderboard is built on the harness.
 write_summary: Callable[[Path, Sequence[Probed]], None] = imported_when_called(
@@ -196,14 +199,21 @@ class Work:
         ]
 
 
+class _Scored(NativeRow):
+    value: Annotated[float, Field(ge=0, le=1)] | None
+
+
+class _Line(NativeRow):
+    sample_id: str
+    strict: dict[str, _Scored]
+
+
 def answers_of(file: Path, metric: str, samples: Sequence[Sample], target: Target) -> Answers:
     """Return how right the answers in a run's file of scores are to the test samples of a target, under `strict`."""
-    scores: dict[str, float] = {}
-    for record in read_json_lines(file):
-        score = record["strict"].get(metric)
-        if score is not None and score["value"] is not None:
-            scores[record["sample_id"]] = float(score["value"])
+    lines = (parse_value(_Line, record, str(file)) for record in read_json_lines(file))
+    found = {one.sample_id: one.strict[metric].value for one in lines if metric in one.strict}
+    scores = {name: value for name, value in found.items() if value is not None}
     names = [samples[place].sample_id for place in target.parts.test]
     there = [place for place, name in enumerate(names) if name in scores]
-    found = np.asarray([scores[names[place]] for place in there], dtype=np.float64)
-    return Answers(scores=found, there=np.asarray(there, dtype=np.intp), failed=len(names) - len(there))
+    right = np.asarray([scores[names[place]] for place in there], dtype=np.float64)
+    return Answers(scores=right, there=np.asarray(there, dtype=np.intp), failed=len(names) - len(there))

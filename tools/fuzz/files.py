@@ -7,11 +7,13 @@ import pickle
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import test_probing_page as probing_page
 import yaml
 from export_runs import invented, write_run
 from native_data import NATIVE, busi, covid_ct, mimic_raw, mpx_single, pubmedqa, sa_med2d_raw, slake, slake_download
@@ -24,8 +26,11 @@ from medbench.harness.predictions.formats import FORMATS, read_predictions
 from medbench.harness.predictions.matching import match
 from medbench.harness.predictions.rows import Source
 from medbench.harness.predictions.submission import SUBMISSION_FILE, read_submission
+from medbench.harness.probing.document import read_probed
 from medbench.harness.probing.reference import Pictures, read_reference
-from medbench.harness.probing.targets import Parts
+from medbench.harness.probing.states import _left
+from medbench.harness.probing.targets import Asked, Parts, Target
+from medbench.harness.probing.work import answers_of
 from medbench.harness.results import read_results
 from medbench.harness.rundir import read_run
 from medbench.harness.settings import load_settings
@@ -66,6 +71,13 @@ from tools.fuzz.mutations import Form, zipped
 from tools.fuzz.workers import Reader
 
 _TASKS = ("slake-vqa", "dermamnist")
+
+
+_NOBODY = np.zeros(0, dtype=np.intp)
+_NO_TARGET = Target(
+    asked=Asked(task="t"), kind="class", right=np.zeros(0), classes=(), clusters=np.zeros(0, dtype=np.str_),
+    parts=Parts(train=_NOBODY, validation=_NOBODY, test=_NOBODY), needs_question=False, left_out={},
+)  # fmt: skip
 
 
 def _json(value: object) -> bytes:
@@ -182,6 +194,18 @@ def runs() -> Iterator[Reader]:
     mode = {"target": "t", "model": "m", "weights": "w", "mode": "vision", "verdict": "shown", "first": "a",
             "second": "b", "difference": 0.5, "low": 0.1, "high": None, "p": 0.01, "would_show": 0.1, "why": ""}  # fmt: skip
     seeds = (_json({"schema": 1, "rows": [mode]}),)
+    probed = asdict(probing_page.model(probing_page.target("dermamnist"), probing_page.target("busi")))
+    yield Reader(name="probing", form="json", read=read_probed, file="probing.json", seeds=(_json(probed),))
+    place = {"name": "vision 1", "module": "vision", "readout": "image", "width": 4}
+    index = {"of": "x", "places": [place], "digests": ["a", ""]}
+    yield Reader(
+        name="states", form="json", read=lambda at: _left(at / "s.json", "x"), file="s.json", seeds=(_json(index),)
+    )
+    line = {"sample_id": "a", "strict": {"accuracy": {"statistics": [1, 1], "value": 1.0}}}
+    yield Reader(
+        name="answers of a run", form="lines", file="s.jsonl", seeds=(_json(line),),
+        read=lambda at: answers_of(at / "s.jsonl", "accuracy", (), _NO_TARGET),
+    )  # fmt: skip
     yield Reader(name="probed.json", form="json", read=probing_of, file="probed.json", seeds=seeds)
     yield _in_run("audit of data", "audit/audit.json", lambda run: overlaps_in(run / "audit" / "audit.json"))
     yield Reader(
