@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_sample_weight
 
 from medbench.harness.probing import fitting
 from medbench.harness.probing.curves import Answers, Options, found_of
 from medbench.harness.probing.health import health_of, published_probe
 from medbench.harness.probing.modes import Side, compared
 from medbench.harness.probing.places import Place
-from medbench.harness.probing.probes import Probe, Scale, narrowed, overlap, right_statistics, scale_of
+from medbench.harness.probing.probes import STRENGTHS, Probe, Scale, narrowed, overlap, right_statistics, scale_of
 from medbench.harness.probing.states import States
 from medbench.harness.probing.targets import Asked, Parts, Target, target_of
 from medbench.tasks.foundation.errors import UsageError
@@ -163,10 +166,35 @@ def test_the_larger_class_earns_nothing() -> None:
 def test_the_probe_of_a_gpu_is_that_of_the_library() -> None:
     for seed, strength in ((0, 1e-3), (1, 1.0)):
         target, states = made(seed, told=0.6)
-        known, asked = states[target.parts.train], states[target.parts.test]
-        ours = fitting._classified_by_torch(known, target.right[target.parts.train], asked, strength, "cpu")
-        theirs = fitting.classified(known, target.right[target.parts.train], asked, strength, "cpu")
-        assert (ours == theirs).mean() > 0.98
+        given = (states[target.parts.train], target.right[target.parts.train], states[target.parts.test], strength)
+        (names, ours), (same, theirs) = fitting._by_torch(*given, "cpu"), fitting._by_library(*given)
+        assert (names == same).all()
+        assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() > 0.98
+        np.testing.assert_allclose(ours, theirs, atol=0.05)
+
+
+def test_the_strength_is_that_which_holds_the_right_classes_likeliest() -> None:
+    chosen = set[float]()
+    for seed, told in ((0, 0.3), (1, 0.6), (2, 2.0)):
+        target, states = made(seed, told=told)
+        train, validation = target.parts.train, target.parts.validation
+        states = (states - states[train].mean(axis=0)) / states[train].std(axis=0)
+        right, losses = target.right[validation], []
+        for strength in STRENGTHS:
+            model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
+            shares = model.fit(states[train], target.right[train]).predict_proba(states[validation])
+            losses.append(log_loss(right, shares, sample_weight=compute_sample_weight("balanced", right)))
+        best = STRENGTHS[int(np.argmin(losses))]
+        assert Probe.chosen(states, target, scale_of(target)).strength == best
+        chosen.add(best)
+    assert len(chosen) > 1
+
+
+def test_a_class_that_was_not_there_to_learn_has_no_chance() -> None:
+    states, right = np.random.default_rng(0).standard_normal((60, 4)), np.repeat([0.0, 2.0], 30)
+    found = fitting.log_chances(states, right, states, classes=4, strength=1.0, device="cpu")
+    assert np.isneginf(found[:, [1, 3]]).all()
+    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1.0)
 
 
 def test_boxes_are_told_between_the_mean_box_and_all_right() -> None:

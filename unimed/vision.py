@@ -4,7 +4,6 @@ They come as `eva_vit_g.pth` (EVA-CLIP's layout, as BLIP-2 ships it) and go into
 other vision model of transformers can stand in its place, frozen: `towers.py` reads its folder.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, Blip2VisionConfig, Blip2VisionModel, PreTrainedConfig
 
+from medbench.tasks.foundation.files import json_value
 from medbench.unimed.weights import LIBRARY_FAULTS, refuse_other_names
 
 LN_VISION_EPSILON = 1e-5
@@ -64,7 +64,7 @@ def shape_of(config: PreTrainedConfig) -> Shape:
 @cache
 def _found_shape(settings: str) -> Shape:
     """Look at what a model of these settings gives, without numbers: what each family calls its sizes differs."""
-    config: Any = AutoConfig.for_model(**json.loads(settings))
+    config: Any = AutoConfig.for_model(**json_value(settings))
     what, size = f"A vision tower of type {config.model_type!r}", getattr(config, "image_size", None)
     if type(size) is not int:
         raise ValueError(f"{what} has an image_size of {size}: give the side in pixels, model.vision.image_size.")

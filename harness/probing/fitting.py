@@ -1,6 +1,7 @@
 """Fits a probe: scikit-learn on a CPU, the same function by torch on a GPU."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,30 @@ _ITERATIONS, _CLOSE = 400, 1e-4
 _INSTALL = "Install it: pip install 'medbench[interpret]'"
 
 
-def classified(known: FloatArray, wanted: FloatArray, asked: FloatArray, strength: float, device: str) -> FloatArray:
-    """Return the classes [M] that multinomial logistic regression tells of `asked` [M, C], trained on `known` [N, C].
+def log_chances(
+    known: FloatArray, wanted: FloatArray, asked: FloatArray, *, classes: int, strength: float, device: str
+) -> FloatArray:
+    """Return what multinomial logistic regression, trained on `known` [N, C], tells of `asked` [M, C]: ln p [M, K].
 
-    Classes weigh alike; `strength` is scikit-learn's C. UsageError if that is not installed.
+    `wanted` [N] are numbers of classes below `classes`; one that is not among them has no chance. Classes weigh alike;
+    `strength` is scikit-learn's C. UsageError if that is not installed.
     """
-    if device != "cpu":
-        return _classified_by_torch(known, wanted, asked, strength, device)
+    fit = _by_library if device == "cpu" else partial(_by_torch, device=device)
+    there, told = fit(known, wanted, asked, strength)
+    found = np.full((len(asked), classes), -np.inf)
+    found[:, there.astype(np.intp)] = told
+    return found
+
+
+def _by_library(
+    known: FloatArray, wanted: FloatArray, asked: FloatArray, strength: float
+) -> tuple[FloatArray, FloatArray]:
     model = library().LogisticRegression(C=strength, class_weight="balanced", max_iter=_ITERATIONS, tol=_CLOSE)
     with warnings.catch_warnings():
         # Where nothing separates the classes, the last steps change nothing that counts.
         warnings.simplefilter("ignore")
         model.fit(known, wanted)
-    return np.asarray(model.predict(asked), dtype=np.float64)
+    return model.classes_, model.predict_log_proba(asked)
 
 
 def located(known: FloatArray, wanted: FloatArray, asked: FloatArray, strength: float) -> FloatArray:
@@ -43,9 +55,9 @@ def library() -> Any:  # noqa: ANN401 - a module
     return linear_model
 
 
-def _classified_by_torch(
+def _by_torch(
     known: FloatArray, wanted: FloatArray, asked: FloatArray, strength: float, device: str
-) -> FloatArray:
+) -> tuple[FloatArray, FloatArray]:
     """Minimise `C * sum(weighted cross-entropy) + 0.5 * |W|^2` as scikit-learn does, by the same method."""
     classes, numbers, counts = np.unique(wanted, return_inverse=True, return_counts=True)
     inputs, right = (torch.tensor(one, device=device) for one in (known, numbers))
@@ -66,4 +78,4 @@ def _classified_by_torch(
     optimizer.step(loss)
     with torch.inference_mode():
         logits = torch.tensor(asked, device=device) @ weights[:, :-1].T + weights[:, -1]
-    return np.asarray(classes[logits.argmax(dim=1).cpu().numpy()], dtype=np.float64)
+    return classes, logits.log_softmax(dim=1).cpu().numpy()

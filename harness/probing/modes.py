@@ -15,7 +15,7 @@ from medbench.harness.probing.document import Mode, ModeName, Score
 from medbench.harness.probing.probes import Probe, Scale
 from medbench.harness.probing.targets import Places, Target
 from medbench.tasks.metrics.metric import FloatArray
-from medbench.tasks.statistics.intervals import t_quantile
+from medbench.tasks.statistics.intervals import influences_of, membership, t_quantile, totals_by_cluster
 from medbench.tasks.statistics.paired import ALPHA, difference, holm
 
 _UNPOWERED = 0.2
@@ -79,7 +79,7 @@ def compared(
     found = difference(scale.metric, one[0], two[0], clusters, seed=0)
     if found is None or found.clusters == 1:
         return None
-    both, count = _of_training(one[1:], two[1:], scale)
+    both, count = _of_training(one[1:], two[1:], scale, clusters)
     value, of_samples = found.value / (1 - scale.chance), (found.error / (1 - scale.chance)) ** 2
     variance = of_samples + both
     if variance == 0:
@@ -98,14 +98,27 @@ def _at(side: Side, places: Places) -> list[FloatArray]:
     return [one[own] for one in (side.statistics, *side.refits)]
 
 
-def _of_training(first: Sequence[FloatArray], second: Sequence[FloatArray], scale: Scale) -> tuple[float, int]:
-    """Return the variance of a difference that is due to what was trained on, and the number of trainings behind it."""
-    scores = [np.asarray([scale.score(one) for one in side]) for side in (first, second)]
+def _of_training(
+    first: Sequence[FloatArray], second: Sequence[FloatArray], scale: Scale, clusters: Sequence[str]
+) -> tuple[float, int]:
+    """Return the variance of a difference that is due to what was trained on, and the number of trainings behind it.
+
+    Some trainings tell one test sample better, some another. That part is in the variance over test samples already,
+    so it is taken off; what is left is what all test samples have in common.
+    """
+    sides = [np.asarray([_told(one, scale, clusters) for one in side]) for side in (first, second)]
     if len(first) == len(second):
         # Probes of two places were trained on the same samples each time.
-        scores = [scores[0] - scores[1]]
-    several = [one for one in scores if len(one) > 1]
-    return sum(float(one.var(ddof=1)) for one in several), min(map(len, several), default=1)
+        sides = [sides[0] - sides[1]]
+    several = [one for one in sides if len(one) > 1]
+    variances = [one.var(axis=0, ddof=1) for one in several]
+    return sum(max(0.0, float(one[0] - one[1:].sum())) for one in variances), min(map(len, several), default=1)
+
+
+def _told(statistics: FloatArray, scale: Scale, clusters: Sequence[str]) -> FloatArray:
+    """Return the score of a training, and behind it how far each cluster influences it [1 + C]."""
+    of_clusters = influences_of(scale.metric, totals_by_cluster(statistics, membership(clusters)))
+    return np.concatenate([[scale.score(statistics)], of_clusters / (1 - scale.chance)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

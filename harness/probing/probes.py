@@ -1,8 +1,10 @@
 """Probes: what a simple reader, trained on the states of one place, tells of samples that it has not seen.
 
 `strict`: states standardised by the train samples, multinomial logistic regression (ridge regression for boxes), its
-strength of regularisation chosen on validation. The score is the mean accuracy over classes (the mean IoU for boxes)
-between chance, 0, and all right, 1: the larger class earns nothing (after Theodoridis et al. 2026, arXiv 2603.06054).
+strength of regularisation chosen on validation by how likely the right classes are held (by the mean IoU of boxes): how
+many are right is too coarse a number there, and a poor choice at one place looks like a loss. The score is the mean
+accuracy over classes (the mean IoU for boxes) between chance, 0, and all right, 1: the larger class earns nothing
+(after Theodoridis et al. 2026, arXiv 2603.06054).
 """
 
 import math
@@ -14,10 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medbench.harness.probing.fitting import classified, located
+from medbench.harness.probing.fitting import located, log_chances
 from medbench.harness.probing.targets import Places, Target
 from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores
 
+_LEAST = -30.0  # ln p of a class that was not there to learn.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression; of ridge regression 1 / (2 C).
 
 
@@ -117,26 +120,45 @@ class Probe:
         """Return the probe whose strength tells most of the validation samples; the weaker of equal ones."""
         train, validation = target.parts.train, target.parts.validation
         probes = [cls(states=states, target=target, scale=scale, strength=one, device=device) for one in STRENGTHS]
-        told = [scale.statistics(one.predict(train, validation), validation) for one in probes]
-        scores = [scale.score(one) for one in told]
-        best = int(np.argmax(scores))
-        return replace(probes[best], validation=scores[best])
+        told = [one.told(train, validation) for one in probes]
+        best = int(np.argmax([_fitness(one, target, scale) for one in told]))
+        score = scale.score(scale.statistics(_named(told[best], target), validation))
+        return replace(probes[best], validation=score)
 
     def predict(self, train: Places, places: Places, right: FloatArray | None = None) -> FloatArray:
         """Return what it tells of the samples at places, trained on others, or on other answers `right` for these."""
+        return _named(self.told(train, places, right), self.target)
+
+    def told(self, train: Places, places: Places, right: FloatArray | None = None) -> FloatArray:
+        """Return the same as ln p [M, K] of the target's classes; of boxes the corners [M, 4]."""
         wanted = self.target.right[train] if right is None else right
         middle, spread = self.states[train].mean(axis=0), self.states[train].std(axis=0)
         spread[spread == 0] = 1.0
         known, asked = ((self.states[some] - middle) / spread for some in (train, places))
         if self.target.kind == "box":
             return located(known, wanted, asked, self.strength)
-        return classified(known, wanted, asked, self.strength, self.device)
+        count = len(self.target.classes)
+        return log_chances(known, wanted, asked, classes=count, strength=self.strength, device=self.device)
 
     def tested(self, right: FloatArray | None = None, train: Places | None = None) -> FloatArray:
         """Return the statistics [N, K] of the test samples, trained on train and validation samples or on others."""
         parts = self.target.parts
         known = np.concatenate([parts.train, parts.validation]) if train is None else train
         return self.scale.statistics(self.predict(known, parts.test, right), parts.test)
+
+
+def _named(told: FloatArray, target: Target) -> FloatArray:
+    return told if target.kind == "box" else told.argmax(axis=1).astype(np.float64)
+
+
+def _fitness(told: FloatArray, target: Target, scale: Scale) -> float:
+    """Return the mean ln p of the right class of validation samples, classes weighing alike, or the score of boxes."""
+    places = target.parts.validation
+    if target.kind == "box":
+        return scale.score(scale.statistics(told, places))
+    right = target.right[places].astype(np.intp)
+    held = np.maximum(told[np.arange(len(right)), right], _LEAST)
+    return float(np.mean([held[right == one].mean() for one in np.unique(right)]))
 
 
 def narrowed(states: FloatArray, width: int) -> FloatArray:
