@@ -70,6 +70,9 @@ types: $(STAMP)  ## Strict type checking of code and tests
 interpret: $(STAMP)  ## Measure how the ten image tasks disturb one another in the mini weights, into interference/
 	$(BIN)/medbench interpret uni-med --output interference
 
+probe: $(STAMP)  ## See where the mini weights lose what pictures show, module by module, into probed/
+	$(BIN)/medbench probe --model uni-med --tasks dermamnist,organsmnist,slake-vqa:modality,slake-vqa,slake-rec --reference small --published --output probed
+
 bench: $(STAMP)  ## Measure generation, scoring and training against the plain ways, as ratios inside one run
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.scoring

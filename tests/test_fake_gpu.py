@@ -26,7 +26,9 @@ from medbench.harness.engine.budget import Budget, text_config
 from medbench.harness.engine.packing import NewTokens
 from medbench.harness.engine.pages import Kernel, KVPages
 from medbench.harness.engine.passes import Passes
-from medbench.harness.engine.requests import Layout
+from medbench.harness.engine.requests import Layout, make_request
+from medbench.harness.probing.reading import StateReader, _Seen
+from medbench.tasks.prepared import load_prepared
 from medbench.tasks.sample import ImageRef
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -103,6 +105,22 @@ def test_some_families_wait_inside_transformers(name: str, tmp_path: Path) -> No
     with pytest.raises((DataDependentOutputException, DynamicOutputShapeException, NotImplementedError)) as raised:
         rehearse(adapter)
     assert any("transformers" in str(entry.path) for entry in raised.traceback)
+
+
+# Two are read whole, by their library, and one sorts a batch's tokens by what they see on the host.
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - READ_BY_TRANSFORMERS - {"gemma3", "paligemma", "med-flamingo"}))
+def test_states_that_are_probed_stay_on_their_device(name: str, small_data: Path, tmp_path: Path) -> None:
+    adapter, prepared = MODELS[name](tmp_path), load_prepared(small_data, "slake-vqa")
+    reader = StateReader(adapter, prepared)
+    sample = prepared.samples("test")[0]
+    request = make_request(adapter, sample, prepared.spec, prepared.source)
+    pixels = [adapter.pixels(image) for image in prepared.images(sample)]
+    with everything_on_gpu(adapter) as (fake, _), torch.no_grad():
+        [(vectors, visual)] = reader._encoded([fake(one) for one in pixels])
+        reader._seen = {key: _Seen(digest="", vectors=vectors, visual=visual) for key in request.images}
+        [states] = reader._decode([request])
+    assert {one.device.type for one in (*vectors.values(), *states.values())} == {"cuda"}
+    assert {one.dim() for one in (*vectors.values(), *states.values())} == {1}
 
 
 # Passes of decoders over pages

@@ -77,7 +77,12 @@ def decoder_blocks(adapter: LocalAdapter) -> list[Block]:
     if layers is None:
         problem = f"{adapter.title} cannot be taken apart: {type(stack).__name__} has no list of layers."
         raise UsageError(problem, "Probe another model; vision alone is not worth a verdict.")
-    blocks = [Block(f"language {place}", layer) for place, layer in enumerate(layers, start=1)]
+    blocks = list[Block]()
+    for place, layer in enumerate(layers, start=1):
+        # What looks at the picture before the layer itself, in Flamingo's way.
+        gated = getattr(layer, "gated", None)
+        blocks += [Block(f"language {place}, gated", gated)] if isinstance(gated, nn.Module) else []
+        blocks.append(Block(f"language {place}", layer))
     norm = next(
         (getattr(stack, name) for name in _FINAL_NORMS if isinstance(getattr(stack, name, None), nn.Module)), None
     )
@@ -130,7 +135,7 @@ def _calls(modules: Iterable[nn.Module], see: Callable[[], object]) -> _Calls:
         if len(found[module]) == 1:
             found[module].append(_state_or_none(output))
 
-    with ExitStack() as stack, torch.inference_mode():
+    with ExitStack() as stack:
         for module in modules:
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(leave).remove)
