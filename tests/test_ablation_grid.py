@@ -180,6 +180,7 @@ def test_a_training_that_another_process_holds_is_left_to_it(
     assert "Table 2a has no row yet" in told
 
 
+@pytest.mark.slow
 def test_towers_that_are_trained_here_are_trained_once_for_a_seed(small_data: Path, tmp_path: Path) -> None:
     from test_unimed_training import TINY
 

@@ -82,7 +82,10 @@ def gain_of(scores: Scores) -> Estimate:
     return estimate(scores, lambda values: gains(values[..., 1, :], values[..., 0, :], parts), seed=0)
 
 
-@pytest.mark.parametrize(("between", "seeds"), [(0.03, 3), (0.0, 3), (0.03, 2), (0.03, 6)])
+@pytest.mark.parametrize(
+    ("between", "seeds"),
+    [(0.03, 3), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((0.0, 3), (0.03, 2), (0.03, 6)))],
+)
 def test_intervals_over_seeds_and_samples_hold_the_truth_as_often_as_they_say(between: float, seeds: int) -> None:
     generator, held, trials = np.random.default_rng(1), 0, 150
     for _ in range(trials):

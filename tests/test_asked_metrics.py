@@ -117,6 +117,7 @@ def test_a_reader_without_the_plug_in_gets_the_same_number_of_the_same_statistic
 
 
 @pytest.mark.usefixtures("plugins")
+@pytest.mark.slow
 def test_a_run_scores_by_what_is_asked_for_and_its_readers_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_gradient_that_is_no_number_ends_in_a_sentence(tmp_path: Path) -> None
     assert not list(tmp_path.glob("*.npy"))
 
 
+@pytest.mark.slow
 def test_two_checkpoints_side_by_side_by_command(small_data: Path, moe: Path, mlp: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     words: tuple[Any, ...] = (

@@ -88,6 +88,7 @@ def only(found: tuple[Reference | Stated, ...]) -> Reference:
     return found[0]
 
 
+@pytest.mark.slow
 def test_small_nets_learn_coloured_squares(tmp_path: Path) -> None:
     found = references(SMALL, pictures := squares(24, 9), tmp_path, Training(seeds=1, side=32))
     assert [one.name for one in found] == ["small CNN", "small ViT"]
