@@ -18,7 +18,7 @@ from medbench.unimed.checkpoint import BaseWeights
 from medbench.unimed.training.folder import TrainingFolder
 
 # Its grid is made once.
-pytestmark = pytest.mark.xdist_group("ablation-grid")
+pytestmark = [pytest.mark.xdist_group("ablation-grid"), pytest.mark.slow]
 
 PAGES = ("ablation.json", "ablation.md", "ablation.csv", "ablation.tex", "curves.svg")
 Words = Callable[..., list[str]]
@@ -91,7 +91,6 @@ def test_what_is_done_is_used_again_by_this_table_and_by_others(
     assert "s a step as in those that were done" in " ".join(plan.stderr.split())
 
 
-@pytest.mark.slow
 def test_a_grid_that_is_killed_in_training_answering_and_scoring_goes_on_to_the_same_table(
     words: Words, whole: Path, tmp_path: Path
 ) -> None:
@@ -123,7 +122,6 @@ def test_a_grid_that_is_killed_in_training_answering_and_scoring_goes_on_to_the_
     assert numbers(tmp_path) == numbers(whole)
 
 
-@pytest.mark.slow
 def test_a_kill_without_a_word_loses_nothing(words: Words, whole: Path, tmp_path: Path) -> None:
     for sign in ("trainings/*/checkpoints/step-00000002", "runs/*/*/generations/*.jsonl"):
         process, deadline = start_medbench(*words(tmp_path)), time.monotonic() + 120
@@ -151,7 +149,6 @@ def test_rows_that_are_not_through_are_named_and_the_others_shown(
     assert medbench(*words(whole)).returncode == 0
 
 
-@pytest.mark.slow
 def test_processes_share_the_trainings(words: Words, whole: Path, tmp_path: Path) -> None:
     done = medbench(*words(tmp_path, "--workers", "2"))
     assert done.returncode == 0, done.stderr
@@ -180,7 +177,6 @@ def test_a_training_that_another_process_holds_is_left_to_it(
     assert "Table 2a has no row yet" in told
 
 
-@pytest.mark.slow
 def test_towers_that_are_trained_here_are_trained_once_for_a_seed(small_data: Path, tmp_path: Path) -> None:
     from test_unimed_training import TINY
 

@@ -153,6 +153,7 @@ def test_a_run_scores_by_what_is_asked_for_and_its_readers_see_it(
 
 
 @pytest.mark.usefixtures("plugins")
+@pytest.mark.slow
 def test_a_finished_run_is_scored_by_one_more_without_a_question(tmp_path: Path) -> None:
     assert run(tmp_path / "runs").returncode == 0
     path = only_run(tmp_path / "runs")
@@ -236,6 +237,7 @@ def test_runs_with_other_definitions_never_share_a_table_and_one_without_does(
 
 
 @pytest.mark.usefixtures("plugins")
+@pytest.mark.slow
 def test_a_sweep_asks_for_metrics_of_each_run(tmp_path: Path) -> None:
     config = tmp_path / "sweep.yaml"
     config.write_text("models: [blind, 'mock:oracle']\ntasks: [slake-vqa]\nlimit: 5\nmetrics: [brief]\n")

@@ -91,6 +91,7 @@ def test_other_weights_in_the_same_folder_are_refused(probed: Path) -> None:
     assert "holds states of other weights, samples or settings" in told.stderr
 
 
+@pytest.mark.slow
 def test_models_stand_side_by_side(probed: Path, tmp_path: Path) -> None:
     folder = tiny_vlms.llava(tmp_path / "tiny-llava")
     told = probe(probed, "--no-random", model=f"hf:{folder}", tasks="organsmnist")

@@ -148,6 +148,7 @@ def test_a_whole_model_is_saved_and_read_by_the_auto_classes(kind: str, base: Ba
     assert torch.equal(again.encode_images(pixels), model.encode_images(pixels))
 
 
+@pytest.mark.slow
 def test_a_training_on_a_tower_goes_on_and_its_checkpoint_answers(
     base: BaseWeights, small_data: Path, tmp_path: Path
 ) -> None:
