@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import llava_med_fixtures
 import pytest
 import tiny_vlms
 from command_line import medbench
@@ -99,6 +100,16 @@ def test_models_stand_side_by_side(probed: Path, tmp_path: Path) -> None:
     page = (probed / "probing.html").read_text()
     assert "tiny-llava" in page
     assert "Uni-Med (mini)" in page
+
+
+@pytest.mark.slow
+def test_a_model_that_is_not_asked_shows_its_states_alone(tmp_path: Path) -> None:
+    checkpoint = llava_med_fixtures.make_v15(tmp_path / "v15")
+    told = probe(tmp_path / "out", "--checkpoint", checkpoint, "--no-random", model="llava-med", tasks="organsmnist")
+    assert told.returncode == 0, told.stderr
+    assert "llava-med does not answer organsmnist: its states are probed alone." in told.stderr
+    [target] = json.loads((tmp_path / "out" / "llava-med-v15" / "probing.json").read_text())["targets"]
+    assert target["answers"] is None
 
 
 def test_a_dry_run_tells_what_it_takes(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +29,7 @@ from medbench.tasks.foundation.files import fingerprint, read_json_lines
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind
 from medbench.tasks.validation import NativeRow, parse_value
 
 # What a leaderboard says of it; named, not imported, since the leaderboard is built on the harness.
@@ -86,10 +87,11 @@ class Work:
         if self.random and not adapter.quantised:
             randomise(adapter, self.options.seed)
             random = {name: self._states(adapter, name, some, "-random") for name, some in samples.items()}
+        kinds = adapter.card.kinds
         adapter.close()
         del adapter
         gc.collect()
-        scored = self._scored()
+        scored = self._scored(kinds)
         found = [
             self._found(asked, load, samples[asked.task], states[asked.task], random.get(asked.task), scored, options)
             for asked, load in self._targets()
@@ -148,9 +150,12 @@ class Work:
         file = self.folder / "states" / f"{task}{of}.f32"
         return read_states(reader, samples, file, of=identity, batch=self.batch)
 
-    def _scored(self) -> Mapping[str, Path]:
+    def _scored(self, kinds: Collection[Kind]) -> Mapping[str, Path]:
         """Return the file with the scores of each task that the model is asked; it is asked where there are none."""
-        names = tuple(dict.fromkeys(one.task for one in self.asked if one.label == ANSWER))
+        asked = {one.task: load.spec.kind in kinds for one, load in self._targets() if one.label == ANSWER}
+        names = tuple(name for name, able in asked.items() if able)
+        if unable := [name for name, able in asked.items() if not able]:
+            warn(f"{self.settings.model} does not answer {', '.join(unable)}: its states are probed alone.")
         if not names:
             return {}
         path = self.run
