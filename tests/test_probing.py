@@ -209,8 +209,23 @@ def test_boxes_are_told_between_the_mean_box_and_all_right() -> None:
     assert told_by(target, states) > 0.8
     assert abs(told_by(target, generator.standard_normal((240, 6)))) < 0.1
     scale = scale_of(target)
-    middle = np.repeat(right[target.parts.train].mean(axis=0, keepdims=True), len(target.parts.test), 0)
+    known = np.concatenate([target.parts.train, target.parts.validation])
+    middle = np.repeat(right[known].mean(axis=0, keepdims=True), len(target.parts.test), 0)
     assert scale.score(scale.statistics(middle, target.parts.test)) == pytest.approx(0.0)
+
+
+def test_a_probe_of_boxes_is_told_whose_they_are() -> None:
+    generator = np.random.default_rng(0)
+    target, _ = made()
+    kinds = generator.integers(0, 3, 240)
+    moved = generator.normal(0, 0.05, (240, 2))
+    corner = np.asarray([[0.1, 0.1], [0.5, 0.2], [0.3, 0.6]])[kinds] + moved
+    right = np.concatenate([corner, corner + 0.25], axis=1)
+    target = replace(target, kind="box", right=right, classes=(), given=np.eye(3)[kinds])
+    scale = scale_of(target)
+    assert 0.5 < scale.chance < 0.9  # Where each of the three usually is.
+    assert told_by(target, moved + generator.normal(0, 0.005, moved.shape)) > 0.6
+    assert abs(told_by(target, generator.standard_normal((240, 6)))) < 0.1
 
 
 def test_overlap_is_that_of_boxes() -> None:

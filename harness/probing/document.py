@@ -100,7 +100,7 @@ class TargetFound:
     clusters: int  # Of the test samples.
     left_out: Mapping[str, int]
     needs_question: bool
-    majority: float  # Plain accuracy of always naming the largest class; of boxes the score of the mean box.
+    majority: float  # Plain accuracy of always naming the largest class; of boxes 0.
     places: tuple[PlaceScores, ...]
     references: tuple[Named, ...]
     answers: Named | None  # None where the model is not asked for that.

@@ -42,6 +42,8 @@ def _by_library(
 
 def located(known: FloatArray, wanted: FloatArray, asked: FloatArray, strength: float) -> FloatArray:
     """Return the corners [M, 4] that ridge regression tells of `asked`, within the picture."""
+    if not known.shape[1]:
+        return np.repeat(wanted.mean(axis=0, keepdims=True), len(asked), axis=0)
     model = library().Ridge(alpha=0.5 / strength).fit(known, wanted)
     return np.asarray(np.clip(model.predict(asked), 0.0, 1.0), dtype=np.float64)
 

@@ -49,11 +49,15 @@ def scale_of(target: Target) -> Scale:
         statistics: Callable[..., FloatArray] = partial(_class_statistics, target.right, count)
         compute, weights = mean_of_classes, _class_weights
     else:
-        middle = target.right[target.parts.train].mean(axis=0, keepdims=True)
-        chance = float(overlap(np.repeat(middle, len(target.parts.test), 0), target.right[target.parts.test]).mean())
-        statistics, weights, compute = partial(_box_statistics, target.right), None, mean_of_scores
+        chance, compute, weights = 0.0, mean_of_scores, None
+        statistics = partial(_box_statistics, target.right)
     metric = Metric(metric_id="probe", signature="", statistics=_unused, compute=compute, weights=weights)
-    return Scale(metric=metric, statistics=statistics, chance=chance)
+    scale = Scale(metric=metric, statistics=statistics, chance=chance)
+    if target.kind == "class":
+        return scale
+    # By chance a probe knows where the objects usually are.
+    nothing = Probe.chosen(np.zeros((len(target.right), 0)), target, scale)
+    return replace(scale, chance=scale.score(nothing.tested()))
 
 
 def right_statistics(scale: Scale, target: Target, scores: FloatArray, places: Places) -> FloatArray:
@@ -132,9 +136,11 @@ class Probe:
     def told(self, train: Places, places: Places, right: FloatArray | None = None) -> FloatArray:
         """Return the same as ln p [M, K] of the target's classes; of boxes the corners [M, 4]."""
         wanted = self.target.right[train] if right is None else right
-        middle, spread = self.states[train].mean(axis=0), self.states[train].std(axis=0)
+        given = self.target.given
+        states = self.states if given is None else np.concatenate([self.states, given], axis=1)
+        middle, spread = states[train].mean(axis=0), states[train].std(axis=0)
         spread[spread == 0] = 1.0
-        known, asked = ((self.states[some] - middle) / spread for some in (train, places))
+        known, asked = ((states[some] - middle) / spread for some in (train, places))
         if self.target.kind == "box":
             return located(known, wanted, asked, self.strength)
         count = len(self.target.classes)

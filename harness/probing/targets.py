@@ -62,6 +62,8 @@ class Target:
     # Whether pictures alone cannot tell: closed questions differ for one picture.
     needs_question: bool
     left_out: Mapping[str, int]  # Samples by the reason for which they are in no part.
+    # [N, G]: which object is to be found, told to every probe of boxes: a picture alone does not say whose box it is.
+    given: FloatArray | None = None
 
 
 def target_of(asked: Asked, prepared: Prepared, samples: Sequence[Sample], digests: Sequence[str], seed: int) -> Target:
@@ -88,6 +90,7 @@ def target_of(asked: Asked, prepared: Prepared, samples: Sequence[Sample], diges
     target = Target(
         asked=asked, kind=kind, right=right, classes=classes, clusters=clusters, parts=parts,
         needs_question=needs_question, left_out={why: count for why, count in left_out.items() if count},
+        given=_objects(samples) if kind == "box" else None,
     )  # fmt: skip
     _refuse_too_little(target)
     return target
@@ -145,6 +148,12 @@ def _classes(texts: Sequence[str]) -> tuple[str, ...]:
 def _numbers(texts: Sequence[str | None], classes: Sequence[str]) -> FloatArray:
     numbers = {name: number for number, name in enumerate(classes)}
     return np.asarray([numbers.get(one or "", -1) for one in texts], dtype=np.float64)
+
+
+def _objects(samples: Sequence[Sample]) -> FloatArray:
+    """Return for each sample which object it asks for, among those that the train split has often enough."""
+    known = _classes([one.reference for one in samples if one.split == "train"])
+    return np.asarray([[one.reference == name for name in known] for one in samples], dtype=np.float64)
 
 
 def _corners(samples: Sequence[Sample]) -> FloatArray:
