@@ -86,6 +86,20 @@ def test_a_stop_costs_nothing(probed: Path, tmp_path: Path, monkeypatch: pytest.
     assert 100 - left[0] == batches - read
 
 
+@pytest.mark.slow
+def test_the_answers_of_a_run_are_taken_if_they_are_of_these_weights(probed: Path, tmp_path: Path) -> None:
+    [run] = (path.parent for path in (probed / "uni-med" / "runs").glob("*/results.json"))
+    told = probe(tmp_path, "--no-random", "--run", run, tasks="organsmnist")
+    assert told.returncode == 0, told.stderr
+    assert not (tmp_path / "uni-med" / "runs").exists()
+    assert document(tmp_path)["targets"][0]["answers"] == document(probed)["targets"][0]["answers"]
+    checkpoint = llava_med_fixtures.make_v15(tmp_path / "v15")
+    others = ("--run", run, "--checkpoint", checkpoint)
+    refused = probe(tmp_path / "others", *others, model="llava-med", tasks="organsmnist")
+    assert refused.returncode == 2
+    assert "has the answers of other weights" in refused.stderr
+
+
 def test_other_weights_in_the_same_folder_are_refused(probed: Path) -> None:
     told = probe(probed, "--seed", 1)
     assert told.returncode == 1

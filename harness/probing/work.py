@@ -20,6 +20,7 @@ from medbench.harness.probing.places import randomise
 from medbench.harness.probing.reading import StateReader
 from medbench.harness.probing.states import States, read_states
 from medbench.harness.probing.targets import ANSWER, Asked, Target, target_of
+from medbench.harness.results import read_results
 from medbench.harness.run import publish_run, run
 from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad, Workload, load_workload, tasks_named
@@ -77,6 +78,7 @@ class Work:
         """Do it; what is there already is used. Raises a MedbenchError; the same call goes on."""
         samples = {load.spec.name: self._samples(load) for load in self.workload.loads}
         adapter = self._loaded()
+        self._refuse_other_answers(adapter.weights_fingerprint)
         # Probes need float64, which only these have.
         device = adapter.device if adapter.device.startswith("cuda") else "cpu"
         options = replace(self.options, device=device)
@@ -149,6 +151,12 @@ class Work:
         reader = StateReader(adapter, load.prepared, sketch=sketch)
         file = self.folder / "states" / f"{task}{of}.f32"
         return read_states(reader, samples, file, of=identity, batch=self.batch)
+
+    def _refuse_other_answers(self, weights: str) -> None:
+        results = None if self.run is None else read_results(self.run)
+        if results is not None and results.imported is None and results.model.weights != weights:
+            problem = f"{self.run} has the answers of other weights than {self.settings.model} has here."
+            raise UsageError(problem, "Give the run of these weights, or none: the model is asked then.")
 
     def _scored(self, kinds: Collection[Kind]) -> Mapping[str, Path]:
         """Return the file with the scores of each task that the model is asked; it is asked where there are none."""
