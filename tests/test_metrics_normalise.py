@@ -70,6 +70,7 @@ def test_at_most_32_periods_are_removed_officially_and_all_strictly() -> None:
         ("dont know", "don't know"),
         (" \n", ""),
         ("肺", "肺"),
+        ("*:0", "0"),
     ],
 )
 def test_strict_normalisation(text: str, expected: str) -> None:

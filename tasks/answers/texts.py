@@ -104,7 +104,10 @@ def normalise_strictly(text: str) -> str:
     text = plain_text(text) or text
     words = _words(_PERIOD.sub("", _THOUSANDS.sub("", text).translate(_STRICT_MARKS_SPACED)))
     content = [word for word in words if word not in _ARTICLES] or words
-    return " ".join(_CONTRACTIONS.get(word, word) for word in content) or " ".join(text.lower().split())
+    normal = " ".join(_CONTRACTIONS.get(word, word) for word in content) or " ".join(text.lower().split())
+    # Where a mark went, what stands before may look like the bullet of a list: `*:0` is `0`, as `* 0` is.
+    again = plain_text(normal)
+    return normal if again in {"", normal} else normalise_strictly(again)
 
 
 def _words(text: str) -> list[str]:
