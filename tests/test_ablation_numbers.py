@@ -95,6 +95,7 @@ def test_intervals_over_seeds_and_samples_hold_the_truth_as_often_as_they_say(be
     assert held >= 136
 
 
+@pytest.mark.slow
 def test_what_is_said_to_show_does_so_most_times_and_nothing_is_found_where_nothing_is() -> None:
     generator, trials = np.random.default_rng(2), 100
     size = float(np.mean([gain_of(simulated(generator, seeds=6)).detectable()[0] for _ in range(40)]))

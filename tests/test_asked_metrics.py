@@ -220,6 +220,7 @@ def test_a_metric_that_is_for_none_of_the_tasks_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("plugins")
+@pytest.mark.slow
 def test_runs_with_other_definitions_never_share_a_table_and_one_without_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -303,6 +303,7 @@ def test_a_run_says_how_its_weights_lie(words: tuple[str, ...], llava: Path, tmp
     assert "nothing to do" in said(*common, *words, *more)
 
 
+@pytest.mark.slow
 def test_a_model_that_loads_nothing_takes_none_of_it(tmp_path: Path) -> None:
     for words in (("--quantize", "8bit"), ("--device-map", "auto"), ("--lora", tmp_path)):
         told = said("run", "--model", "mock", "--tasks", "slake-vqa", "--limit", 1, "--output-dir", tmp_path, *words)

@@ -180,6 +180,7 @@ def test_the_plan_of_a_full_size_model(
     assert disk in told.stdout
 
 
+@pytest.mark.slow
 def test_mlp_beside_cmoe(small_data: Path, moe: Path, mlp: Path, tmp_path: Path) -> None:
     words = ("interpret", mlp, moe, moe, "--data-dir", small_data, *FEW, "--output", tmp_path / "out")
     told = medbench(*words)
@@ -223,6 +224,7 @@ def test_routing_over_a_training_comes_from_its_checkpoints_and_its_log(
     (moe / "train_log.jsonl").unlink()
 
 
+@pytest.mark.slow
 def test_another_measurement_is_not_mixed_in(small_data: Path, mlp: Path, tmp_path: Path) -> None:
     words = ("interpret", mlp, "--data-dir", small_data, "--output", tmp_path / "out", "--tasks", ",".join(TASKS))
     assert medbench(*words, "--batches", 2).returncode == 0

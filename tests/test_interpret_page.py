@@ -162,6 +162,7 @@ def test_a_map_in_the_page_has_every_point_from_back_to_front_with_its_mark() ->
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.xdist_group("chromium")
+@pytest.mark.slow
 def test_a_map_turns_by_keys_and_by_dragging_and_never_by_itself(tmp_path: Path) -> None:
     write_atomically(tmp_path / told.FILE, told.Document(models=(model("a"),)).model_dump_json())
     write_maps([maps("a")], tmp_path)

@@ -52,6 +52,7 @@ def test_two_ways_of_saying_it_exclude_each_other() -> None:
         load_settings(None, {"model": "openai:x@y", "max_new_tokens": {"all": 5}, "model_args": {"max_tokens": "9"}})
 
 
+@pytest.mark.slow
 def test_a_limit_makes_another_run_and_is_said_aloud_where_it_is_felt(small_data: Path, tmp_path: Path) -> None:
     words = ("run", "--model", "mock", "--tasks", "slake-vqa", "--data-dir", small_data, "--output-dir", tmp_path)
     short = medbench(*words, "--max-new-tokens", "vqa=3")

@@ -294,6 +294,7 @@ def test_from_python_too(llava: Path, adapter: Path, tmp_path: Path) -> None:
     assert run.results.model.dtype == "float32 (weights int8)"
 
 
+@pytest.mark.slow
 def test_the_doctor_proves_it_too(llava: Path, adapter: Path) -> None:
     told = said(
         "doctor", "engine", "--model", f"hf:{llava}", "--lora", adapter, "--quantize", "8bit", "--tasks", "slake-vqa",

@@ -156,6 +156,7 @@ def test_a_sample_that_kills_is_its_own_error(
 
 
 @pytest.mark.usefixtures("doomed")
+@pytest.mark.slow
 def test_workers_that_cannot_load_end_the_run_with_their_last_words(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
