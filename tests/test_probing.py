@@ -239,6 +239,9 @@ def test_an_equal_width_is_the_same_for_all_places() -> None:
     target, states = made(told=2.0, width=40)
     assert narrowed(states, 16).shape == (240, 16)
     assert narrowed(states, 64) is states
+    # A sample that could not be read changes no other's.
+    broken = np.concatenate([states * 1000, np.full((1, 40), np.nan)])
+    np.testing.assert_allclose(narrowed(broken, 16)[:-1], narrowed(states * 1000, 16))
     assert told_by(target, narrowed(states, 16)) > 0.8
 
 

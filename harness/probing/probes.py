@@ -172,5 +172,6 @@ def narrowed(states: FloatArray, width: int) -> FloatArray:
     if states.shape[1] <= width:
         return states
     mixing: npt.NDArray[np.float64] = np.random.default_rng(0).standard_normal((states.shape[1], width))
-    spread = states.std(axis=0)
+    # Rows of samples that could not be read are NaN.
+    spread = np.nanstd(states, axis=0)
     return np.asarray((states / np.where(spread > 0, spread, 1.0)) @ mixing / states.shape[1] ** 0.5)

@@ -7,13 +7,11 @@ import pickle
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import test_probing_page as probing_page
 import yaml
 from export_runs import invented, write_run
 from native_data import NATIVE, busi, covid_ct, mimic_raw, mpx_single, pubmedqa, sa_med2d_raw, slake, slake_download
@@ -26,11 +24,8 @@ from medbench.harness.predictions.formats import FORMATS, read_predictions
 from medbench.harness.predictions.matching import match
 from medbench.harness.predictions.rows import Source
 from medbench.harness.predictions.submission import SUBMISSION_FILE, read_submission
-from medbench.harness.probing.document import read_probed
 from medbench.harness.probing.reference import Pictures, read_reference
-from medbench.harness.probing.states import _left
-from medbench.harness.probing.targets import Asked, Parts, Target
-from medbench.harness.probing.work import answers_of
+from medbench.harness.probing.targets import Parts
 from medbench.harness.results import read_results
 from medbench.harness.rundir import read_run
 from medbench.harness.settings import load_settings
@@ -41,7 +36,6 @@ from medbench.leaderboard.audit.data.items import read_ids, row_count, training_
 from medbench.leaderboard.export.public import public_copy, read_public
 from medbench.leaderboard.numbers import read_board
 from medbench.leaderboard.pages import board_as_markdown
-from medbench.leaderboard.probing.summary import probing_of
 from medbench.leaderboard.report.document import report_of
 from medbench.leaderboard.runs import overlaps_in
 from medbench.leaderboard.samples import labels_of, read_score_table
@@ -68,16 +62,10 @@ from medbench.tasks.suite import prepare_mini_suite
 from medbench.unimed.training.recipe import load_recipe
 from tools.fuzz import ROOT
 from tools.fuzz.mutations import Form, zipped
+from tools.fuzz.probed import probing
 from tools.fuzz.workers import Reader
 
 _TASKS = ("slake-vqa", "dermamnist")
-
-
-_NOBODY = np.zeros(0, dtype=np.intp)
-_NO_TARGET = Target(
-    asked=Asked(task="t"), kind="class", right=np.zeros(0), classes=(), clusters=np.zeros(0, dtype=np.str_),
-    parts=Parts(train=_NOBODY, validation=_NOBODY, test=_NOBODY), needs_question=False, left_out={},
-)  # fmt: skip
 
 
 def _json(value: object) -> bytes:
@@ -191,22 +179,7 @@ def runs() -> Iterator[Reader]:
     table = {"table": "2a", "source": "s", "suite": "mini", "seeds": 1, "metrics": [["slake-vqa", "bleu1"]], "schema": 1,
              "protocols": {"paper": [row]}, "missing": [], "notices": [], "runs": {"MLP": ["r"]}}  # fmt: skip
     yield Reader(name="ablation.json", form="json", read=lambda at: read_ablation(at / "input"), seeds=(_json(table),))
-    mode = {"target": "t", "model": "m", "weights": "w", "mode": "vision", "verdict": "shown", "first": "a",
-            "second": "b", "difference": 0.5, "low": 0.1, "high": None, "p": 0.01, "would_show": 0.1, "why": ""}  # fmt: skip
-    seeds = (_json({"schema": 1, "rows": [mode]}),)
-    probed = asdict(probing_page.model(probing_page.target("dermamnist"), probing_page.target("busi")))
-    yield Reader(name="probing", form="json", read=read_probed, file="probing.json", seeds=(_json(probed),))
-    place = {"name": "vision 1", "module": "vision", "readout": "image", "width": 4}
-    index = {"of": "x", "places": [place], "digests": ["a", ""]}
-    yield Reader(
-        name="states", form="json", read=lambda at: _left(at / "s.json", "x"), file="s.json", seeds=(_json(index),)
-    )
-    line = {"sample_id": "a", "strict": {"accuracy": {"statistics": [1, 1], "value": 1.0}}}
-    yield Reader(
-        name="answers of a run", form="lines", file="s.jsonl", seeds=(_json(line),),
-        read=lambda at: answers_of(at / "s.jsonl", "accuracy", (), _NO_TARGET),
-    )  # fmt: skip
-    yield Reader(name="probed.json", form="json", read=probing_of, file="probed.json", seeds=seeds)
+    yield from probing()
     yield _in_run("audit of data", "audit/audit.json", lambda run: overlaps_in(run / "audit" / "audit.json"))
     yield Reader(
         name="site: mark", form="json", read=_mark, file="medbench-site.json", seeds=(_json({"files": ["a.html"]}),)
