@@ -10,6 +10,7 @@ from report_fixtures import Answer, write_run
 from test_statistics import MEAN
 
 from medbench.harness.ablation.grid import TrainedRow
+from medbench.harness.results import read_results, write_results
 from medbench.leaderboard.ablation.document import (
     KINDS,
     TOTAL,
@@ -127,7 +128,7 @@ def row(folder: Path, name: str, over: str, rates: list[float], *, samples: int 
         answers = [answer(place, float((place * 7) % samples < right)) for place in range(samples)]
         given = {"dermamnist": answers, "organsmnist": answers}
         runs.append(write_run(folder / f"{name}-{seed}", given, title=f"{name} {seed}"))
-    return TrainedRow(name=name, over=over, runs=tuple(runs), logs=())
+    return TrainedRow(name=name, over=over, runs=tuple(runs), logs=(), parameters=1_234)
 
 
 def made(folder: Path, rates: dict[str, list[float]], missing: tuple[str, ...] = ()) -> Ablation:
@@ -187,8 +188,8 @@ def test_the_pages_show_every_number_with_the_papers_beside_it(tmp_path: Path) -
     found = made(tmp_path, {"Linear": [0.3, 0.3, 0.36], "MLP": [0.5, 0.5, 0.44]}, missing=("CMoE, hard",))
     page, csv = as_markdown(found), as_csv(found)
     assert "Not through, and not shown: CMoE, hard." in page
-    assert "| Linear | MLP | -33.3 %" in page
-    assert "-8.9 %" in page
+    assert "| Linear | 1,234 | MLP | -33.3 %" in page
+    assert "| as printed |  |  | -5.4 % | -8.9 % |  |  |  |" in page
     assert "## Protocol `strict`" in page
     assert csv.count("\n") == 1 + 2 * (2 * 2 + 2)
     assert "paper,Linear,MLP,gain,total,,-0.3333" in csv
@@ -196,7 +197,7 @@ def test_the_pages_show_every_number_with_the_papers_beside_it(tmp_path: Path) -
 
 def test_on_the_papers_own_data_its_scores_stand_beneath(tmp_path: Path) -> None:
     found = made(tmp_path, {"Linear": [0.3, 0.3], "MLP": [0.5, 0.5]})
-    assert "as printed" not in as_markdown(found)
+    assert "| as printed | 72.47" not in as_markdown(found)
     page = as_markdown(replace(found, suite="paper"))
     assert page.count("| as printed | 72.47 | 69.39 |") == 1
 
@@ -210,11 +211,20 @@ def test_a_task_that_some_trainings_could_not_answer_is_left_out_aloud(tmp_path:
         "organsmnist": [answer(place, float(place < 90)) for place in range(200)],
     }
     runs = tuple(write_run(tmp_path / f"failed-{seed}", failed, title=f"Linear {seed}") for seed in range(2))
-    found = make_ablation("2a", [TrainedRow(name="Linear", over="MLP", runs=runs, logs=()), whole], ())
+    failing = TrainedRow(name="Linear", over="MLP", runs=runs, logs=(), parameters=1_234)
+    found = make_ablation("2a", [failing, whole], ())
     assert any(notice.startswith("dermamnist is left out") for notice in found.notices)
     linear = by_name(found)["Linear"]
     assert linear.scores["dermamnist"].value is None
     assert linear.gains[TOTAL].value == pytest.approx(-0.1)
+
+
+def test_a_notice_names_the_row_and_the_training_that_it_is_about(tmp_path: Path) -> None:
+    rows = [row(tmp_path, name, over, [0.5, 0.5]) for name, over in (("MLP", ""), ("CMoE, hard", "MLP"))]
+    for path in rows[1].runs:
+        write_results(path / "results.json", replace(read_results(path), notices=("All answers are the same.",)))
+    told = 'All answers are the same. ("CMoE, hard" (training 1), "CMoE, hard" (training 2))'
+    assert told in make_ablation("2a", rows, ()).notices
 
 
 def test_scores_of_no_use_make_no_warning() -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from medbench.adapters.uni_med_ablation import RowPlan, Training, seconds_per_step
+from medbench.adapters.uni_med_ablation import RowPlan, Training, cost_of, seconds_per_step
 from medbench.adapters.uni_med_training import train_uni_med
 from medbench.harness import models
 from medbench.harness.finish import RunOutcome
@@ -138,6 +138,7 @@ class TrainedRow:
     over: str  # The row that its gain is counted over; empty for one that others are counted over.
     runs: tuple[Path, ...]
     logs: tuple[Path, ...]  # Of the trainings.
+    parameters: int  # How many a training trains.
 
 
 def trained_rows(grid: Grid, table: str) -> list[TrainedRow]:
@@ -146,5 +147,6 @@ def trained_rows(grid: Grid, table: str) -> list[TrainedRow]:
     for row in grid.rows:
         if row.table == table and (runs := grid.runs(row)) is not None:
             logs = tuple(map(grid.log, row.trainings))
-            found[row.name] = TrainedRow(name=row.name, over=row.over, runs=runs, logs=logs)
+            trained, _ = cost_of(next(iter(row.trainings.values())).recipe)
+            found[row.name] = TrainedRow(name=row.name, over=row.over, runs=runs, logs=logs, parameters=trained)
     return [row for row in found.values() if not row.over or row.over in found]

@@ -50,6 +50,7 @@ class RowScores:
 
     name: str
     over: str  # The row that its gain is counted over; empty for one that others are counted over.
+    parameters: int  # How many were trained.
     scores: Mapping[str, Worth]  # By task, of the metric that the paper's table shows.
     by_seed: Mapping[str, tuple[float | None, ...]]  # The same of each training.
     gains: Mapping[str, Worth]  # As the paper counts it, by kind of task and as `total`; empty without `over`.
@@ -96,7 +97,7 @@ def make_ablation(table: str, rows: Sequence[TrainedRow], missing: Sequence[str]
     flat = [one for of_row in runs for one in of_row]
     if problem := known.mixture(flat):
         raise problem
-    published, notices = read_publication(f"table{table}"), known.notices_of(flat)
+    published, notices = read_publication(f"table{table}"), known.notices_of(flat, _names(rows))
     metrics = {task: metric for task, metric in LAYOUTS["table2"].rows if all(task in one.tasks for one in flat)}
     if not metrics:
         raise UsageError(
@@ -113,6 +114,11 @@ def make_ablation(table: str, rows: Sequence[TrainedRow], missing: Sequence[str]
         protocols=protocols, missing=tuple(missing), notices=tuple(dict.fromkeys(notices)),
         runs={row.name: tuple(one.run for one in of_row) for row, of_row in zip(rows, runs, strict=True)},
     )  # fmt: skip
+
+
+def _names(rows: Sequence[TrainedRow]) -> list[str]:
+    """Return what a notice calls each of the runs of rows, row by row."""
+    return [f'"{row.name}" (training {number})' for row in rows for number in range(1, len(row.runs) + 1)]
 
 
 def _scores_of(
@@ -163,7 +169,8 @@ def _rows(
         own = estimate(scores, _reader(place), seed=_SEED)
         gain, p = found.get(row.name), adjusted.get(row.name)
         yield RowScores(
-            name=row.name, over=row.over, scores=dict(zip(tasks, _worths(own, inside=True), strict=True)),
+            name=row.name, over=row.over, parameters=row.parameters,
+            scores=dict(zip(tasks, _worths(own, inside=True), strict=True)),
             by_seed={task: tuple(map(_number, scores.points[place, :, at])) for at, task in enumerate(tasks)},
             gains=dict(zip(parts, _worths(gain), strict=True)) if gain else {},
             p=ps.get(row.name), p_adjusted=p, verdict=_verdict(gain, p),

@@ -55,7 +55,7 @@ def publish_ablation(folder: Path, table: str, rows: Sequence[TrainedRow], missi
     write_atomically(folder / "ablation.csv", as_csv(found))
     write_atomically(folder / "ablation.tex", latex)
     write_atomically(folder / "ablation.md", as_markdown(found, curves=curves))
-    head, lines = gain_lines(found.protocols["paper"])
+    head, lines = verdict_lines(found.protocols["paper"])
     emit_table(head, lines, title=f"Table {table}, protocol paper")
     say(f"{folder / 'ablation.md'}")
 
@@ -102,25 +102,46 @@ def _interval(worth: Worth) -> tuple[float, float] | None:
 
 
 def gain_lines(rows: Sequence[RowScores]) -> tuple[list[str], list[list[str]]]:
-    """Return the head and the lines of the table of gains: by kind, in total, the verdict, and the paper's own."""
+    """Return the head and the lines of the table of gains by kind and in total; beneath each what the paper prints."""
     kinds = [kind for kind in (*KINDS, TOTAL) if any(kind in row.gains for row in rows)]
-    told = [f"Δ {kind}" for kind in kinds]
-    head = ["Row", "over", *told, "p (Holm)", "Verdict", "Would show", *(f"paper {one}" for one in told)]
+    decided = any(row.p_adjusted is not None for row in rows)
+    head = ["Row", "Trained parameters", "over", *(f"Δ {kind}" for kind in kinds), "Verdict"]
+    head += ["p (Holm)", "Would show"] if decided else []
     lines = []
     for row in rows:
         own = [_gain(row.gains[kind]) if row.gains else "" for kind in kinds]
-        shown = "" if row.detectable is None else f"{100 * row.detectable:.1f} %"
-        p = "" if row.p_adjusted is None else f"{row.p_adjusted:.3f}"
-        paper = [f"{100 * row.reported[kind]:+.1f} %" if kind in row.reported else "" for kind in kinds]
-        lines.append([row.name, row.over, *own, p, row.verdict, shown, *paper])
+        line = [row.name, f"{row.parameters:,}", row.over, *own, row.verdict]
+        lines.append(line + list(_decided(row)) if decided else line)
+        if row.over and row.reported:
+            printed = [_percent_more(row.reported.get(kind)) for kind in kinds]
+            lines.append(["as printed", "", "", *printed, *[""] * (len(head) - 3 - len(kinds))])
     return head, lines
+
+
+def verdict_lines(rows: Sequence[RowScores]) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the lines of a narrower table: what rows gain in total, and what is decided."""
+    counted = [row for row in rows if row.over]
+    lines = [
+        [row.name, _gain(row.gains[TOTAL]), row.verdict, *_decided(row), _percent_more(row.reported.get(TOTAL))]
+        for row in counted
+    ]
+    return ["Row", "Δ total", "Verdict", "p (Holm)", "Would show", "Paper"], lines
+
+
+def _decided(row: RowScores) -> tuple[str, str]:
+    p = "" if row.p_adjusted is None else f"{row.p_adjusted:.3f}"
+    return p, "" if row.detectable is None else f"{100 * row.detectable:.1f} %"
+
+
+def _percent_more(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:+.1f} %"
 
 
 def _gain(worth: Worth) -> str:
     if worth.value is None:
         return "n/a"
     interval = _interval(worth)
-    return f"{100 * worth.value:+.1f} %" + (
+    return _percent_more(worth.value) + (
         "" if interval is None else " [{:+.1f}, {:+.1f}]".format(*(100 * one for one in interval))
     )
 
