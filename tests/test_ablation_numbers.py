@@ -45,6 +45,9 @@ def test_the_papers_numbers_give_the_gains_that_it_prints(table: str) -> None:
                 assert 100 * value == pytest.approx(one.gains[kind], abs=ROUNDING), (name, kind)
 
 
+COMMITTED = Path(__file__).resolve().parent.parent / "docs" / "ablation"
+
+
 def test_draws_are_those_of_a_naive_loop() -> None:
     generator = np.random.default_rng(3)
     clusters = [f"c{number % 4}" for number in range(11)]
@@ -193,6 +196,15 @@ def test_the_pages_show_every_number_with_the_papers_beside_it(tmp_path: Path) -
     assert "## Protocol `strict`" in page
     assert csv.count("\n") == 1 + 2 * (2 * 2 + 2)
     assert "paper,Linear,MLP,gain,total,,-0.3333" in csv
+
+
+@pytest.mark.parametrize("table", ["2a", "5"])
+def test_the_committed_tables_are_those_of_their_numbers(table: str) -> None:
+    folder = COMMITTED / table
+    found = read_ablation(folder / "ablation.json")
+    assert (found.table, found.seeds, found.missing) == (table, 3, ())
+    assert (folder / "ablation.md").read_text(encoding="utf-8") == as_markdown(found, curves=True)
+    assert (folder / "ablation.csv").read_text(encoding="utf-8") == as_csv(found)
 
 
 def test_on_the_papers_own_data_its_scores_stand_beneath(tmp_path: Path) -> None:

@@ -24,9 +24,11 @@ from medbench.harness.results import MetricResult, Results, read_results_file
 from medbench.harness.settings import Settings
 from medbench.harness.verdicts import Judged, prompt_of
 from medbench.harness.workload import load_workload
+from medbench.leaderboard.ablation.document import read_ablation
+from medbench.leaderboard.ablation.pages import verdict_lines
 from medbench.leaderboard.audit.document import wording
 from medbench.leaderboard.numbers import make_board, make_table
-from medbench.leaderboard.render import table_as_markdown
+from medbench.leaderboard.render import markdown_table, table_as_markdown
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.catalog import BUILTIN, benchmark_names, get_task, task_names
 from medbench.tasks.download.archives import readable_size
@@ -44,6 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HELP_WIDTH = 100
 MINI_RESULTS = ROOT / "docs" / "mini"
 PRESETS = ("official", "paper", "mini")
+ABLATIONS = ("2a", "5")
 DOCTOR_ROWS = {
     ("path-vqa", "closed_accuracy"),
     ("dermamnist", "accuracy"),
@@ -312,6 +315,16 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
 
 
+def ablation_gains() -> str:
+    """Return what the rows of the committed tables of trained rows gain in total."""
+    lines, head = list[list[str]](), list[str]()
+    for name in ABLATIONS:
+        found = read_ablation(ROOT / "docs" / "ablation" / name / "ablation.json")
+        head, rows = verdict_lines(found.protocols["paper"])
+        lines += [[name, *row] for row in rows]
+    return markdown_table(["Table", *head], lines)
+
+
 def judge_prompt() -> str:
     """Return what a judge is asked about an answer."""
     prompt = prompt_of(Judged(question="Which organ is shown?", reference="liver", answer="the hepatic organ"))
@@ -344,6 +357,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "presets": presets,
     "full-size": full_size,
     "judge-prompt": judge_prompt,
+    "ablation-gains": ablation_gains,
 }
 
 
