@@ -266,6 +266,21 @@ def test_pairs_are_told_where_their_interval_leaves_nothing_open() -> None:
     assert pulls(model("cmoe").groups["all"]) == {"against": 1, "together": 1, "open": 4}
     found = told.Document(models=(model("cmoe"), model("mlp", experts=0)))
     assert headline(found).startswith("In cmoe (moe) 1 of 6 ordered pairs of tasks pull against each other, 1 together")
+    assert headline(found).endswith(
+        "In both, a step of slake-vqa takes from mimic-cxr. In both, a step of mimic-cxr adds to slake-vqa."
+    )
+
+
+def test_of_many_models_one_sentence_tells_all_and_names_what_all_share() -> None:
+    one = model("seed 1")
+    group = one.groups["all"]
+    # The same but for the pair that pulls together, which is not told here.
+    unsure = group.model_copy(update={"direction": bounds([[1.0, 0.0, 0.0], [-0.5, 1.0, 0.0], [0.0, 0.02, 1.0]], 0.1)})
+    other = one.model_copy(update={"label": "seed 2", "groups": {"all": unsure}})
+    assert headline(told.Document(models=(one, one.model_copy(update={"label": "seed 3"}), other))) == (
+        "In each of 3 models 1 of 6 ordered pairs of tasks pull against each other, 0 to 1 together; the others cannot "
+        "be told. In all, a step of slake-vqa takes from mimic-cxr."
+    )
 
 
 def test_a_folder_becomes_figures_and_one_page(tmp_path: Path) -> None:

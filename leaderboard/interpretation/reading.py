@@ -1,17 +1,56 @@
 """An interpretation in words: what was measured, what chance would give, and what is not shown. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from medbench.harness.interpreted import Document, Interference, Maps, Measured, Number
 from medbench.leaderboard.interpretation.figures import ALL
 from medbench.leaderboard.render import markdown_table, markdown_text
 
+_TOLD_ONE_BY_ONE = 2  # Models; of more, one sentence tells all.
+_NAMED = 4  # Pairs of tasks in a sentence.
+
 
 def headline(document: Document) -> str:
-    """Return in a sentence or two what the first model and the others differ in."""
-    return " ".join(map(_of_model, document.models))
+    """Return in a few sentences how many pairs of tasks disturb one another, and which do in all of several models."""
+    models = document.models
+    counts = _of_several(models) if len(models) > _TOLD_ONE_BY_ONE else " ".join(map(_of_model, models))
+    return " ".join([counts, *(_in_all(models) if len(models) > 1 else [])])
+
+
+def _of_several(models: Sequence[Measured]) -> str:
+    against, along, neither = zip(*(pulls(model.groups[ALL]).values() for model in models), strict=True)
+    pairs = _range([sum(counts) for counts in zip(against, along, neither, strict=True)])
+    return (
+        f"In each of {len(models)} models {_range(against)} of {pairs} ordered pairs of tasks pull against each other, "
+        f"{_range(along)} together; the others cannot be told."
+    )
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _in_all(models: Sequence[Measured]) -> Iterator[str]:
+    """Yield a sentence on the pairs that are told alike in all models, one for each way to pull."""
+    each = [_pairs_told(model) for model in models]
+    for way, does in (("against", "takes from"), ("together", "adds to")):
+        found = [pair for pair in each[0][way] if all(pair in one[way] for one in each)]
+        if found:
+            named = [f"a step of {pulling} {does} {pulled}" for pulled, pulling in found[:_NAMED]]
+            more = f", and so in {len(found) - _NAMED} more pairs" if len(found) > _NAMED else ""
+            yield f"In {'both' if len(models) == _TOLD_ONE_BY_ONE else 'all'}, {', '.join(named)}{more}."
+
+
+def _pairs_told(model: Measured) -> dict[str, list[tuple[str, str]]]:
+    """Return the pairs, the task that is pulled first, that pull against each other or together."""
+    return {
+        way: [(model.tasks[pulled], model.tasks[pulling]) for pulled, pulling in np.argwhere(there)]
+        for way, there in _told(model.groups[ALL]).items()
+    }
 
 
 def _of_model(model: Measured) -> str:
@@ -111,10 +150,16 @@ def number(value: Number) -> str:
 
 def pulls(one: Interference) -> dict[str, int]:
     """Return how many ordered pairs of tasks pull against each other, together, or neither as far as can be told."""
+    counts = {way: int(there.sum()) for way, there in _told(one).items()}
+    others = len(one.non_positive) * (len(one.non_positive) - 1)
+    return {**counts, "open": others - sum(counts.values())}
+
+
+def _told(one: Interference) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return which pairs of two tasks pull against each other, and which together [T, T]."""
     low, high = (np.asarray(side, dtype=np.float64) for side in (one.direction.low, one.direction.high))
     others = ~np.eye(len(low), dtype=bool)
-    against, along = int(((high < 0) & others).sum()), int(((low > 0) & others).sum())
-    return {"against": against, "together": along, "open": int(others.sum()) - against - along}
+    return {"against": (high < 0) & others, "together": (low > 0) & others}
 
 
 def spread(values: Sequence[Number]) -> float:
