@@ -43,14 +43,8 @@ def publish_ablation(folder: Path, table: str, rows: Sequence[TrainedRow], missi
     """
     found = make_ablation(table, rows, missing)
     curves = draw_curves(folder / "curves.svg", rows)
-    names = {path: row.name for row in rows for path in row.runs}
-    latex = leaderboard(
-        list(names),
-        form="latex",
-        layout="table2",
-        grouped=True,
-        names={str(path): name for path, name in names.items()},
-    )
+    names = {str(path): row.name for row in rows for path in row.runs}
+    latex = leaderboard(list(map(Path, names)), form="latex", layout="table2", grouped=True, names=names)
     write_atomically(folder / "ablation.json", canonical_json(found.as_json(), indent=2) + "\n")
     write_atomically(folder / "ablation.csv", as_csv(found))
     write_atomically(folder / "ablation.tex", latex)
