@@ -267,7 +267,7 @@ def test_pairs_are_told_where_their_interval_leaves_nothing_open() -> None:
     found = told.Document(models=(model("cmoe"), model("mlp", experts=0)))
     assert headline(found).startswith("In cmoe (moe) 1 of 6 ordered pairs of tasks pull against each other, 1 together")
     assert headline(found).endswith(
-        "In both, a step of slake-vqa takes from mimic-cxr. In both, a step of mimic-cxr adds to slake-vqa."
+        "In every model a step of slake-vqa takes from mimic-cxr. In every model a step of mimic-cxr adds to slake-vqa."
     )
 
 
@@ -279,8 +279,14 @@ def test_of_many_models_one_sentence_tells_all_and_names_what_all_share() -> Non
     other = one.model_copy(update={"label": "seed 2", "groups": {"all": unsure}})
     assert headline(told.Document(models=(one, one.model_copy(update={"label": "seed 3"}), other))) == (
         "In each of 3 models 1 of 6 ordered pairs of tasks pull against each other, 0 to 1 together; the others cannot "
-        "be told. In all, a step of slake-vqa takes from mimic-cxr."
+        "be told. In every model a step of slake-vqa takes from mimic-cxr."
     )
+
+    along = group.model_copy(update={"direction": bounds([[1.0] * 3] * 3, 0.1)})
+    all_along = one.model_copy(update={"groups": {"all": along}})
+    said = headline(told.Document(models=(all_along, all_along.model_copy(update={"label": "seed 2"}))))
+    assert said.count("adds to") == 4
+    assert said.endswith(", and so in 2 more pairs.")
 
 
 def test_a_folder_becomes_figures_and_one_page(tmp_path: Path) -> None:

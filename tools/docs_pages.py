@@ -28,7 +28,7 @@ from medbench.leaderboard.ablation.document import read_ablation
 from medbench.leaderboard.ablation.pages import verdict_lines
 from medbench.leaderboard.audit.document import wording
 from medbench.leaderboard.numbers import make_board, make_table
-from medbench.leaderboard.render import markdown_table, table_as_markdown
+from medbench.leaderboard.render import table_as_markdown
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.catalog import BUILTIN, benchmark_names, get_task, task_names
 from medbench.tasks.download.archives import readable_size
@@ -322,7 +322,7 @@ def ablation_gains() -> str:
         found = read_ablation(ROOT / "docs" / "ablation" / name / "ablation.json")
         head, rows = verdict_lines(found.protocols["paper"])
         lines += [[name, *row] for row in rows]
-    return markdown_table(["Table", *head], lines)
+    return table(["Table", *head], lines)
 
 
 def judge_prompt() -> str:

@@ -98,17 +98,15 @@ def _interval(worth: Worth) -> tuple[float, float] | None:
 def gain_lines(rows: Sequence[RowScores]) -> tuple[list[str], list[list[str]]]:
     """Return the head and the lines of the table of gains by kind and in total; beneath each what the paper prints."""
     kinds = [kind for kind in (*KINDS, TOTAL) if any(kind in row.gains for row in rows)]
-    decided = any(row.p_adjusted is not None for row in rows)
-    head = ["Row", "Trained parameters", "over", *(f"Δ {kind}" for kind in kinds), "Verdict"]
-    head += ["p (Holm)", "Would show"] if decided else []
+    gains = [f"Δ {kind}" for kind in kinds]
+    head = ["Row", "Trained parameters", "over", *gains, "Verdict", "p (Holm)", "Would show"]
     lines = []
     for row in rows:
         own = [_gain(row.gains[kind]) if row.gains else "" for kind in kinds]
-        line = [row.name, f"{row.parameters:,}", row.over, *own, row.verdict]
-        lines.append(line + list(_decided(row)) if decided else line)
+        lines.append([row.name, f"{row.parameters:,}", row.over, *own, row.verdict, *_decided_by(row)])
         if row.over and row.reported:
             printed = [_percent_more(row.reported.get(kind)) for kind in kinds]
-            lines.append(["as printed", "", "", *printed, *[""] * (len(head) - 3 - len(kinds))])
+            lines.append(["as printed", "", "", *printed, "", "", ""])
     return head, lines
 
 
@@ -116,13 +114,14 @@ def verdict_lines(rows: Sequence[RowScores]) -> tuple[list[str], list[list[str]]
     """Return the head and the lines of a narrower table: what rows gain in total, and what is decided."""
     counted = [row for row in rows if row.over]
     lines = [
-        [row.name, _gain(row.gains[TOTAL]), row.verdict, *_decided(row), _percent_more(row.reported.get(TOTAL))]
+        [row.name, _gain(row.gains[TOTAL]), row.verdict, *_decided_by(row), _percent_more(row.reported.get(TOTAL))]
         for row in counted
     ]
     return ["Row", "Δ total", "Verdict", "p (Holm)", "Would show", "Paper"], lines
 
 
-def _decided(row: RowScores) -> tuple[str, str]:
+def _decided_by(row: RowScores) -> tuple[str, str]:
+    """Return p and the smallest gain that would show, both empty with one training."""
     p = "" if row.p_adjusted is None else f"{row.p_adjusted:.3f}"
     return p, "" if row.detectable is None else f"{100 * row.detectable:.1f} %"
 

@@ -9,14 +9,14 @@ from medbench.harness.interpreted import Document, Interference, Maps, Measured,
 from medbench.leaderboard.interpretation.figures import ALL
 from medbench.leaderboard.render import markdown_table, markdown_text
 
-_TOLD_ONE_BY_ONE = 2  # Models; of more, one sentence tells all.
-_NAMED = 4  # Pairs of tasks in a sentence.
+_MOST_MODELS_TOLD_SINGLY = 2
+_MOST_PAIRS_NAMED = 4
 
 
 def headline(document: Document) -> str:
     """Return in a few sentences how many pairs of tasks disturb one another, and which do in all of several models."""
     models = document.models
-    counts = _of_several(models) if len(models) > _TOLD_ONE_BY_ONE else " ".join(map(_of_model, models))
+    counts = _of_several(models) if len(models) > _MOST_MODELS_TOLD_SINGLY else " ".join(map(_of_model, models))
     return " ".join([counts, *(_in_all(models) if len(models) > 1 else [])])
 
 
@@ -40,9 +40,9 @@ def _in_all(models: Sequence[Measured]) -> Iterator[str]:
     for way, does in (("against", "takes from"), ("together", "adds to")):
         found = [pair for pair in each[0][way] if all(pair in one[way] for one in each)]
         if found:
-            named = [f"a step of {pulling} {does} {pulled}" for pulled, pulling in found[:_NAMED]]
-            more = f", and so in {len(found) - _NAMED} more pairs" if len(found) > _NAMED else ""
-            yield f"In {'both' if len(models) == _TOLD_ONE_BY_ONE else 'all'}, {', '.join(named)}{more}."
+            named = [f"a step of {pulling} {does} {pulled}" for pulled, pulling in found[:_MOST_PAIRS_NAMED]]
+            left = len(found) - len(named)
+            yield f"In every model {', '.join(named)}{f', and so in {left} more pairs' if left else ''}."
 
 
 def _pairs_told(model: Measured) -> dict[str, list[tuple[str, str]]]:
