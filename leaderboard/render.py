@@ -189,8 +189,13 @@ def told_under(table: Table) -> list[str]:
     if rows:
         shown = markdown_table(["Task", "Metric", "Model", "Answered", "Among these"], rows, right=2, merged=True)
         told = "Numbers among the answers that could be read: never to be compared, since silence raises them"
-        parts.append(f"<details><summary>{told}</summary>\n\n{shown}\n\n</details>")
+        parts.append(folded(told, shown))
     return parts
+
+
+def folded(title: str, text: str) -> str:
+    """Return markdown below a line, its title as plain text, that unfolds it."""
+    return f"<details><summary>{markdown_text(title)}</summary>\n\n{text}\n\n</details>"
 
 
 def legend(tables: Sequence[Table], marks: Mapping[str, str] = WORDING["marks"]) -> str:

@@ -22,6 +22,7 @@ _LETTERS = "ABCDEFGHIJ"
 class Probe:
     """One way of asking."""
 
+    asked: str  # How it asks, as the beginning of a sentence.
     meaning: str  # What is changed and what it tells.
     kinds: frozenset[Kind]  # Kinds of tasks that it can change.
     # From a task, its test samples and a seed to what is asked; None if they have nothing that it changes.
@@ -88,14 +89,23 @@ def _in_other_words(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Ask
     return (replace(spec, prompt=random.Random(seed).choice(others)), list(samples)) if others else None
 
 
-_ROWS: Sequence[tuple[str, str, frozenset[Kind], Change]] = (
-    ("image-off", "no image: what is still right rests on the question alone",
-     frozenset({"vqa", "report", "cls", "reg"}), _without_images),
-    ("image-shuffled", "the image of another patient: what is still right does not rest on the image",
-     frozenset({"vqa", "report", "cls"}), _with_other_images),
-    ("options-shuffled", "the options under other letters: a model that knows the letter by heart falls",
-     frozenset({"qa"}), _with_other_options),
-    ("paraphrase", "another instruction: a model that knows the question by heart falls",
-     frozenset(get_args(Kind)), _in_other_words),
-)  # fmt: skip
-PROBES = {name: Probe(meaning=meaning, kinds=kinds, change=change) for name, meaning, kinds, change in _ROWS}
+PROBES: dict[str, Probe] = {
+    "image-off": Probe(
+        asked="Without images", meaning="no image: what is still right rests on the question alone",
+        kinds=frozenset({"vqa", "report", "cls", "reg"}), change=_without_images,
+    ),
+    "image-shuffled": Probe(
+        asked="With the images of others",
+        meaning="the image of another patient: what is still right does not rest on the image",
+        kinds=frozenset({"vqa", "report", "cls"}), change=_with_other_images,
+    ),
+    "options-shuffled": Probe(
+        asked="With the options in another order",
+        meaning="the options under other letters: a model that knows the letter by heart falls",
+        kinds=frozenset({"qa"}), change=_with_other_options,
+    ),
+    "paraphrase": Probe(
+        asked="By another instruction", meaning="another instruction: a model that knows the question by heart falls",
+        kinds=frozenset(get_args(Kind)), change=_in_other_words,
+    ),
+}  # fmt: skip

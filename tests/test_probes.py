@@ -9,7 +9,7 @@ import pytest
 from audit_terminal import medbench
 from test_compare import table
 
-from medbench.leaderboard.audit.probes import WRONG_KEYS, Pair, ProbeFinding, read_probe, read_wrong_keys
+from medbench.leaderboard.audit.probes import WRONG_KEYS, Pair, ProbeFinding, read_probe, read_wrong_keys, summary
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_USAGE
 from medbench.tasks.metrics.metric import FloatArray
@@ -104,7 +104,7 @@ def finding(
 
 def test_a_harder_question_is_no_leak_and_a_larger_fall_than_the_peers_is() -> None:
     honest = finding(0.0, peers=4)
-    assert honest.drop.p < 0.001
+    assert (honest.drop.p < 0.001, honest.falls) == (True, True)
     assert honest.verdict == "no_evidence"
     memoriser = finding(0.3, peers=4)
     assert memoriser.verdict == "suspicious"
@@ -112,6 +112,17 @@ def test_a_harder_question_is_no_leak_and_a_larger_fall_than_the_peers_is() -> N
     assert memoriser.gap.value > 0.05
     assert finding(0.3, peers=2).verdict == "not_testable"
     assert finding(0.3, peers=4, probe="image-off").verdict == "not_testable"
+
+
+def test_a_page_begins_with_where_the_scores_fall() -> None:
+    falls = finding(0.0, peers=0, harder=0.3, probe="image-shuffled")
+    same = replace(finding(0.0, peers=0, harder=0.0, probe="image-shuffled"), task="slake-vqa")
+    assert (falls.falls, same.falls) == (True, False)
+    said = summary("image-shuffled", [falls, same])
+    assert said.startswith("With the images of others the scores fall on dermamnist (")
+    assert said.endswith(" %); no fall is shown on slake-vqa.")
+    assert "at least 3 peers" in summary("paraphrase", [falls])
+    assert summary("paraphrase", []) == ""
 
 
 @pytest.mark.slow
@@ -148,7 +159,11 @@ def test_the_command_line_probes(runs: dict[str, Path], tmp_path: Path) -> None:
     page = tmp_path / "probe.md"
     told = medbench("audit", "probe", runs["plain"], runs["off"], "--output", page)
     assert told.returncode == 5, told.stderr
-    assert "priors of the questions" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "priors of the questions" in text
+    said = "Without images no fall is shown on dermamnist, organsmnist, path-vqa and slake-vqa."
+    assert told.stdout.startswith(f"{said}\n")
+    assert f"> **{said}**" in text
     document = json.loads(medbench("audit", "probe", runs["plain"], runs["off"], "--format", "json").stdout)
     assert document["tasks"]["slake-vqa"]["drop"]["value"] == 0
     assert document["tasks"]["slake-vqa"]["verdict"] == "not_testable"

@@ -1,8 +1,9 @@
 """`ablation.json`: the numbers of a table of trained rows; made of their runs, and read again."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,7 +167,7 @@ def _rows(
     adjusted = dict(zip(ps, holm(list(ps.values())), strict=True))
     levels = dict(zip(ps, levels_to_reach(list(ps.values())), strict=True))
     for place, row in enumerate(rows):
-        own = estimate(scores, _reader(place), seed=_SEED)
+        own = estimate(scores, partial(np.take, indices=place, axis=-2), seed=_SEED)
         gain, p = found.get(row.name), adjusted.get(row.name)
         yield RowScores(
             name=row.name, over=row.over, parameters=row.parameters,
@@ -179,14 +180,8 @@ def _rows(
         )  # fmt: skip
 
 
-def _reader(place: int) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
-    return lambda values: values[..., place, :]
-
-
 def _gain(scores: Scores, ours: int, baseline: int, parts: Sequence[npt.NDArray[np.bool_]]) -> Estimate:
-    return estimate(
-        scores, lambda values: gains(values[..., ours, :], values[..., baseline, :], parts), seed=_SEED
-    )  # fmt: skip
+    return estimate(scores, lambda every: gains(every[..., ours, :], every[..., baseline, :], parts), seed=_SEED)
 
 
 def _verdict(gain: Estimate | None, p: float | None) -> Verdict:

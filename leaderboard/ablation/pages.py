@@ -62,11 +62,9 @@ def as_markdown(found: Ablation, *, curves: bool = False) -> str:
         head, lines = gain_lines(rows)
         shares = [row.gains[TOTAL].of_seeds for row in rows if row.gains]
         between = max((one for one in shares if one is not None), default=None)
-        tables = [
-            _score_table(found, rows, protocol),
-            markdown_table(head, [list(map(markdown_text, line)) for line in lines]),
-        ]
-        sections.append((protocol, *tables, "" if between is None else f"{100 * between:.0f} %"))
+        scored, gained = _score_table(found, rows, protocol), [list(map(markdown_text, line)) for line in lines]
+        share = "" if between is None else f"{100 * between:.0f} %"
+        sections.append((protocol, scored, markdown_table(head, gained), share))
     return render_markdown(
         "ablation.md", found=found, sections=sections, notices=[*lacking, *found.notices], told=WORDING["ablation"],
         title=WORDING["ablation"]["titles"][found.table], curves=curves,
@@ -112,10 +110,10 @@ def gain_lines(rows: Sequence[RowScores]) -> tuple[list[str], list[list[str]]]:
 
 def verdict_lines(rows: Sequence[RowScores]) -> tuple[list[str], list[list[str]]]:
     """Return the head and the lines of a narrower table: what rows gain in total, and what is decided."""
-    counted = [row for row in rows if row.over]
     lines = [
         [row.name, _gain(row.gains[TOTAL]), row.verdict, *_decided_by(row), _percent_more(row.reported.get(TOTAL))]
-        for row in counted
+        for row in rows
+        if row.over
     ]
     return ["Row", "Δ total", "Verdict", "p (Holm)", "Would show", "Paper"], lines
 
@@ -133,10 +131,8 @@ def _percent_more(share: float | None) -> str:
 def _gain(worth: Worth) -> str:
     if worth.value is None:
         return "n/a"
-    interval = _interval(worth)
-    return _percent_more(worth.value) + (
-        "" if interval is None else " [{:+.1f}, {:+.1f}]".format(*(100 * one for one in interval))
-    )
+    bounds = [f"{100 * one:+.1f}" for one in _interval(worth) or ()]
+    return _percent_more(worth.value) + (f" [{', '.join(bounds)}]" if bounds else "")
 
 
 def as_csv(found: Ablation) -> str:

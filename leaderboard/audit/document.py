@@ -124,6 +124,7 @@ class Audit:
     columns: Sequence[str]  # of the table with a row for each task, which is what a terminal shows
     right: int = 0  # how many of them, at the end, are aligned to the right
     run: str = ""  # identity of the run; empty where there is none
+    told: str = ""  # the sentence over it where no verdict comes out and none was asked for
     incomplete: bool = False  # whether something needed could not be seen, so that nothing found is no answer
     notes: Sequence[str] = ()  # what must be said beside the verdicts
     limits: Sequence[str] = ()  # what was not checked
@@ -148,7 +149,9 @@ class Audit:
 
     @property
     def headline(self) -> str:
-        """The verdict in one sentence."""
+        """The verdict in one sentence; what was seen, where there is none."""
+        if self.told and self.verdict == "not_testable":
+            return self.told
         return sentence(self.kind, self.verdict, [(one.title, one.verdict, one.short) for one in self.tasks.values()])
 
     @property

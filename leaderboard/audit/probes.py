@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from medbench.harness.results import Results, read_results
-from medbench.leaderboard.audit.document import WORDS, Audit, TaskVerdict, Verdict, p_text, plain, wording
+from medbench.leaderboard.audit.document import WORDS, Audit, TaskVerdict, Verdict, p_text, plain, some, wording
 from medbench.leaderboard.runs import primary_metric
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -22,6 +22,7 @@ from medbench.tasks.spec import Kind
 from medbench.tasks.statistics.paired import Difference, difference, holm
 
 ALPHA = 0.001
+SHOWN = 0.05
 LEAST_PEERS = 3
 LEAST_GAP = 0.03
 WITH_VERDICT = frozenset({"options-shuffled", "paraphrase"})
@@ -53,6 +54,7 @@ class ProbeFinding:
     drop: Difference  # the first minus the second, on samples scored both ways
     peers: int  # how many peers there are; `peer_drop` is their mean drop
     peer_drop: float | None
+    falls: bool  # whether the drop is shown: its interval above 0, and p below 0.05, adjusted by Holm over the tasks
     gap: Difference | None  # drop minus the peers' mean drop, on samples that all scored; None without peers
     p: float | None  # one-sided p of a gap as large, adjusted by Holm over the tasks
     verdict: Verdict  # only probes that knowing by heart alone explains have one besides `not_testable`
@@ -67,12 +69,13 @@ def read_probe(
     all_found = (_finding(task, kinds[task], pair, others, protocol, seed) for task, pair, others in pairs)
     found = [finding for finding in all_found if finding is not None]
     adjusted = iter(holm([finding.p for finding in found if finding.p is not None]))
+    falls = [p < SHOWN for p in holm([finding.drop.p for finding in found])]
     for place, finding in enumerate(found):
         p = None if finding.p is None else next(adjusted)
         verdict: Verdict = "not_testable"
         if name in WITH_VERDICT and finding.peers >= LEAST_PEERS and finding.gap is not None and p is not None:
             verdict = "suspicious" if p < ALPHA and finding.gap.value >= LEAST_GAP else "no_evidence"
-        found[place] = replace(finding, p=p, verdict=verdict)
+        found[place] = replace(finding, p=p, verdict=verdict, falls=falls[place] and finding.drop.low > 0)
     return found
 
 
@@ -102,7 +105,7 @@ def _finding(
     gap = compared([ours[name][0] - ours[name][1] for name in names], theirs, names) if others else None
     return ProbeFinding(
         task=task, metric=metric, plain=float(np.mean(plain)), probed=float(np.mean(probed)), drop=drop,
-        peers=len(peers), peer_drop=float(np.mean(theirs)) if names else None, gap=gap,
+        falls=False, peers=len(peers), peer_drop=float(np.mean(theirs)) if names else None, gap=gap,
         p=None if gap is None else gap.p / 2 if gap.value > 0 else 1 - gap.p / 2, verdict="not_testable",
     )  # fmt: skip
 
@@ -146,46 +149,60 @@ def audit_probe(
     if probed is None and wrong_gold is None:
         raise UsageError("There is nothing to look at.", "Give a second run (--probe), or --wrong-gold FILE.")
     results = read_results(run)
-    name, findings = "", []
+    name, findings, notes = "", [], list(results.notices)
     if probed is not None:
         name, pairs = _pairs(run, probed)
         others = [_pairs(*peer, expected=name)[1] for peer in peers]
         kinds = {task: results.tasks[task].kind for task in pairs}
         findings = read_probe(name, kinds, pairs, others, protocol, seed=results.seed)
+        if left_out := [task for task in results.tasks if task not in {one.task for one in findings}]:
+            notes.append(f"Not compared, as the probe has no answers or no score there: {', '.join(left_out)}.")
     tasks = {
-        one.task: TaskVerdict(title=one.task, verdict=one.verdict, cells=_row(one), details=plain(one))
+        one.task: TaskVerdict(title=one.task, verdict=one.verdict, cells=_row(name, one), details=plain(one))
         for one in findings
     }
     if wrong_gold is not None:
         wrong = read_wrong_keys(_answers_to(run, results, wrong_gold, protocol))
         said = f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)}"
-        text = f"{said} were every second agreement chance"
         tasks[WRONG_KEYS] = TaskVerdict(
-            title=WRONG_KEYS, verdict=wrong.verdict, short=said, text=text, details=plain(wrong)
-        )
+            title=WRONG_KEYS, verdict=wrong.verdict, short=said, details=plain(wrong),
+            text=f"{said} were every second agreement chance",
+        )  # fmt: skip
     return Audit(
         kind="probe", title=f"Probe of {results.model.title}, protocol {protocol}",
         question=_reading(name) if name else "Does the model agree with keys that are known to be wrong?",
-        run=results.run, tasks=tasks, columns=_COLUMNS, notes=results.notices,
+        run=results.run, tasks=tasks, columns=_COLUMNS, notes=notes, told=summary(name, findings),
         settings={"run": results.run, "probe": name, "protocol": protocol, "seed": results.seed},
     )  # fmt: skip
 
 
 def _reading(name: str) -> str:
-    told = f"Probe {name}: {PROBES[name].meaning}. Values are means over samples scored both ways."
-    with_verdict, without = wording("probe")["with_verdict"].format(LEAST_PEERS), wording("probe")["without_verdict"]
-    return f"{told} {with_verdict if name in WITH_VERDICT else without}"
+    verdict = wording("probe")["with_verdict" if name in WITH_VERDICT else "without_verdict"].format(LEAST_PEERS)
+    return f"Probe {name}: {PROBES[name].meaning}. Values are means over samples scored both ways. {verdict}"
 
 
-def _row(one: ProbeFinding) -> list[str]:
+def summary(name: str, findings: Sequence[ProbeFinding]) -> str:
+    """Return in a sentence where the scores fall; empty where nothing was compared."""
+    if not findings:
+        return ""
+    falls = [f"{one.task} ({100 * one.plain:.1f} to {100 * one.probed:.1f} %)" for one in findings if one.falls]
+    same = [one.task for one in findings if not one.falls]
+    parts = [f"the scores fall on {some(falls)}"] if falls else []
+    parts += [f"no fall is shown on {some(same)}"] if same else []
+    said = f"{PROBES[name].asked} {'; '.join(parts)}."
+    return f"{said} {wording('probe')['peers_wanted'].format(LEAST_PEERS)}" if name in WITH_VERDICT else said
+
+
+def _row(name: str, one: ProbeFinding) -> list[str]:
     def spread(found: Difference | None) -> str:
         if found is None:
             return "-"
         return f"{100 * found.value:+.2f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
 
+    seen = WORDS[one.verdict] if name in WITH_VERDICT else "falls" if one.falls else "no fall shown"
     peers = "-" if one.peer_drop is None else f"{100 * one.peer_drop:+.2f}"
     values = (f"{100 * one.plain:.2f}", f"{100 * one.probed:.2f}", spread(one.drop), peers, spread(one.gap))
-    return [one.task, one.metric, *values, p_text(one.p, _SMALLEST_P), WORDS[one.verdict]]
+    return [one.task, one.metric, *values, p_text(one.p, _SMALLEST_P), seen]
 
 
 def _pairs(run: Path, probed: Path, *, expected: str = "") -> tuple[str, dict[str, Pair]]:

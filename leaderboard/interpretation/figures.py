@@ -130,17 +130,11 @@ def draw_training(figure: "Figure", models: Sequence[Measured]) -> None:
     names = list(dict.fromkeys(task for model in models for one in model.over_training for task in one.weights))
     for axes, model in zip(_row(figure, len(models), 2.4, share=True), models, strict=True):
         for place, name in enumerate(names):
-            told = [
-                (one.step, max(map(_number, one.weights[name]))) for one in model.over_training if one.weights.get(name)
-            ]
-            look: Any = {
-                "color": f"C{place}",
-                "marker": list(MARKS)[place % len(MARKS)],
-                "markersize": 3,
-                "linewidth": 0.9,
-            }
+            weighed = [(one.step, one.weights.get(name)) for one in model.over_training]
+            told = [(step, max(map(_number, weights))) for step, weights in weighed if weights]
+            look: Any = {"marker": list(MARKS)[place % len(MARKS)], "markersize": 3, "linewidth": 0.9}
             if told:
-                axes.plot(*zip(*told, strict=True), label=name, **look)
+                axes.plot(*zip(*told, strict=True), label=name, color=f"C{place}", **look)
         axes.set(title=_name(model.label), xlabel="step", ylabel="largest weight of an expert")
     _legend_below(figure)
 
@@ -164,9 +158,8 @@ def draw_maps(figure: "Figure", maps: Sequence[Maps], *, in_room: bool = False) 
 
 def draw_spectra(figure: "Figure", spectra: fisher.FisherDocument) -> None:
     """Draw the shares of the eigenvalues of F from the largest, on a log scale; dotted where all would be the same."""
-    for axes, reading in zip(
-        _row(figure, len(fisher.READINGS), 2.6, share=True), reversed(fisher.READINGS), strict=True
-    ):
+    panels = _row(figure, len(fisher.READINGS), 2.6, share=True)
+    for axes, reading in zip(panels, reversed(fisher.READINGS), strict=True):
         for place, model in enumerate(spectra.models):
             shares = _array(model.groups[ALL].spectra[reading].shares)
             shares = shares[shares > _NOTHING]

@@ -23,8 +23,8 @@ _FIGURE = (
 _SECTIONS: Sequence[Mapping[str, str]] = read_yaml_table(Path(__file__).with_name("sections.yaml"))["sections"]
 _TABLES: Mapping[str, Callable[[Document, Sequence[Maps], fisher.FisherDocument | None], str]] = {
     "summary": lambda found, *_: reading.summary_table(found),
-    "tasks": lambda found, *_: reading.folded("By task", found, reading.task_table),
-    "parts": lambda found, *_: reading.folded("By part of the connector", found, reading.group_table),
+    "tasks": lambda found, *_: reading.by_model("By task", found, reading.task_table),
+    "parts": lambda found, *_: reading.by_model("By part of the connector", found, reading.group_table),
     "maps": lambda _, made, __: reading.map_table(made),
     "spectra": lambda _, __, spectra: spectra_as_markdown(spectra) if spectra else "",
     "measured": lambda found, *_: reading.how_measured(found),

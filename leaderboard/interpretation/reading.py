@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from medbench.harness.interpreted import Document, Interference, Maps, Measured, Number
 from medbench.leaderboard.interpretation.figures import ALL
-from medbench.leaderboard.render import markdown_table, markdown_text
+from medbench.leaderboard.render import folded, markdown_table, markdown_text
 
 _MOST_MODELS_TOLD_SINGLY = 2
 _MOST_PAIRS_NAMED = 4
@@ -137,10 +137,9 @@ def how_measured(document: Document) -> str:
     return "\n".join(lines)
 
 
-def folded(title: str, found: Document, table: Callable[[Measured], str]) -> str:
+def by_model(title: str, found: Document, table: Callable[[Measured], str]) -> str:
     """Return a table of each model below a line that unfolds it."""
-    parts = [(markdown_text(model.label), table(model)) for model in found.models]
-    return "\n\n".join(f"<details><summary>{title}: {name}</summary>\n\n{one}\n\n</details>" for name, one in parts)
+    return "\n\n".join(folded(f"{title}: {model.label}", table(model)) for model in found.models)
 
 
 def number(value: Number) -> str:

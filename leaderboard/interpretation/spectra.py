@@ -5,7 +5,7 @@ from math import log
 
 from medbench.harness.interpreted import Number, fisher
 from medbench.leaderboard.interpretation.figures import ALL
-from medbench.leaderboard.render import markdown_table, markdown_text, p_text
+from medbench.leaderboard.render import folded, markdown_table, markdown_text, p_text
 
 _LEVEL = 0.05
 _ALONE = "One model was measured: its numbers say something beside those of another on the same samples only."
@@ -38,9 +38,7 @@ def _numbers(model: fisher.FisherModel, group: str) -> list[str]:
 def _parts(model: fisher.FisherModel) -> str:
     rows = [[name, f"{one.parameters:,}", *_numbers(model, name)] for name, one in model.groups.items()]
     table = markdown_table(("part", "parameters", *_NUMBERS), rows)
-    return (
-        f"<details><summary>By part of the connector: {markdown_text(model.label)}</summary>\n\n{table}\n\n</details>"
-    )
+    return folded(f"By part of the connector: {model.label}", table)
 
 
 def _changes(other: str, of: Mapping[fisher.Reading, fisher.Changes]) -> Iterator[list[str]]:

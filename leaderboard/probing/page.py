@@ -13,7 +13,7 @@ from medbench.leaderboard.probing import reading
 from medbench.leaderboard.probing.figures import Curves, draw_all
 from medbench.leaderboard.probing.reading import WORDS
 from medbench.leaderboard.probing.summary import ModeRow, rows_of, write_summary
-from medbench.leaderboard.render import as_page, asset, markdown_as_html, markdown_text, notes, render_html
+from medbench.leaderboard.render import as_page, asset, folded, markdown_as_html, markdown_text, notes, render_html
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import write_atomically
 
@@ -65,10 +65,10 @@ def _target(curves: Curves, image: bytes) -> str:
     lines = "\n".join(f"- {one}" for one in said) if len(said) > 1 else said[0]
     source = f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}"
     drawing = _FIGURE.format(escape(f"Scores of probes along the depth of models: {title}"), source)
-    folded = [_folded(WORDS["places"].format(model=name), reading.place_table(one)) for name, one in curves]
+    below = [folded(WORDS["places"].format(model=name), reading.place_table(one)) for name, one in curves]
     if health := reading.health_table(curves):
-        folded.append(_folded(WORDS["health"], f"{WORDS['health_text']}\n\n{health}"))
-    tables = _markdown(reading.mode_table(curves), reading.samples_text(curves), *folded)
+        below.append(folded(WORDS["health"], f"{WORDS['health_text']}\n\n{health}"))
+    tables = _markdown(reading.mode_table(curves), reading.samples_text(curves), *below)
     return _markdown(f"## {markdown_text(title)}", lines) + drawing + tables
 
 
@@ -82,10 +82,6 @@ def curve_frame(models: Sequence[Probed]) -> pd.DataFrame:
         }
         for model in models for found in model.targets for one in found.places
     ])  # fmt: skip
-
-
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{markdown_text(title)}</summary>\n\n{text}\n\n</details>"
 
 
 def _markdown(*parts: str) -> str:
