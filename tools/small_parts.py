@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> None:
     """Write what is not there yet; a folder is whole or absent. UsageError if a package is not installed."""
     if len(arguments) != 1:
         raise UsageError(f"{len(arguments)} folders were given, one is needed.", _USAGE)
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for name, write in PARTS.items():
         folder = Path(arguments[0]) / name
         if not folder.is_dir():
