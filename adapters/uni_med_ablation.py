@@ -26,6 +26,23 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What all rows share: a folder of trainings has one, so that no table stands where another's was."""
+
+    recipe: str  # Its name, or that of the file's own.
+    changes: tuple[str, ...]  # Of `--set`.
+    steps: int
+    samples: int  # Of a step.
+    seed: int  # Of the first training of a row; the others have the next ones.
+    key: str  # Of the whole recipe and the data.
+
+    @property
+    def told(self) -> str:
+        """The base in a few words."""
+        return " with ".join(filter(None, [self.recipe, ", ".join(self.changes)]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowPlan:
     """A row of a table: `over` which row its gain is counted, and a training for each seed by its name."""
 
@@ -38,8 +55,8 @@ class RowPlan:
 def row_plans(
     tables: Sequence[str], rows: Sequence[str], config: str, overrides: Sequence[str], *, data_dir: Path, seeds: int,
     planned: bool = False,
-) -> list[RowPlan]:  # fmt: skip
-    """Return the wanted rows of tables, all for none wanted, with the recipes of `seeds` trainings of each.
+) -> tuple[Base, list[RowPlan]]:  # fmt: skip
+    """Return the base, and the wanted rows of tables, all for none wanted, with the recipes of `seeds` trainings each.
 
     Rows that ask for the same have trainings of the same name. UsageError if a recipe cannot be followed, or there is
     no such row; DataError if a task is not prepared. One that is only `planned` need not name its base weights.
@@ -57,14 +74,21 @@ def row_plans(
             found[f"{key}-seed{seed}"] = Training(recipe=recipe, tower=_tower_of(recipe, data))
         return found
 
-    return [
+    shared = Base(
+        recipe=base.name, changes=tuple(overrides), steps=base.steps, samples=base.micro_batch * base.micro_batches,
+        seed=base.seed, key=fingerprint({"recipe": base.table(), "data": data})[:_LETTERS],
+    )  # fmt: skip
+    return shared, [
         RowPlan(table=table, name=name, over=row.over, trainings=trainings(row))
         for table, name, row in paper.chosen_rows(tables, rows)
     ]
 
 
-def cost_of(recipe: "Recipe") -> tuple[int, int]:
-    """Return trained parameters and bytes of memory without loading a weight; UsageError if there is no such model."""
+def cost_of(recipe: "Recipe") -> tuple[int, int, str]:
+    """Return trained parameters, bytes of memory and whose sizes these are, without loading a weight.
+
+    UsageError if there is no such model.
+    """
     from medbench.unimed.training.plan import needs_of
 
     return needs_of(recipe)

@@ -14,6 +14,7 @@ from tiny_base import lora_overrides, make_base
 from medbench.harness import finish, generate, rundir
 from medbench.harness.ablation.grid import Grid
 from medbench.leaderboard.ablation.document import read_ablation
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from medbench.unimed.checkpoint import BaseWeights
 from medbench.unimed.training.folder import TrainingFolder
 
@@ -147,6 +148,52 @@ def test_rows_that_are_not_through_are_named_and_the_others_shown(
     assert read_ablation(whole / "2a" / "ablation.json").missing == ("CMoE, hard",)
     monkeypatch.undo()
     assert medbench(*words(whole)).returncode == 0
+
+
+def test_a_table_of_some_rows_or_fewer_seeds_shows_all_that_is_there(words: Words, whole: Path) -> None:
+    before = numbers(whole)
+    for some in (words(whole, rows=("MLP",)), words(whole, seeds=1)):
+        done = medbench(*some)
+        assert done.returncode == 0, done.stderr
+        assert numbers(whole) == before
+
+
+def test_a_baseline_alone_is_said_to_have_no_gain(words: Words, tmp_path: Path) -> None:
+    done = medbench(*words(tmp_path, rows=("MLP",), seeds=1))
+    assert done.returncode == 0, done.stderr
+    assert "Table 2a has no row yet that is counted over MLP: add some, with --rows." in " ".join(done.stderr.split())
+
+
+def test_a_folder_has_one_base(words: Words, whole: Path, tmp_path: Path) -> None:
+    before = numbers(whole)
+    other = medbench(*words(whole, "--set", "max_prompt_tokens=3000"))
+    assert other.returncode == EXIT_USAGE
+    told = " ".join(other.stderr.split())
+    assert "holds trainings of official with" in told
+    assert "max_prompt_tokens=3000. Give another --output" in told
+    assert numbers(whole) == before
+    (tmp_path / "file").write_text("")
+    refused = medbench(*words(tmp_path / "file"))
+    assert (refused.returncode, refused.stderr.count("Cannot write")) == (EXIT_FAILED, 1)
+    assert "Training 1" not in refused.stderr
+
+
+def test_a_stop_says_that_the_same_command_goes_on_and_ends_the_workers(words: Words, tmp_path: Path) -> None:
+    for number, sign in enumerate((signal.SIGINT, signal.SIGKILL)):
+        output = tmp_path / str(number)
+        process, deadline = start_medbench(*words(output, "--workers", "2")), time.monotonic() + 120
+        while not list(output.glob("trainings/*/train_log.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(sign)
+        told = " ".join(process.communicate(timeout=60)[1].split())
+        if sign == signal.SIGINT:
+            assert process.returncode == EXIT_INTERRUPTED
+            assert told.count("Interrupted.") == 1
+            assert "the same command goes on" in told
+        # A lock that can be had is of nobody any more.
+        for lock in output.glob("trainings/.*.lock"):
+            with rundir.held(lock, "A worker outlived its parent.", wait=60):
+                pass
 
 
 def test_processes_share_the_trainings(words: Words, whole: Path, tmp_path: Path) -> None:

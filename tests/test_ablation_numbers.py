@@ -9,6 +9,7 @@ import pytest
 from report_fixtures import Answer, write_run
 from test_statistics import MEAN
 
+from medbench.adapters.uni_med_ablation import Base
 from medbench.harness.ablation.grid import TrainedRow
 from medbench.harness.results import read_results, write_results
 from medbench.leaderboard.ablation.document import (
@@ -30,6 +31,7 @@ from medbench.tasks.statistics.paired import RESAMPLES
 from medbench.tasks.statistics.trainings import Estimate, Scores, estimate, gains, task_scores
 
 ROUNDING = 0.1
+BASE = Base(recipe="mini", changes=("steps=6", "model.text={}"), steps=6, samples=16, seed=42, key="0")
 
 
 @pytest.mark.parametrize("table", ["2a", "2b", "2c", "2d", "2e", "5"])
@@ -78,7 +80,7 @@ def simulated(
         own, draws = task_scores(MEAN, statistics, list(map(str, range(samples))), seed=task)
         points.append(own)
         drawn.append(draws)
-    return Scores(points=np.stack(points, axis=-1), drawn=np.stack(drawn, axis=-1), clusters=2 * samples)
+    return Scores(points=np.stack(points, axis=-1), drawn=np.stack(drawn, axis=-1), clusters=[samples, samples])
 
 
 def gain_of(scores: Scores) -> Estimate:
@@ -97,6 +99,29 @@ def test_intervals_over_seeds_and_samples_hold_the_truth_as_often_as_they_say(be
         held += bool(low[0] <= 0.1 <= high[0])
     # 95 % of 150 trials lie between 137 and 148; with two seeds of each the interval is a wide one.
     assert held >= 136
+
+
+def test_a_task_of_few_clusters_has_a_wider_interval_and_holds_the_truth_beside_one_of_many() -> None:
+    """A volume is one cluster: six of 180 samples tell little of their own spread, whatever other tasks have."""
+    generator, held, trials, sizes = np.random.default_rng(6), np.zeros(2), 150, (6, 200)
+    for _ in range(trials):
+        points, drawn = [], []
+        for clusters in sizes:
+            volumes = np.arange(240) % clusters
+            easy = 0.5 + generator.normal(0, 0.15, size=clusters)[volumes] + generator.normal(0, 0.1, size=240)
+            answers = [easy + generator.normal(0, 0.03) + generator.normal(0, 0.1, size=240) for _ in range(3)]
+            own, draws = task_scores(
+                MEAN, [[np.stack([one, np.ones(240)], axis=1) for one in answers]], list(map(str, volumes)), seed=0
+            )
+            points.append(own)
+            drawn.append(draws)
+        scores = Scores(points=np.stack(points, axis=-1), drawn=np.stack(drawn, axis=-1), clusters=sizes)
+        found = estimate(scores, lambda values: values[..., 0, :], seed=0)
+        low, high = found.intervals
+        held += (low <= 0.5) & (high >= 0.5)
+        assert found.degrees[0] < 8
+    # With the clusters of all tasks as degrees of freedom the first would hold it 132 times.
+    assert (held >= 136).all(), held
 
 
 @pytest.mark.slow
@@ -136,7 +161,7 @@ def row(folder: Path, name: str, over: str, rates: list[float], *, samples: int 
 
 def made(folder: Path, rates: dict[str, list[float]], missing: tuple[str, ...] = ()) -> Ablation:
     rows = [row(folder, name, "" if name == "MLP" else "MLP", of) for name, of in rates.items()]
-    return make_ablation("2a", rows, missing)
+    return make_ablation("2a", rows, missing, BASE)
 
 
 def by_name(found: Ablation) -> dict[str, RowScores]:
@@ -191,6 +216,10 @@ def test_the_pages_show_every_number_with_the_papers_beside_it(tmp_path: Path) -
     found = made(tmp_path, {"Linear": [0.3, 0.3, 0.36], "MLP": [0.5, 0.5, 0.44]}, missing=("CMoE, hard",))
     page, csv = as_markdown(found), as_csv(found)
     assert "Not through, and not shown: CMoE, hard." in page
+    told = (
+        "3 trainings of each row, seeds 42 to 44, 6 steps of 16 samples by the recipe mini with steps=6, model.text={}."
+    )
+    assert told in page
     assert "| Linear | 1,234 | MLP | -33.3 %" in page
     assert "| as printed |  |  | -5.4 % | -8.9 % |  |  |  |" in page
     assert "## Protocol `strict`" in page
@@ -224,7 +253,7 @@ def test_a_task_that_some_trainings_could_not_answer_is_left_out_aloud(tmp_path:
     }
     runs = tuple(write_run(tmp_path / f"failed-{seed}", failed, title=f"Linear {seed}") for seed in range(2))
     failing = TrainedRow(name="Linear", over="MLP", runs=runs, logs=(), parameters=1_234)
-    found = make_ablation("2a", [failing, whole], ())
+    found = make_ablation("2a", [failing, whole], (), BASE)
     assert any(notice.startswith("dermamnist is left out") for notice in found.notices)
     linear = by_name(found)["Linear"]
     assert linear.scores["dermamnist"].value is None
@@ -236,11 +265,11 @@ def test_a_notice_names_the_row_and_the_training_that_it_is_about(tmp_path: Path
     for path in rows[1].runs:
         write_results(path / "results.json", replace(read_results(path), notices=("All answers are the same.",)))
     told = 'All answers are the same. ("CMoE, hard" (training 1), "CMoE, hard" (training 2))'
-    assert told in make_ablation("2a", rows, ()).notices
+    assert told in make_ablation("2a", rows, (), BASE).notices
 
 
 def test_scores_of_no_use_make_no_warning() -> None:
-    nothing = Scores(points=np.zeros((2, 2, 1)), drawn=np.zeros((3, 2, 2, 1)), clusters=1)
+    nothing = Scores(points=np.zeros((2, 2, 1)), drawn=np.zeros((3, 2, 2, 1)), clusters=[1])
     found = estimate(nothing, lambda values: values[..., 0, :], seed=0)
     values: FloatArray = found.intervals[0]
     assert values.tolist() == [0.0]

@@ -17,6 +17,8 @@ from test_leaderboard import declared, metric, results, task
 
 from medbench.harness.results import Results, TaskResult
 from medbench.leaderboard import latex
+from medbench.leaderboard.ablation.document import read_ablation
+from medbench.leaderboard.ablation.pages import as_latex
 from medbench.leaderboard.latex import TEXT_WIDTH, Wishes, table_as_latex
 from medbench.leaderboard.numbers import Shown, Table, make_board, make_table
 from medbench.leaderboard.paper import LAYOUTS, read_publication
@@ -197,6 +199,7 @@ def test_latex_compiles_every_layout_without_an_overfull_box(tmp_path: Path) -> 
     for count, primary, intervals, rows in product((1, 5, 12), (True, False), (True, False), (True, False)):
         table = shown(count, Shown(primary=primary, intervals=intervals))
         texts[f"{count}-{primary}-{intervals}-{rows}"] = table_as_latex(table, Wishes(models_as_rows=rows))
+    texts["ablation"] = as_latex(read_ablation(Path(__file__).parent.parent / "docs/ablation/2a/ablation.json"))
     for layout in LAYOUTS.values():
         wish = Wishes(models_as_rows=layout.models_as_rows, caption="Layout of the paper")
         texts[layout.name] = table_as_latex(shown(5, Shown(), layout.name), wish)

@@ -13,7 +13,7 @@ BESIDE = ("tests", "benchmarks", "tools", "docs")
 # 33,000 after the house was halved; then workers, shards, pages, several servers, quantised weights and LoRA came in,
 # and imports, sweeps, LaTeX, figures and the site, ablations, interference and probing (docs/design/0015 to 0018 say
 # what each buys).
-MOST_LINES, MOST_FILES, MOST_OF_LEADERBOARD = 52_000, 320, 10_250
+MOST_LINES, MOST_FILES, MOST_OF_LEADERBOARD = 52_200, 320, 10_350
 MOST_IN_MEDIAN, MOST_IN_FUNCTION, MOST_IN_FILE, MOST_NOQA = 10, 60, 500, 64
 
 

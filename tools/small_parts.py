@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MobileNetV2Config, MobileNetV2Model
-from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
@@ -94,7 +93,6 @@ def main(arguments: list[str]) -> None:
     """Write what is not there yet; a folder is whole or absent. UsageError if a package is not installed."""
     if len(arguments) != 1:
         raise UsageError(f"{len(arguments)} folders were given, one is needed.", _USAGE)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for name, write in PARTS.items():
         folder = Path(arguments[0]) / name
         if not folder.is_dir():

@@ -1,11 +1,13 @@
 """The command `medbench ablate`."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click
@@ -16,7 +18,7 @@ from medbench.harness.settings import Settings
 from medbench.harness.workers.hiring import local_gpus, on_gpus
 from medbench.harness.workers.processes import processors
 from medbench.tasks.foundation.console import emit_table, say, warn
-from medbench.tasks.foundation.errors import EXIT_FAILED, UsageError
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, StoppedError, UsageError
 from medbench.tasks.foundation.last_resort import kept_in
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.suite import prepare_mini_suite
@@ -47,11 +49,21 @@ class _Asked:
     def grid(self) -> Grid:
         """Return the trainings that are asked for; errors of `row_plans`."""
         data_dir = self.data_dir or prepare_mini_suite()
-        rows = row_plans(
+        base, rows = row_plans(
             self.tables, self.rows, self.base, self.overrides, data_dir=data_dir, seeds=self.seeds,
             planned=self.dry_run and not self.measure,
         )  # fmt: skip
-        return Grid(folder=self.output or Path(), data_dir=data_dir, rows=rows, lock=self.lock)
+        return Grid(folder=self.output or Path(), data_dir=data_dir, base=base, rows=rows, lock=self.lock)
+
+    def shown(self) -> Grid:
+        """Return what the tables show: every row that is through, in as many trainings as those asked for have.
+
+        A table of some rows would adjust p for these alone, which invites to choose them.
+        """
+        seeds = self.seeds
+        while not replace(self, seeds=seeds + 1).grid().left():
+            seeds += 1
+        return replace(self, rows=(), seeds=seeds).grid()
 
     def as_worker(self) -> list[str]:
         """Return the words that let a process do the same, without a plan and a table."""
@@ -100,23 +112,28 @@ def ablate_command(**given: Any) -> int:
             warn("MINI SUITE: no --data-dir was given, so the bundled mini suite is trained on and answered.")
         asked = replace(asked, data_dir=prepare_mini_suite())
     grid = asked.grid()
+    if not asked.dry_run:
+        grid.claim()
     if not asked.only_train:
         show_plan(grid, measure=asked.measure)
     if asked.dry_run:
         return 0
     with kept_in(grid.folder):
-        if asked.workers > 1:
-            _train_together(asked.as_worker(), asked.workers)
-        failed, busy = grid.work()
-        return (EXIT_FAILED if failed else 0) if asked.only_train else _end(grid, asked.tables, failed, busy)
+        try:
+            failed, busy = _train(asked, grid)
+        except KeyboardInterrupt as error:
+            if asked.only_train:
+                return EXIT_INTERRUPTED
+            raise StoppedError("What was trained, answered and scored is kept: the same command goes on.") from error
+        return (EXIT_FAILED if failed else 0) if asked.only_train else _end(asked, grid, failed, busy)
 
 
 def show_plan(grid: Grid, *, measure: bool) -> None:
     """Show the trainings of a grid and what they cost, before any of them begins."""
-    left, lines, largest = grid.left(), list[Sequence[str]](), (0, "")
+    left, lines, largest, sizes = grid.left(), list[Sequence[str]](), (0, ""), ""
     for row in grid.rows:
         recipe = next(iter(row.trainings.values())).recipe
-        trained, memory = cost_of(recipe)
+        trained, memory, sizes = cost_of(recipe)
         largest = max(largest, (trained, next(iter(row.trainings))))
         done = f"{len(row.trainings.keys() - left.keys())} of {len(row.trainings)}"
         counted = (f"{trained:,}", f"{memory / _GIB:.2f}", f"{recipe.steps:,}")
@@ -126,6 +143,7 @@ def show_plan(grid: Grid, *, measure: bool) -> None:
     seconds = measured_step(recipe, grid.data_dir) if measure else grid.seconds_per_step()
     steps = sum(one.recipe.steps for one in left.values())
     shared = sum(len(row.trainings) for row in grid.rows) - len(grid.trainings)
+    say(f"Base {grid.base.told}. {sizes}")
     say(
         f"{len(grid.trainings)} trainings{f' ({shared} more are shared by rows)' if shared else ''}, of which "
         f"{len(left)} are left, {steps:,} steps in all; each answers {', '.join(recipe.tasks())}."
@@ -135,6 +153,22 @@ def show_plan(grid: Grid, *, measure: bool) -> None:
         f"{'measured now' if measure else 'in those that were done'}; answering comes on top."
         if seconds else "Time: not known before something was trained; --measure takes a few steps."
     )  # fmt: skip
+
+
+def _train(asked: _Asked, grid: Grid) -> tuple[list[str], list[str]]:
+    """Do all that is left, with others where several are asked for; return like `Grid.work`."""
+    if asked.only_train:
+        Thread(target=_end_with_parent, daemon=True).start()
+    if asked.workers > 1:
+        _train_together(asked.as_worker(), asked.workers)
+    return grid.work()
+
+
+def _end_with_parent() -> None:
+    """End as by a signal when the pipe ends, which is when the parent does, also after `kill -9`."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _train_together(words: Sequence[str], workers: int) -> None:
@@ -148,7 +182,8 @@ def _train_together(words: Sequence[str], workers: int) -> None:
         path = os.pathsep.join(filter(None, sys.path))
         environment = {**os.environ, **own, "PYTHONPATH": path}
         command = [sys.executable, "-P", "-m", "medbench", *words]
-        children.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL))  # noqa: S603 - ourselves
+        # Ctrl-C reaches this process alone, which ends them.
+        children.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True))  # noqa: S603 - ourselves
     try:
         for child in children:
             child.wait()
@@ -160,13 +195,16 @@ def _train_together(words: Sequence[str], workers: int) -> None:
             child.wait()
 
 
-def _end(grid: Grid, tables: Sequence[str], failed: Sequence[str], busy: Sequence[str]) -> int:
+def _end(asked: _Asked, grid: Grid, failed: Sequence[str], busy: Sequence[str]) -> int:
     """Write the tables of what is through, and say what is not."""
-    for table in dict.fromkeys(tables):
-        rows = trained_rows(grid, table)
+    shown = asked.shown()
+    for table in dict.fromkeys(asked.tables):
+        rows = trained_rows(shown, table)
         missing = [row.name for row in grid.rows if row.table == table and row.name not in {one.name for one in rows}]
         if any(row.over for row in rows):
-            publish_ablation(grid.folder / table, table, rows, missing)
+            publish_ablation(grid.folder / table, table, rows, missing, grid.base)
+        elif rows:
+            warn(f"Table {table} has no row yet that is counted over {rows[0].name}: add some, with --rows.")
         else:
             warn(f"Table {table} has no row yet whose trainings, and those it is counted over, are all through.")
     for what, which in (("failed", failed), ("are done by other processes", busy)):

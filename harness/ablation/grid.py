@@ -6,13 +6,13 @@ what is there is used again. Processes, of this machine or of others that see it
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import StringConstraints
 
-from medbench.adapters.uni_med_ablation import RowPlan, Training, cost_of, seconds_per_step
+from medbench.adapters.uni_med_ablation import Base, RowPlan, Training, cost_of, seconds_per_step
 from medbench.adapters.uni_med_training import train_uni_med
 from medbench.harness import models
 from medbench.harness.finish import RunOutcome
@@ -21,12 +21,14 @@ from medbench.harness.rundir import BusyError, held
 from medbench.harness.settings import Settings
 from medbench.harness.trials import examine
 from medbench.tasks.foundation.console import say
-from medbench.tasks.foundation.errors import DataError, RunError, StoppedError
+from medbench.tasks.foundation.errors import DataError, RunError, StoppedError, UsageError
 from medbench.tasks.foundation.files import canonical_json, write_atomically
 from medbench.tasks.validation import parse_json_file
 
+__all__ = ["Base", "Grid", "TrainedRow", "read_base", "trained_rows"]
 _LOG = "train_log.jsonl"
 _NOTE = "scored.json"
+_BASE = "base.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class Grid:
 
     folder: Path
     data_dir: Path
+    base: Base
     rows: Sequence[RowPlan]
     lock: bool = True  # Whether a training is held against other processes.
     trainings: Mapping[str, Training] = field(init=False)  # All that the rows ask for, each once.
@@ -52,6 +55,17 @@ class Grid:
         # Seed by seed, so that of a grid that is stopped all rows have some.
         ordered = sorted(everything.items(), key=lambda item: item[1].recipe.seed)
         object.__setattr__(self, "trainings", dict(ordered))
+
+    def claim(self) -> None:
+        """Note whose folder it is; UsageError if it is another base's, RunError if it cannot be written."""
+        note = self.folder / _BASE
+        if not note.is_file():
+            write_atomically(note, canonical_json(asdict(self.base)) + "\n")
+        elif (there := read_base(note)).key != self.base.key:
+            raise UsageError(
+                f"{self.folder} holds trainings of {there.told}, or on other data, and not of {self.base.told}.",
+                "Give another --output: the tables of both would stand in one place.",
+            )
 
     def checkpoint(self, name: str) -> Path:
         """Return the folder of a training, which becomes its checkpoint."""
@@ -130,6 +144,11 @@ class Grid:
             shutil.rmtree(output / "checkpoints", ignore_errors=True)
 
 
+def read_base(note: Path) -> Base:
+    """Return whose a folder of trainings is; DataError if the file is malformed."""
+    return parse_json_file(Base, note)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedRow:
     """A row of a table whose trainings are all through, in the order of their seeds."""
@@ -147,6 +166,6 @@ def trained_rows(grid: Grid, table: str) -> list[TrainedRow]:
     for row in grid.rows:
         if row.table == table and (runs := grid.runs(row)) is not None:
             logs = tuple(map(grid.log, row.trainings))
-            trained, _ = cost_of(next(iter(row.trainings.values())).recipe)
+            trained, *_ = cost_of(next(iter(row.trainings.values())).recipe)
             found[row.name] = TrainedRow(name=row.name, over=row.over, runs=runs, logs=logs, parameters=trained)
     return [row for row in found.values() if not row.over or row.over in found]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, TypeAdapter, with_config
 
-from medbench.harness.ablation.grid import TrainedRow
+from medbench.harness.ablation.grid import Base, TrainedRow
 from medbench.harness.results import SCHEMA, Results, read_results
 from medbench.leaderboard import runs as known
 from medbench.leaderboard.compare import field_of
@@ -70,6 +70,7 @@ class Ablation:
     table: str
     source: str  # Which table of which paper.
     suite: SuiteName
+    base: Base  # The recipe that all rows share.
     seeds: int
     metrics: tuple[tuple[str, str], ...]  # Tasks, each with its metric, in the order of the paper's table.
     protocols: Mapping[Protocol, tuple[RowScores, ...]]
@@ -89,7 +90,7 @@ def read_ablation(path: Path) -> Ablation:
     return parse_json_file(Ablation, path)
 
 
-def make_ablation(table: str, rows: Sequence[TrainedRow], missing: Sequence[str]) -> Ablation:
+def make_ablation(table: str, rows: Sequence[TrainedRow], missing: Sequence[str], base: Base) -> Ablation:
     """Return the numbers of trained rows of a table, of each as many trainings.
 
     UsageError if the runs may not share a table; RunError if one lacks scores; DataError if its files are malformed.
@@ -110,7 +111,7 @@ def make_ablation(table: str, rows: Sequence[TrainedRow], missing: Sequence[str]
         notices += lacking
         protocols[protocol] = tuple(_rows(rows, scores, list(metrics), published))
     return Ablation(
-        table=table, source=published.source, suite=flat[0].suite, seeds=len(rows[0].runs),
+        table=table, source=published.source, suite=flat[0].suite, base=base, seeds=len(rows[0].runs),
         metrics=tuple(metrics.items()),
         protocols=protocols, missing=tuple(missing), notices=tuple(dict.fromkeys(notices)),
         runs={row.name: tuple(one.run for one in of_row) for row, of_row in zip(rows, runs, strict=True)},
@@ -126,7 +127,7 @@ def _scores_of(
     rows: Sequence[TrainedRow], runs: Sequence[Sequence[Results]], protocol: Protocol, metrics: Mapping[str, str]
 ) -> tuple[Scores, list[str]]:
     """Return the scores of all trainings on the samples that all of them scored, NaN for a task where that fails."""
-    points, drawn, clusters, notices = [], [], 0, []
+    points, drawn, clusters, notices = [], [], list[int](), []
     shape = len(rows), len(rows[0].runs)
     for task, metric in metrics.items():
         pairs = [pair for row, of_row in zip(rows, runs, strict=True) for pair in zip(row.runs, of_row, strict=True)]
@@ -141,7 +142,7 @@ def _scores_of(
             own, draws = task_scores(columns[0].metric, statistics, found.groups, seed=_SEED)
         else:
             own, draws = np.full(shape, np.nan), np.full((1, *shape), np.nan)
-        clusters += len(set(found.groups))
+        clusters.append(len(set(found.groups)))
         points.append(own)
         drawn.append(draws)
     most = max(map(len, drawn))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from medbench.harness.ablation.grid import TrainedRow
+from medbench.harness.ablation.grid import Base, TrainedRow
 from medbench.leaderboard.ablation.document import KINDS, TOTAL, Ablation, RowScores, Worth, make_ablation
 from medbench.leaderboard.numbers import frame_as_csv
-from medbench.leaderboard.pages import leaderboard
 from medbench.leaderboard.paper import read_publication
 from medbench.leaderboard.render import (
     WORDING,
     interval_text,
+    latex_text,
     markdown_table,
     markdown_text,
     metric_title,
@@ -27,6 +27,7 @@ from medbench.tasks.foundation.console import emit_table, say
 from medbench.tasks.foundation.drawing import drawn, label, shades
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import canonical_json, read_json_lines, write_atomically
+from medbench.tasks.foundation.printable import printable
 from medbench.tasks.protocols import Protocol
 
 if TYPE_CHECKING:
@@ -36,18 +37,18 @@ if TYPE_CHECKING:
 _LINES = ("-", "--", "-.", ":")
 
 
-def publish_ablation(folder: Path, table: str, rows: Sequence[TrainedRow], missing: Sequence[str]) -> None:
+def publish_ablation(
+    folder: Path, table: str, rows: Sequence[TrainedRow], missing: Sequence[str], base: Base
+) -> None:  # fmt: skip
     """Write the files of a table of trained rows into a folder, and show what the rows gain.
 
     Errors are those of `make_ablation`; RunError if a file cannot be written.
     """
-    found = make_ablation(table, rows, missing)
+    found = make_ablation(table, rows, missing, base)
     curves = draw_curves(folder / "curves.svg", rows)
-    names = {str(path): row.name for row in rows for path in row.runs}
-    latex = leaderboard(list(map(Path, names)), form="latex", layout="table2", grouped=True, names=names)
     write_atomically(folder / "ablation.json", canonical_json(found.as_json(), indent=2) + "\n")
     write_atomically(folder / "ablation.csv", as_csv(found))
-    write_atomically(folder / "ablation.tex", latex)
+    write_atomically(folder / "ablation.tex", as_latex(found))
     write_atomically(folder / "ablation.md", as_markdown(found, curves=curves))
     head, lines = verdict_lines(found.protocols["paper"])
     emit_table(head, lines, title=f"Table {table}, protocol paper")
@@ -59,30 +60,51 @@ def as_markdown(found: Ablation, *, curves: bool = False) -> str:
     lacking = [f"Not through, and not shown: {', '.join(found.missing)}."] if found.missing else []
     sections = []
     for protocol, rows in found.protocols.items():
-        head, lines = gain_lines(rows)
         shares = [row.gains[TOTAL].of_seeds for row in rows if row.gains]
         between = max((one for one in shares if one is not None), default=None)
-        scored, gained = _score_table(found, rows, protocol), [list(map(markdown_text, line)) for line in lines]
-        share = "" if between is None else f"{100 * between:.0f} %"
-        sections.append((protocol, scored, markdown_table(head, gained), share))
+        tables = _as_markdown(*score_lines(found, protocol), right=len(found.metrics)), _as_markdown(*gain_lines(rows))
+        sections.append((protocol, *tables, "" if between is None else f"{100 * between:.0f} %"))
     return render_markdown(
         "ablation.md", found=found, sections=sections, notices=[*lacking, *found.notices], told=WORDING["ablation"],
         title=WORDING["ablation"]["titles"][found.table], curves=curves,
     )  # fmt: skip
 
 
-def _score_table(found: Ablation, rows: Sequence[RowScores], protocol: Protocol) -> str:
-    """Return the scores of rows as a table; on the paper's own data what it prints stands beneath each."""
-    heads = [f"{get_task(task).title}<br>{metric_title(metric)}" for task, metric in found.metrics]
+def _as_markdown(head: Sequence[str], lines: Sequence[Sequence[str]], *, right: int = 0) -> str:
+    heads = [title.replace("\n", "<br>") for title in head]
+    return markdown_table(heads, [list(map(markdown_text, line)) for line in lines], right=right)
+
+
+def as_latex(found: Ablation) -> str:
+    """Return two tables as wide as the text under the paper's protocol: scores, and what rows gain in total."""
+    rows = found.protocols["paper"]
+    told = (f"Recipe {found.base.told}, protocol paper.", *found.notices)
+    comments = [r"% \usepackage{booktabs, graphicx}", *(f"% {latex_text(one)}" for one in told)]
+    titles = [(latex_text(get_task(task).title), metric_title(metric)) for task, metric in found.metrics]
+    heads = ["Row", *(rf"\shortstack{{{title}\\{metric}}}" for title, metric in titles)]
+    scores = [[row.name, *(value_text(row.scores[task].value) for task, _ in found.metrics)] for row in rows]
+    gained = _tabular(*verdict_lines(rows)).replace("Δ", r"$\Delta$")
+    return printable("\n".join([*comments, _tabular(heads, scores), r"\medskip", "", gained]))
+
+
+def _tabular(head: list[str], lines: Sequence[Sequence[str]]) -> str:
+    cells = pd.DataFrame([list(map(latex_text, line)) for line in lines], columns=head)
+    table = cells.to_latex(index=False, escape=False, column_format="l" + "r" * (len(head) - 1)).strip()
+    return f"\\noindent\\resizebox{{\\textwidth}}{{!}}{{\\setlength{{\\tabcolsep}}{{3pt}}%\n{table}}}\n"
+
+
+def score_lines(found: Ablation, protocol: Protocol) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the lines of the table of scores; on the paper's own data what it prints stands beneath."""
+    heads = [f"{get_task(task).title}\n{metric_title(metric)}" for task, metric in found.metrics]
     published = read_publication(f"table{found.table}")
     beneath = published.models if (found.suite, protocol) == ("paper", published.protocol) else {}
     lines = []
-    for row in rows:
-        lines.append([markdown_text(row.name), *(_percent(row.scores[task]) for task, _ in found.metrics)])
+    for row in found.protocols[protocol]:
+        lines.append([row.name, *(_percent(row.scores[task]) for task, _ in found.metrics)])
         if row.name in beneath:
             printed = beneath[row.name].scores
             lines.append(["as printed", *(f"{printed[task][metric]:.2f}" for task, metric in found.metrics)])
-    return markdown_table(["Row", *heads], lines, right=len(heads))
+    return ["Row", *heads], lines
 
 
 def _percent(worth: Worth) -> str:

@@ -74,10 +74,11 @@ class StoppedError(MedbenchError):
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     """Return the error for a name that is not in a registry, with the closest names first."""
-    names = sorted(allowed)
-    close = get_close_matches(given, names, n=3, cutoff=0.5)
-    guess = f"Did you mean {' or '.join(close)}? " if close else ""
-    return UsageError(f"There is no {kind} named {given!r}.", f"{guess}Allowed: {', '.join(names) or 'none'}.")
+    # A name with a comma would look like two.
+    shown = {name: f'"{name}"' if "," in name else name for name in sorted(allowed)}
+    close = get_close_matches(given, shown, n=3, cutoff=0.5)
+    guess = f"Did you mean {' or '.join(map(shown.__getitem__, close))}? " if close else ""
+    return UsageError(f"There is no {kind} named {given!r}.", f"{guess}Allowed: {', '.join(shown.values()) or 'none'}.")
 
 
 def refuse_secret(kept: object, where: str) -> None:

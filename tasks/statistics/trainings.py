@@ -3,8 +3,8 @@
 Two things are random, the seeds of the trainings and the test samples, and every training answers all samples. So both
 are resampled, seeds and whole clusters, the same ones for all models. One fewer of each is drawn than there are, which
 makes the variance of the draws that of the mean (Rao and Wu 1988; McCarthy and Snowden 1985); with three seeds it
-would be two thirds of it otherwise. Few seeds tell little of their own spread: the interval is one of Student's t, with
-the degrees of freedom that belong to a sum of both variances (Satterthwaite 1946).
+would be two thirds of it otherwise. Few seeds, and few clusters of a task, tell little of their own spread: the
+interval is one of Student's t, with the degrees of freedom of a sum of all these variances (Satterthwaite 1946).
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class Scores:
 
     points: FloatArray  # [M, S, T]
     drawn: FloatArray  # The same on B resamplings of each task's clusters [B, M, S, T].
-    clusters: int  # Of all tasks.
+    clusters: Sequence[int]  # Of each task [T].
 
     @property
     def seeds(self) -> int:
@@ -106,10 +106,24 @@ def estimate(scores: Scores, read: Reading, *, seed: int) -> Estimate:
     total = with_seeds + with_samples
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(total > 0, with_seeds / total, 0.0)
-        within = share**2 / each + (1 - share) ** 2 / max(1, scores.clusters - 1)
+        within = share**2 / each + (1 - share) ** 2 / _degrees_of_samples(scores, read)
     return Estimate(
         values=values, errors=np.sqrt(_variance(read(both))), degrees=np.asarray(1 / within), of_seeds=share
     )
+
+
+def _degrees_of_samples(scores: Scores, read: Reading) -> FloatArray:
+    """Return the degrees of freedom [Q] of the samples' variance, to which each task adds its own, one a cluster."""
+    means, drawn = scores.points.mean(axis=1), scores.drawn.mean(axis=2)
+    variances = []
+    for task in range(drawn.shape[-1]):
+        alone = np.tile(means, (len(drawn), 1, 1))
+        alone[..., task] = drawn[..., task]
+        variances.append(np.nan_to_num(_variance(read(alone))))
+    parts = np.stack(variances, axis=-1)
+    whole = np.square(parts.sum(axis=-1))
+    squares = (np.square(parts) / np.maximum(1, np.asarray(scores.clusters) - 1)).sum(axis=-1)
+    return np.asarray(np.where(squares > 0, whole / np.where(squares > 0, squares, 1.0), 1.0))
 
 
 def _variance(draws: FloatArray) -> FloatArray:

@@ -30,7 +30,6 @@ from medbench.harness.results import read_results
 from medbench.harness.rundir import read_run
 from medbench.harness.settings import load_settings
 from medbench.harness.sweep import MODELS, read_sweep
-from medbench.leaderboard.ablation.document import Ablation, RowScores, Worth, read_ablation
 from medbench.leaderboard.audit.data.declared import read_sources
 from medbench.leaderboard.audit.data.items import read_ids, row_count, training_rows
 from medbench.leaderboard.export.public import public_copy, read_public
@@ -62,7 +61,7 @@ from medbench.tasks.suite import prepare_mini_suite
 from medbench.unimed.training.recipe import load_recipe
 from tools.fuzz import ROOT
 from tools.fuzz.mutations import Form, zipped
-from tools.fuzz.probed import probing
+from tools.fuzz.probed import ablations, probing
 from tools.fuzz.workers import Reader
 
 _TASKS = ("slake-vqa", "dermamnist")
@@ -173,9 +172,7 @@ def runs() -> Iterator[Reader]:
         "yaml",
     )
     yield _in_run("scores", "scores/slake-vqa.jsonl", _table, "lines")
-    yield Reader(
-        name="ablation.json", form="json", read=lambda at: read_ablation(at / "input"), seeds=(_json(_ablation()),)
-    )
+    yield from ablations()
     yield from probing()
     yield _in_run("audit of data", "audit/audit.json", lambda run: overlaps_in(run / "audit" / "audit.json"))
     yield Reader(
@@ -216,18 +213,6 @@ _INSPECT = {
     "choices": ["x", "y"], "attachments": {"a": "long"},
     "output": {"completion": "attachment://a", "choices": [{"message": {"content": "x"}, "stop_reason": "stop"}]},
 }  # fmt: skip
-
-
-def _ablation() -> dict[str, Any]:
-    """Return a table of one row, made as the product makes it: a new field is asked for by the type checker."""
-    row = RowScores(
-        name="MLP", over="", parameters=1, scores={"slake-vqa": Worth(value=0.5)}, by_seed={"slake-vqa": (0.5,)},
-        gains={}, p=None, p_adjusted=None, detectable=None, verdict="baseline", reported={},
-    )  # fmt: skip
-    return Ablation(
-        table="2a", source="s", suite="mini", seeds=1, metrics=(("slake-vqa", "bleu1"),), protocols={"paper": (row,)},
-        missing=(), notices=(), runs={"MLP": ("r",)},
-    ).as_json()  # fmt: skip
 
 
 def _tables() -> Iterator[Reader]:

@@ -1,4 +1,4 @@
-"""What probing a model leaves: its document, the states, a run's scores, the rows for a leaderboard."""
+"""What probing a model leaves (its document, the states, a run's scores, the rows for a leaderboard), and ablations."""
 
 import json
 from collections.abc import Iterator
@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import test_probing_page as probing_page
 
+from medbench.harness.ablation.grid import Base, read_base
 from medbench.harness.probing.document import read_probed
 from medbench.harness.probing.states import _left
 from medbench.harness.probing.targets import Asked, Parts, Target
 from medbench.harness.probing.work import answers_of
+from medbench.leaderboard.ablation.document import Ablation, RowScores, Worth, read_ablation
 from medbench.leaderboard.probing.summary import probing_of
 from tools.fuzz.workers import Reader
 
@@ -44,3 +46,27 @@ def probing() -> Iterator[Reader]:
         read=lambda at: answers_of(at / "s.jsonl", "accuracy", (), _NO_TARGET),
     )  # fmt: skip
     yield Reader(name="probed.json", form="json", read=probing_of, file="probed.json", seeds=seeds)
+
+
+_BASE = Base(recipe="r", changes=(), steps=1, samples=1, seed=0, key="k")
+
+
+def _ablation() -> dict[str, Any]:
+    """Return a table of one row, made as the product makes it: a new field is asked for by the type checker."""
+    row = RowScores(
+        name="MLP", over="", parameters=1, scores={"slake-vqa": Worth(value=0.5)}, by_seed={"slake-vqa": (0.5,)},
+        gains={}, p=None, p_adjusted=None, detectable=None, verdict="baseline", reported={},
+    )  # fmt: skip
+    return Ablation(
+        table="2a", source="s", suite="mini", base=_BASE, seeds=1, metrics=(("slake-vqa", "bleu1"),),
+        protocols={"paper": (row,)}, missing=(), notices=(), runs={"MLP": ("r",)},
+    ).as_json()  # fmt: skip
+
+
+def ablations() -> Iterator[Reader]:
+    """Yield the readers of what a grid of trainings left."""
+    yield Reader(
+        name="ablation.json", form="json", read=lambda at: read_ablation(at / "input"), seeds=(_json(_ablation()),)
+    )
+    base = asdict(_BASE)
+    yield Reader(name="base.json", form="json", read=lambda at: read_base(at / "input"), seeds=(_json(base),))

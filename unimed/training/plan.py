@@ -67,11 +67,11 @@ def plan(recipe: Recipe, data_dir: Path | None) -> TrainingPlan:
     return TrainingPlan(heading=f"Recipe {recipe.name}. {note}", tables=tables, closing=closing)
 
 
-def needs_of(recipe: Recipe) -> tuple[int, int]:
-    """Return a training's trained parameters, and the bytes of memory that it takes by the plan's estimate."""
-    config, _ = _planned_config(recipe.model)
+def needs_of(recipe: Recipe) -> tuple[int, int, str]:
+    """Return a training's trained parameters, bytes of memory by the plan's estimate, and whose sizes these are."""
+    config, note = _planned_config(recipe.model)
     parts = parameters_of(meta_model(config, vision=recipe.tower_share > 0))
-    return _both(parts)[0], sum(_training_memory(parts, config, recipe).values())
+    return _both(parts)[0], sum(_training_memory(parts, config, recipe).values()), note
 
 
 def meta_model(config: UniMedConfig, *, vision: bool = False) -> UniMedForConditionalGeneration:
