@@ -141,10 +141,15 @@ def refuse_other_runs(folders: Sequence[Path]) -> None:
     first, *others = [read_run(folder)["identity_of"] for folder in folders]
     for folder, parts in zip(folders[1:], others, strict=True):
         if parts != first:
-            names = [name for name in dict.fromkeys((*first, *parts)) if first.get(name) != parts.get(name)]
-            apart = ", ".join(f"{name} ({_short(first.get(name))} and {_short(parts.get(name))})" for name in names)
+            apart = ", ".join(differences(first, parts).values())
             problem = f"{folders[0]} and {folder} are other runs: they differ in {apart}."
             raise RunError(problem, "Merge shards of one run; `medbench leaderboard` puts several runs side by side.")
+
+
+def differences(first: Mapping[str, object], other: Mapping[str, object]) -> dict[str, str]:
+    """Return what two runs have apart, by name, as `name (the one and the other)`."""
+    names = [name for name in dict.fromkeys((*first, *other)) if first.get(name) != other.get(name)]
+    return {name: f"{name} ({_short(first.get(name))} and {_short(other.get(name))})" for name in names}
 
 
 def _short(value: object) -> str:

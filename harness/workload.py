@@ -39,6 +39,7 @@ class Workload:
     loads: tuple[TaskLoad, ...]
     notices: tuple[str, ...] = ()  # Lines that the run must show loudly.
     left_out: tuple[str, ...] = ()  # Tasks that a kind, a pattern or `prepared` asked for, and that are left out.
+    unchanged: tuple[str, ...] = ()  # Tasks that were asked for, and of which the probe changes nothing.
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,11 +47,13 @@ class Workload:
         return tuple(load.spec.name for load in self.loads)
 
     def say_left_out(self) -> None:
-        """Say which tasks a kind, a pattern or `prepared` did not bring, and why."""
+        """Say which tasks a kind, a pattern or `prepared` did not bring, or a probe leaves as they are, and why."""
         if missing := [name for name in self.left_out if not has_manifest(self.data_dir, name)]:
             say(f"Left out, since they are not prepared in {self.data_dir}: {', '.join(missing)}.")
         if only_by_name := [name for name in self.left_out if name not in missing]:
             say(f"Left out, since they run only when they are named: {', '.join(only_by_name)}.")
+        if self.unchanged:
+            say(f"Left out, since the probe changes nothing of them: {', '.join(self.unchanged)}.")
 
     def only(self, names: Collection[str]) -> "Workload":
         """Return the same with some of its tasks."""
@@ -95,7 +98,8 @@ def load_workload(settings: Settings) -> Workload:
         loads = _probed(loads, settings)
         said = f"PROBE {settings.probe}: {PROBES[settings.probe].meaning}."
         notices.append(f"{said} These numbers are no results; read them with `medbench audit probe`.")
-    return Workload(suite=suite, data_dir=data_dir, loads=loads, notices=tuple(notices), left_out=left_out)
+    found = Workload(suite=suite, data_dir=data_dir, loads=loads, notices=tuple(notices), left_out=left_out)
+    return replace(found, unchanged=tuple(name for name in names if name not in found.names))
 
 
 def tasks_named(word: str, names: Sequence[str], given: str) -> list[str]:

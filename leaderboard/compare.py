@@ -302,21 +302,12 @@ def compare_runs(first: Path, second: Path, *, protocol: Protocol = "strict", ta
 
 
 def shared_tasks(first: Results, second: Results) -> tuple[str, ...]:
-    """Return the tasks that two runs share; a UsageError if none, or if other suites or data forbid to compare them."""
-    if first.run == second.run:
-        raise UsageError("One run was given twice.", "Give two runs.")
-    if first.probe != second.probe:
-        raise UsageError("One of the runs asked in another way (--probe).", "Read it with `medbench audit probe`.")
-    if first.suite != second.suite:
-        problem = f"One run answered the suite {first.suite!r}, the other {second.suite!r}."
-        raise UsageError(problem, "Compare runs of one suite.")
+    """Return the tasks that two runs share; a UsageError if none, or if they may not share a table of these."""
     shared = known.in_catalogue_order(first.tasks.keys() & second.tasks.keys())
+    if (apart := known.mixture([first, second], tasks=shared)) is not None:
+        raise apart
     if not shared:
         raise UsageError("The two runs share no task.", "Give runs that answered the same tasks.")
-    for name in shared:
-        if first.tasks[name].data != second.tasks[name].data:
-            way_out = "Run both on the same prepared data, then compare."
-            raise UsageError(f"The runs answered different data of {name}.", way_out)
     return tuple(shared)
 
 

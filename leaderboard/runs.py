@@ -60,10 +60,10 @@ def in_table_order(task: str, kind: Kind, protocol: Protocol, names: Iterable[st
     return _in_order(metric_ids(task, kind, protocol), names)
 
 
-def mixture(runs: Sequence[Results], fit: int = 0) -> UsageError | None:
+def mixture(runs: Sequence[Results], fit: int = 0, tasks: Container[str] | None = None) -> UsageError | None:
     """Return why runs may not share a table: suite, data, probe, definitions, one twice; None if they may.
 
-    Of the first `fit` it is known that they may.
+    Of the first `fit` it is known that they may; a table may be of some `tasks` only.
     """
     if len(suites := {run.suite for run in runs}) > 1:
         return UsageError(
@@ -74,7 +74,7 @@ def mixture(runs: Sequence[Results], fit: int = 0) -> UsageError | None:
         return _PROBE_AMONG_RUNS
     if len({run.run for run in runs}) < len(runs):
         return _GIVEN_TWICE
-    for name in {name for run in runs[fit:] for name in run.tasks}:
+    for name in {name for run in runs[fit:] for name in run.tasks if tasks is None or name in tasks}:
         # Of those that are known to fit, one stands for all, but for metrics that not all of them have.
         one_of_them = _standing_for(name, runs[:fit])
         having = [run.tasks[name] for run in (*one_of_them, *runs[fit:]) if name in run.tasks]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from medbench.tasks.catalog import TASKS, get_task
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
@@ -34,6 +35,14 @@ def probed(name: str, spec: TaskSpec, samples: Sequence[Sample], seed: int) -> A
     refuse_unknown(name)
     probe = PROBES[name]
     return probe.change(spec, samples, seed) if spec.kind in probe.kinds and samples else None
+
+
+def may_change(name: str, task: str, kind: Kind) -> bool:
+    """Return whether a probe may change a task, as far as its kind and, of one of the catalogue, its prompts tell."""
+    if kind not in PROBES[name].kinds or task not in TASKS:
+        return kind in PROBES[name].kinds
+    spec = get_task(task)
+    return "{options}" in spec.prompt if name == "options-shuffled" else name != "paraphrase" or bool(_prompts(spec))
 
 
 def refuse_unknown(name: str) -> None:
@@ -83,9 +92,14 @@ def _reordered(sample: Sample, generator: random.Random) -> Sample:
     return replace(sample, choices=moved, reference=right, inputs={**sample.inputs, "options": options})
 
 
+def _prompts(spec: TaskSpec) -> list[str]:
+    """Return the training instructions that are not the evaluation's."""
+    return [prompt for prompt in spec.train_prompts if prompt != spec.prompt]
+
+
 def _in_other_words(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Asked | None:
     """Ask by another of the task's training instructions."""
-    others = [prompt for prompt in spec.train_prompts if prompt != spec.prompt]
+    others = _prompts(spec)
     return (replace(spec, prompt=random.Random(seed).choice(others)), list(samples)) if others else None
 
 

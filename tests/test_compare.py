@@ -99,7 +99,7 @@ def test_what_cannot_be_compared_is_told() -> None:
     one = results("one", ["dermamnist"])
     with pytest.raises(UsageError, match="One run was given twice"):
         shared_tasks(one, one)
-    with pytest.raises(UsageError, match="suite 'custom', the other 'mini'"):
+    with pytest.raises(UsageError, match="different suites: custom, mini"):
         shared_tasks(one, results("other", ["dermamnist"], suite="mini"))
     with pytest.raises(UsageError, match="share no task"):
         shared_tasks(one, results("other", ["organsmnist"]))

@@ -1,21 +1,25 @@
 """Probes: what is asked in another way, and what a run beside its probe says."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from audit_terminal import medbench
 from test_compare import table
 
 from medbench.leaderboard.audit.probes import WRONG_KEYS, Pair, ProbeFinding, read_probe, read_wrong_keys, summary
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_USAGE
+from medbench.tasks.foundation.files import fingerprint
 from medbench.tasks.metrics.metric import FloatArray
 from medbench.tasks.prepared import load_prepared
-from medbench.tasks.probes import PROBES, probed
+from medbench.tasks.probes import PROBES, may_change, probed
 from medbench.tasks.sample import ImageRef, Sample
+from medbench.tasks.spec import Kind
 from medbench.tasks.suite import prepare_mini_suite
 
 # What the first test makes is shared by all.
@@ -80,6 +84,18 @@ def test_pictures_go_and_words_change() -> None:
     assert probed("image-off", get_task("medqa"), samples_of("medqa"), 0) is None
 
 
+@pytest.mark.parametrize("probe", PROBES)
+def test_what_a_probe_may_change_is_told_without_the_samples(probe: str) -> None:
+    for task in ("medqa", "slake-vqa", "slake-rec", "slake-reg", "mimic-cxr", "dermamnist"):
+        spec = get_task(task)
+        assert may_change(probe, task, spec.kind) == (probed(probe, spec, samples_of(task), 0) is not None)
+    assert may_change(probe, "medqa-options", "qa") == (
+        probed(probe, get_task("medqa-options"), optioned(8), 0) is not None
+    )
+    # A task whose package is not installed is known by its kind alone.
+    assert may_change(probe, "somebody's", "vqa") == (probe != "options-shuffled")
+
+
 def pair(plain: FloatArray, asked: FloatArray) -> dict[str, Pair]:
     return {"dermamnist": Pair(plain=table("dermamnist", plain), probed=table("dermamnist", asked))}
 
@@ -114,6 +130,50 @@ def test_a_harder_question_is_no_leak_and_a_larger_fall_than_the_peers_is() -> N
     assert finding(0.3, peers=4, probe="image-off").verdict == "not_testable"
 
 
+def few(cases: int, *, memorised: bool = False) -> list[dict[str, Pair]]:
+    """Return a model and three peers on so few cases; nobody falls, or the model on every case."""
+    plain = (np.random.default_rng(0).random((cases, 4)) < 0.6).astype(float)
+    honest = pair(plain, plain)
+    return [pair(np.ones((cases, 4)), np.zeros((cases, 4))) if memorised else honest, honest, honest, honest]
+
+
+@pytest.mark.parametrize("cases", [2, 6, 10])
+def test_where_nothing_could_be_found_nothing_is_said_to_be_clean(cases: int) -> None:
+    """With 10 cases the least one-sided p is 2 ** -10, just below 0.001; of two tasks each needs half of that."""
+    model, *peers = few(cases)
+    [found] = read_probe("paraphrase", {"dermamnist": "cls"}, model, peers, "strict", seed=0)
+    assert found.verdict == ("no_evidence" if cases == 10 else "not_testable")
+    assert np.isnan(found.least_gap) == (cases < 10)
+    two = [one | {"organsmnist": one["dermamnist"]} for one in (model, *peers)]
+    kinds: dict[str, Kind] = {"dermamnist": "cls", "organsmnist": "cls"}
+    assert {one.verdict for one in read_probe("paraphrase", kinds, two[0], two[1:], "strict", seed=0)} == {
+        "not_testable"
+    }
+    model, *peers = few(cases, memorised=True)
+    [found] = read_probe("paraphrase", {"dermamnist": "cls"}, model, peers, "strict", seed=0)
+    assert found.verdict == ("suspicious" if cases == 10 else "not_testable")
+
+
+def test_a_gap_that_would_have_been_shown_is_told() -> None:
+    """A gap of the told size is found in most of many models, and a third of it in few."""
+    least = finding(0.0, peers=4).least_gap
+    assert 0.03 < least < 0.15
+    # By heart is known what would have been wrong: four of ten questions.
+    shown = [finding(least / 0.4, peers=4, seed=seed).verdict == "suspicious" for seed in range(30)]
+    assert sum(shown) >= 20
+    assert sum(finding(least / 1.2, peers=4, seed=seed).verdict == "suspicious" for seed in range(30)) <= 10
+
+
+def test_no_fall_is_not_said_where_none_could_be_shown() -> None:
+    model = few(4, memorised=True)[0]
+    [found] = read_probe("image-off", {"dermamnist": "cls"}, model, [], "strict", seed=0)
+    assert found.falls is None
+    said = summary("image-off", [found, replace(found, task="slake-vqa", falls=False)])
+    assert said == (
+        "Without images no fall is shown on slake-vqa; there are too few cases to show a fall on dermamnist."
+    )
+
+
 def test_a_page_begins_with_where_the_scores_fall() -> None:
     falls = finding(0.0, peers=0, harder=0.3, probe="image-shuffled")
     same = replace(finding(0.0, peers=0, harder=0.0, probe="image-shuffled"), task="slake-vqa")
@@ -144,13 +204,29 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name, words in {
         "plain": ("--model", "mock:oracle"), "off": ("--model", "mock:oracle", "--probe", "image-off"),
-        "other": ("--model", "mock:constant"),
+        "other": ("--model", "mock:constant"), "short": ("--model", "mock:constant", "--max-new-tokens", "slake-vqa=3"),
+        "other-off": ("--model", "mock:constant", "--probe", "image-off"),
     }.items():  # fmt: skip
-        folder = tmp_path_factory.mktemp(name)
-        done = medbench("run", *words, "--tasks", "vqa,cls", "--output-dir", folder)
-        assert done.returncode == 0, done.stderr
-        [found[name]] = [path for path in folder.iterdir() if path.is_dir()]
+        found[name] = run_of(tmp_path_factory.mktemp(name), *words, "--tasks", "vqa,cls")
     return found
+
+
+def run_of(folder: Path, *words: str) -> Path:
+    done = medbench("run", *words, "--output-dir", folder)
+    assert done.returncode == 0, done.stderr
+    [found] = [path for path in folder.iterdir() if path.is_dir()]
+    return found
+
+
+def made_elsewhere(run: Path, folder: Path, **parts: object) -> Path:
+    """Return a copy of a run whose identity has other parts."""
+    copy = folder / run.name
+    shutil.copytree(run, copy)
+    document = yaml.safe_load((copy / "run.yaml").read_text(encoding="utf-8"))
+    document["identity_of"] |= parts
+    document["identity"] = fingerprint(document["identity_of"])[:12]
+    (copy / "run.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    return copy
 
 
 @pytest.mark.slow
@@ -167,12 +243,72 @@ def test_the_command_line_probes(runs: dict[str, Path], tmp_path: Path) -> None:
     document = json.loads(medbench("audit", "probe", runs["plain"], runs["off"], "--format", "json").stdout)
     assert document["tasks"]["slake-vqa"]["drop"]["value"] == 0
     assert document["tasks"]["slake-vqa"]["verdict"] == "not_testable"
-    wrong = tmp_path / "wrong.jsonl"
-    names = [sample.sample_id for sample in samples_of("slake-vqa")[:12]]
-    wrong.write_text("".join(json.dumps({"task": "slake-vqa", "sample_id": name}) + "\n" for name in names))
+    assert "- **Too few cases**" in text
+    assert "fewer than 20 testable cases" not in text
+    # The probe's own notice, that it is no result, is for other pages.
+    assert "PROBE" not in text
+    assert document["notes"][0].startswith("MINI SUITE")
+
+
+def keys(path: Path, *names: tuple[str, str]) -> Path:
+    path.write_text("".join(json.dumps({"task": task, "sample_id": name}) + "\n" for task, name in names))
+    return path
+
+
+def test_wrong_keys_that_a_run_did_not_answer_are_named(runs: dict[str, Path], tmp_path: Path) -> None:
+    names = [("slake-vqa", sample.sample_id) for sample in samples_of("slake-vqa")[:12]]
+    wrong = keys(tmp_path / "wrong.jsonl", *names, ("slake-vqa", "nobody"), ("slake-rec", "nothing"))
     keyed = medbench("audit", "probe", runs["plain"], "--wrong-gold", wrong, "--format", "json")
-    found = json.loads(keyed.stdout)["tasks"][WRONG_KEYS]
+    document = json.loads(keyed.stdout)
+    found = document["tasks"][WRONG_KEYS]
     assert (keyed.returncode, "agrees with 12 of 12" in found["text"], found["verdict"]) == (4, True, "strong")
+    told = "The run has no score of 2 items with wrong keys: slake-rec/nothing and slake-vqa/nobody."
+    assert told in document["notes"]
+    for given, named in (([("slake-vqa", "nobody")], ": slake-vqa/nobody."), ([], "has a score of.")):
+        refused = medbench("audit", "probe", runs["plain"], "--wrong-gold", keys(tmp_path / "none.jsonl", *given))
+        assert (refused.returncode, named in refused.stderr) == (EXIT_USAGE, True), refused.stderr
+        assert "scores/TASK.jsonl" in refused.stderr
+
+
+def test_what_a_probe_leaves_as_it_is_is_named(tmp_path: Path) -> None:
+    said = "Left out, since the probe changes nothing of them: slake-rec."
+    words = ("run", "--model", "mock:oracle", "--tasks", "slake-vqa,slake-rec", "--probe", "image-off")
+    for more in ((), ("--dry-run",)):
+        asked = medbench(*words, *more, "--output-dir", tmp_path / "off")
+        assert (asked.returncode, said in " ".join(asked.stderr.split())) == (0, True), asked.stderr
+    plain = run_of(tmp_path / "plain", "--model", "mock:oracle", "--tasks", "slake-vqa,slake-rec,path-vqa")
+    [off] = [path for path in (tmp_path / "off").iterdir() if path.is_dir()]
+    notes = json.loads(medbench("audit", "probe", plain, off, "--format", "json").stdout)["notes"]
+    assert "Not compared, as the probe changes nothing of them: slake-rec." in notes
+    assert "Not compared, as the probe was not asked them: path-vqa." in notes
+
+
+def test_a_peer_is_another_model(runs: dict[str, Path]) -> None:
+    own, peer = (runs["plain"], runs["off"]), (runs["other"], runs["other-off"])
+    for peers in ((own,), (peer, peer)):
+        words = [word for pair in peers for word in ("--peer", *pair)]
+        refused = medbench("audit", "probe", *own, *words)
+        told = f"runs of the same weights: {peers[0][0]}, {peers[-1][0]}."
+        assert (refused.returncode, told in refused.stderr.replace("\n", " ")) == (EXIT_USAGE, True), refused.stderr
+    assert medbench("audit", "probe", *own, "--peer", *peer).returncode == 5
+
+
+def test_what_a_run_and_its_probe_have_apart_is_refused_or_told(runs: dict[str, Path], tmp_path: Path) -> None:
+    refused = medbench("audit", "probe", runs["short"], runs["other-off"])
+    told = "differ in tasks slake-vqa max_new_tokens (3 and nothing)"
+    assert (refused.returncode, told in refused.stderr) == (EXIT_USAGE, True), refused.stderr
+    for part in ({"decoding": {"temperature": 1.0}}, {"dtype": "bfloat16"}, {"arguments": {"template": "new"}}):
+        other = made_elsewhere(runs["off"], tmp_path / next(iter(part)), **part)
+        refused = medbench("audit", "probe", runs["plain"], other)
+        assert (refused.returncode, next(iter(part)) in refused.stderr) == (EXIT_USAGE, True), refused.stderr
+    # What a user did not choose for the answers' sake is told; a limit of samples or greedy seeds change none.
+    other = made_elsewhere(runs["off"], tmp_path, device="cuda", limit=7, seed=3)
+    page = medbench("audit", "probe", runs["plain"], other, "--format", "markdown").stdout
+    told = f"{runs['plain'].name} and {other.name} differ in device (cpu and cuda), which may change answers too."
+    assert f"> {told}\n" in page.replace("\\", "")
+    (other / "run.yaml").write_text("identity: x\nidentity_of: {}\n", encoding="utf-8")
+    page = medbench("audit", "probe", runs["plain"], other, "--format", "json").stdout
+    assert "were asked alike is not known" in json.loads(page)["notes"][0]
 
 
 def test_a_probe_is_no_result(runs: dict[str, Path]) -> None:
@@ -187,7 +323,8 @@ def test_what_does_not_fit_together_is_told(runs: dict[str, Path], tmp_path: Pat
     for words, told in (
         ((runs["off"], runs["plain"]), "are not a run and its probe"),
         ((runs["other"], runs["off"]), "are of different weights"),
-        ((runs["plain"],), "There is nothing to look at"),
+        ((runs["plain"],), "Give a second run, made with `medbench run --probe NAME`"),
+        ((runs["plain"], "--peer", runs["other"], runs["other-off"]), "There is nothing to look at"),
     ):
         refused = medbench("audit", "probe", *words)
         assert (refused.returncode, told in refused.stderr) == (EXIT_USAGE, True), refused.stderr

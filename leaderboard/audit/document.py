@@ -263,16 +263,17 @@ def _templates() -> "Environment":
 
     found = environment(_HERE / "templates")
     found.filters |= {
-        "flat": lambda values: list(_flat(plain(values, digits=_DIGITS))), "md": lambda cell: markdown_text(str(cell)),
+        "flat": lambda values: list(flat(plain(values, digits=_DIGITS))), "md": lambda cell: markdown_text(str(cell)),
         "p": p_text, "percent": percent, "wording": wording, "words": WORDS.__getitem__,
     }  # fmt: skip
     return found
 
 
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield plain values as names and texts; what is nested has the names on the way to it before its own."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from ((f"{name} {inner}", text) for inner, text in _flat(value))
+            yield from ((f"{name} {inner}", text) for inner, text in flat(value))
         else:
             yield name, ", ".join(map(str, value)) if isinstance(value, list) else f"{value}"
 
