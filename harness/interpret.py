@@ -8,10 +8,9 @@ from typing import Any
 import click
 
 from medbench.harness.commands import known_device
-from medbench.harness.rundir import held
+from medbench.harness.rundir import held_output
 from medbench.tasks.foundation.console import emit_table, say, warn
 from medbench.tasks.foundation.errors import UsageError
-from medbench.tasks.foundation.last_resort import kept_in
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.suite import prepare_mini_suite
 
@@ -38,10 +37,11 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Of the batches.  [default: the training's]")
 @click.option("--device", default="auto", show_default=True, callback=known_device, help="auto, cpu, mps, cuda:N.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--no-lock", "lock", flag_value=False, default=True, help="Hold no lock, where the file system has none.")
 @click.option("--dry-run", is_flag=True, help="Print passes, memory and time; load no weights, measure nothing.")
 def interpret_command(
     models: tuple[str, ...], data_dir: Path | None, output: Path | None, tasks: str | None, images: int,
-    fisher: int | None, *, dry_run: bool, **options: Any,
+    fisher: int | None, *, lock: bool, dry_run: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure how tasks disturb one another in a model's connector, and write a page with figures.
 
@@ -62,16 +62,14 @@ def interpret_command(
         data_dir = prepare_mini_suite()
     named = tuple(name for name in (tasks or "").split(",") if name)
     work = Work.of(models, data_dir=data_dir, tasks=named, **options)
-    emit_table(*work.plan())
     singles = Work.of(models, data_dir=data_dir, tasks=named, **{**options, "batch_size": 1}) if fisher else None
-    if singles and fisher:
-        emit_table(*singles.fisher_plan(fisher))
+    for columns, rows in [work.plan(), *([singles.fisher_plan(fisher)] if singles and fisher else [])]:
+        emit_table(columns, rows)
     if dry_run:
         return
     if output is None:
         raise UsageError("There is no --output.", "Give a folder, or --dry-run to measure nothing.")
-    file = output.absolute().with_name(f".{output.absolute().name}.lock")
-    with held(file, f"Another process is measuring into {output}."), kept_in(output):
+    with held_output(output, f"Another process is measuring into {output}.", lock=lock):
         found = work.measure(output)
         spectra = fisher_tables(singles.fisher(output, fisher)) if singles and fisher else ()
         work.map(output, images)

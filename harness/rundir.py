@@ -28,7 +28,7 @@ from medbench.harness.workload import TaskLoad, Workload
 from medbench.tasks.answers.thoughts import ThoughtAndAnswer
 from medbench.tasks.foundation import files
 from medbench.tasks.foundation.console import say
-from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import canonical_json, encodable, fingerprint, write_atomically
 from medbench.tasks.foundation.last_resort import kept_in
 
@@ -37,7 +37,7 @@ _OTHER_FOLDER = "Give a folder that you may write to with --output-dir."
 SHARDS = "shards"
 """The folder in that of a run where each shard has one of its own."""
 LOCK = ".lock"
-"""What a process that answers a shard holds, in the shard's folder."""
+"""What a process that answers a shard, or writes an --output, holds in its folder."""
 _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served", "kind"})
 # File systems allow 255 bytes; names of served models with their addresses may be longer.
 _SLUG_CHARACTERS = 80
@@ -166,10 +166,13 @@ def _gone(name: object) -> RunError:
     return RunError(f"{name} is gone: it was removed while the run went on, or its disk is no longer there.", way_out)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder of a run where there is none; RunError if it cannot be made."""
-    with _writing(f"The output folder {path.parent} cannot be written to", _OTHER_FOLDER):
+def make_folder(path: Path, output: Path | None = None, hint: str = _OTHER_FOLDER) -> None:
+    """Make a folder of a run where there is none; RunError, about the `output` it lies in, if none can write to it."""
+    with _writing(f"The output folder {output or path.parent} cannot be written to", hint):
         path.mkdir(parents=True, exist_ok=True)
+        (path / ".writable").touch()
+        # Shards that begin at once take it from one another.
+        (path / ".writable").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -244,10 +247,6 @@ def open_run(
     directory = directory_of(settings, suite, parts)
     path, identity = directory.path, directory.identity
     make_folder(path)
-    with _writing(f"The output folder {path.parent} cannot be written to", _OTHER_FOLDER):
-        (path / ".writable").touch()
-        # Shards that begin at once take it from one another.
-        (path / ".writable").unlink(missing_ok=True)
     with held_run(path, wait=_PATIENCE if shard else 0.0, lock=settings.lock), kept_in(path):
         if not shard and settings.lock:
             refuse_beside_shards(path)
@@ -336,6 +335,19 @@ def held(file: Path, problem: str, *, wait: float = 0.0, lock: bool = True) -> I
         yield
     finally:
         own.release()
+
+
+@contextmanager
+def held_output(folder: Path, problem: str, *, lock: bool = True) -> Iterator[None]:
+    """Make the folder of an --output where there is none, and hold it while something is written into it, see `held`.
+
+    UsageError if it is a file; RunError if it cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {folder} is a file, not a folder.", "Give a folder, which need not be there yet.")
+    make_folder(folder, folder, "Give a folder that you may write to with --output.")
+    with held(folder / LOCK, problem, lock=lock), kept_in(folder):
+        yield
 
 
 @contextmanager

@@ -319,6 +319,32 @@ def test_the_nulls_of_a_measurement_are_those_numbers(tmp_path: Path) -> None:
     assert np.mean(np.array(own.direction.value, dtype=float)) == pytest.approx(1, abs=0.1)
 
 
+def pairs_by_chance(own: float) -> tuple[float, float]:
+    """Return what share of pairs lies beyond random signs, and is told, where each task has a direction of its own."""
+    tasks, batches, size, trials = 10, 100, 800, 20
+    beyond = told = 0
+    for seed in range(trials):
+        noise = np.random.default_rng(seed).normal(size=(tasks, batches, size))
+        rows = noise + own * np.eye(tasks, size)[:, None, :]
+        norms = np.linalg.norm(rows, axis=2)
+        units = (rows / norms[..., None]).mean(axis=1)
+        deltas = maths.without_own_pairs(np.einsum("jp,ibp->jib", units, rows), norms**2, norms)
+        found, others = maths.strict(deltas, norms, norms, seed=seed, draws=300).direction, ~np.eye(tasks, dtype=bool)
+        beyond += int((np.abs(found.value) > maths.flipped_band(deltas, seed=seed, draws=300))[others].sum())
+        told += int(((found.low > 0) | (found.high < 0))[others].sum())
+    return beyond / (trials * tasks * (tasks - 1)), told / (trials * tasks * (tasks - 1))
+
+
+def test_pairs_with_nothing_between_them_lie_beyond_random_signs_more_often_than_they_are_told() -> None:
+    """What docs/interpret.md says of both: no direction at all, and tasks whose directions are at right angles."""
+    beyond, told = pairs_by_chance(0.0)
+    assert beyond == pytest.approx(0.055, abs=0.015)
+    assert told == pytest.approx(0, abs=0.002)
+    beyond, told = pairs_by_chance(8.0)
+    assert beyond == pytest.approx(0.14, abs=0.02)
+    assert told == pytest.approx(0.04, abs=0.015)
+
+
 def test_intervals_are_those_of_a_bootstrap_of_whole_gradients() -> None:
     gradients = [rows.numpy() for rows in noisy(2, 40, 30, signal=0.5, seed=4).values()]
     deltas, norms, _ = naive({str(place): torch.from_numpy(rows) for place, rows in enumerate(gradients)})

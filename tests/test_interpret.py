@@ -1,6 +1,8 @@
 """`medbench interpret` on tiny checkpoints and the mini weights: what is measured, refused, and lost by a kill."""
 
 import csv
+import errno
+import fcntl
 import json
 import time
 from itertools import islice
@@ -15,7 +17,9 @@ from test_unimed_training import TINY
 from tiny_base import lora_overrides, make_base
 
 from medbench.adapters.uni_med import MINI_WEIGHTS
-from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.harness.rundir import held_output
+from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.suite import prepare_mini_suite
 from medbench.unimed.checkpoint import BaseWeights, write_checkpoint
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.interpret.choice import TEXT_ONLY, Choice, Precision, choose_tasks
@@ -118,6 +122,8 @@ def test_text_only_tasks_and_what_is_not_there_are_left_out_by_name(small_data: 
     assert chosen.tasks == TASKS
     assert chosen.left_out == {"medqa": TEXT_ONLY}
     assert chosen.data.keys() == set(TASKS)
+    assert chosen.suite == "custom"
+    assert choose_tasks(Choice(data_dir=prepare_mini_suite()), TASKS).suite == "mini"
     with pytest.raises(UsageError, match="0 of the tasks"):
         choose_tasks(Choice(data_dir=tmp_path), TASKS)
     with pytest.raises(DataError):
@@ -140,6 +146,44 @@ def test_what_cannot_be_measured_is_refused(small_data: Path, words: tuple[str, 
     told = medbench("interpret", *words, "--data-dir", small_data)
     assert told.returncode == 2
     assert says in " ".join(told.stderr.split())
+
+
+def test_a_folder_that_is_held_or_none_is_refused_in_one_sentence(small_data: Path, moe: Path, tmp_path: Path) -> None:
+    words = ("interpret", moe, "--data-dir", small_data, *FEW, "--output")
+    (tmp_path / "file").write_text("mine")
+    told = medbench(*words, tmp_path / "file")
+    assert told.returncode == 2
+    assert told.stderr.splitlines() == [
+        f"Error: --output {tmp_path / 'file'} is a file, not a folder.",
+        "Give a folder, which need not be there yet.",
+    ]
+    assert (tmp_path / "file").read_text() == "mine"
+    with held_output(tmp_path / "held", ""):
+        told = medbench(*words, tmp_path / "held")
+    assert (told.returncode, "Another process is measuring into" in told.stderr) == (1, True)
+    assert not (tmp_path / "held" / "cmoe").exists()
+
+
+def test_a_lock_lies_in_its_folder_and_can_be_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with held_output(tmp_path / "out", ""):
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(RunError, match="cannot be locked") as told, held_output(tmp_path / "out", ""):
+        pass
+    assert "--no-lock" in told.value.hint
+    with held_output(tmp_path / "bare", "", lock=False):
+        assert not list((tmp_path / "bare").iterdir())
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(RunError, match="out cannot be written to: Permission denied") as told:
+        held_output(tmp_path / "out", "").__enter__()
+    assert told.value.hint == "Give a folder that you may write to with --output."
 
 
 def test_a_folder_that_is_no_checkpoint_or_a_run_of_another_model_is_refused(small_data: Path, tmp_path: Path) -> None:
@@ -211,8 +255,9 @@ def test_routing_over_a_training_comes_from_its_checkpoints_and_its_log(
 ) -> None:
     record = {"stage": "language", "step": 1, "expert_use": {"slake-vqa": [0.5, 0.5, 0, 0, 0]}}
     (moe / "train_log.jsonl").write_text(json.dumps(record) + "\n" + json.dumps({"stage": "vision"}) + "\n")
-    told = medbench("interpret", moe, "--data-dir", small_data, *FEW, "--output", tmp_path / "out")
+    told = medbench("interpret", moe, "--data-dir", small_data, *FEW, "--no-lock", "--output", tmp_path / "out")
     assert told.returncode == 0, told.stderr
+    assert not list(tmp_path.rglob("*.lock"))
     found = only(tmp_path / "out").over_training
     assert [(one.step, one.source) for one in found] == [(1, "log"), (1, "checkpoint"), (2, "checkpoint")]
     assert found[0].weights == {"slake-vqa": (0.5, 0.5, 0.0, 0.0, 0.0)}
@@ -258,5 +303,6 @@ def test_a_killed_command_goes_on_to_the_same_bytes_on_the_mini_weights(tmp_path
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes(), file
     model = only(tmp_path / "killed")
     assert model.groups["all"].parameters == 944_005
+    assert model.suite == "mini"
     assert model.batches == model.batch_size == 2
     assert MINI_WEIGHTS.is_dir()

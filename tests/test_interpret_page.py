@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from browser import CHROMIUM, chromium
 from pydantic import ValidationError
 
 from medbench.harness.interpreted import read
-from medbench.leaderboard.interpretation.figures import draw_routing
+from medbench.leaderboard.interpretation.figures import draw_direction, draw_routing
 from medbench.leaderboard.interpretation.page import page, publish
-from medbench.leaderboard.interpretation.reading import headline, pulls
+from medbench.leaderboard.interpretation.reading import headline, how_measured, pulls, summary_table
 from medbench.leaderboard.interpretation.spectra import shown, spectra_as_markdown
 from medbench.leaderboard.interpretation.turning import in_cube, seen, turning
 from medbench.tasks.foundation.errors import UsageError
@@ -22,6 +23,9 @@ from medbench.tasks.sample import ImageRef, Sample
 from medbench.unimed.interpret import document as told
 from medbench.unimed.interpret import fisher
 from medbench.unimed.interpret.maps import Maps, apart, embedded, map_of, read_maps, spread, write_maps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TASKS = ("slake-vqa", "mimic-cxr", "dermamnist")
 NAN = None
@@ -47,7 +51,7 @@ def model(label: str, *, experts: int = 2) -> told.Measured:
     group = told.Interference(
         parameters=10, paper_direction=bounds(direction, 0).value, paper_index=(1.0, 0.5, 0.2),
         paper_normalised=(1.0, 0.5, 0.2), non_positive=(0.0, 0.1, 0.2), direction=bounds(direction, 0.1),
-        magnitude=bounds(direction, 0.1), index=index, normalised=index, flipped=bounds(direction, 0).value,
+        magnitude=bounds(direction, 0.1), index=index, normalised=index, flipped=((0.3,) * 3,) * 3,
         halves=(0.9, 0.9, NAN),
     )  # fmt: skip
     scored = told.Scored(shared=(1,) * 10, single=3, silent=0, mean=0.5, paper=(1,) * 9 + (4,), paper_mean=0.6)
@@ -269,6 +273,49 @@ def test_pairs_are_told_where_their_interval_leaves_nothing_open() -> None:
     assert headline(found).endswith(
         "In every model a step of slake-vqa takes from mimic-cxr. In every model a step of mimic-cxr adds to slake-vqa."
     )
+
+
+def marked(figure: "Figure", place: int) -> tuple[list[tuple[float, float]], list[str], int]:
+    """Return where the frames of a panel are, its bold numbers, and how many cells have their full colour."""
+    axes: Any = figure.axes[place]
+    bold = [text.get_text() for text in axes.texts if text.get_fontweight() == "bold"]
+    return [patch.get_xy() for patch in axes.patches], bold, int((axes.images[0].get_alpha() == 1).sum())
+
+
+def test_the_figure_frames_what_is_told_and_prints_bold_what_is_beyond_random_signs() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    unsure = model("b").groups["all"].model_copy(update={"direction": bounds([[1.0, 0.5, 0.0]] * 3, 1.1)})
+    figure = Figure(layout="constrained")
+    draw_direction(figure, [model("a"), model("b", experts=0).model_copy(update={"groups": {"all": unsure}})])
+    assert [axes.get_title() for axes in figure.axes] == ["a\nmoe", "b\nmlp2x_gelu"]
+    assert marked(figure, 0) == ([(0.5, -0.5), (-0.5, 0.5)], ["0.50", "-0.50"], 2)
+    # Larger than random signs give, and no interval leaves 0 out.
+    assert marked(figure, 1) == ([], ["0.50", "1.00", "1.00", "0.50"], 0)
+
+
+def test_a_table_says_what_each_model_is_and_what_chance_gives() -> None:
+    found = told.Document(models=(model("a").model_copy(update={"seed": 7}), model("b", experts=0)))
+    rows = [line.strip("| ").split(" | ") for line in summary_table(found).splitlines()]
+    assert rows[0][:6] == [
+        "model", "connector", "seed of batches", "parameters", "against / together / open",
+        "beyond random signs (5 % of pairs)",
+    ]  # fmt: skip
+    assert rows[2][:6] == ["a", "moe", "7", "10", "1 / 1 / 4", "2 (0.3)"]
+    assert rows[3][:2] == ["b", "mlp2x_gelu"]
+    assert "- a (moe): 4 batches of 2" in how_measured(found)
+
+
+def test_data_of_the_mini_suite_are_said_so_and_older_files_are_read(tmp_path: Path) -> None:
+    mini = model("a").model_copy(update={"suite": "mini"})
+    for suite, of in ((True, mini), (False, model("a"))):
+        html = page(told.Document(models=(of,)), (), None, {})
+        assert ("MINI SUITE" in html) == suite
+    older = told.Document(models=(mini,)).model_dump(mode="json")
+    del older["models"][0]["suite"]
+    write_atomically(tmp_path / told.FILE, canonical_json(older))
+    assert told.read_document(tmp_path / told.FILE).models[0].suite is None
 
 
 def test_of_many_models_one_sentence_tells_all_and_names_what_all_share() -> None:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medbench.harness.interpreted import PLACES, Document, Maps, Measured, Number, fisher
+from medbench.leaderboard.interpretation.reading import ALL, beyond, told
 from medbench.tasks.foundation.drawing import drawn, label, shades, stack
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ALL = "all"
-"""The group of all parameters of a connector."""
 _WIDE = 6.9  # inches
 MARKS: Mapping[str, str] = {
     "o": "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0", "s": "M-3-3h6v6h-6z", "^": "M0-4l4 7h-8z", "D": "M0-4l4 4-4 4-4-4z",
@@ -31,7 +30,8 @@ _LETTERS, _ACROSS = 30, 120  # of a name on a line; on a line of a legend
 _BEYOND = 0.75  # of the largest index, how far an interval is drawn beyond values
 _NOTHING = 1e-12  # a share below is an error of rounding
 _READABLE = 12  # tasks whose pairs have room for a number
-_STRONG = 0.6  # from which a cell's number is white
+_STRONG = 0.6  # from which the number in a cell of full colour is white
+_PALE = 0.25  # opacity of a cell that cannot be told
 Draw = Callable[["Figure"], None]
 
 
@@ -62,19 +62,29 @@ def draw_all(
 
 
 def draw_direction(figure: "Figure", models: Sequence[Measured]) -> None:
-    """Draw GD between tasks (Eq. 2, ratio of means): a row is pulled by the columns; blue pulls against it."""
+    """Draw GD between tasks (Eq. 2, ratio of means): a row is pulled by the columns; blue pulls against it.
+
+    What is told has a frame and full colour, what lies beyond random signs a bold number.
+    """
+    from matplotlib.patches import Rectangle
+
     for axes, model in zip(_row(figure, len(models), 3.1, across=2), models, strict=True):
-        values = _array(model.groups[ALL].direction.value)
-        axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
-        axes.set_title(_name(model.label))
+        one = model.groups[ALL]
+        values, sure, outside = _array(one.direction.value), np.any([*told(one).values()], axis=0), beyond(one)
+        axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, alpha=np.where(sure, 1.0, _PALE))
+        axes.set_title(_named(model))
         ticks = range(len(model.tasks))
         axes.set_xticks(ticks, model.tasks, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_yticks(ticks, model.tasks)
         for spine in axes.spines.values():
             spine.set_visible(False)
+        for row, column in np.argwhere(sure):
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=1.2))
         for (row, column), value in np.ndenumerate(values) if len(model.tasks) <= _READABLE else ():
-            ink = "white" if abs(value) > _STRONG else "black"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=4.5, color=ink)
+            bold = bool(outside[row, column])
+            ink = "white" if sure[row, column] and abs(value) > _STRONG else "black" if bold else "#4d4d4d"
+            look: Any = {"ha": "center", "va": "center", "fontsize": 4.5, "color": ink}
+            axes.text(column, row, f"{value:.2f}", fontweight="bold" if bold else "normal", **look)
 
 
 def draw_tug_of_war(figure: "Figure", models: Sequence[Measured]) -> None:
@@ -87,7 +97,7 @@ def draw_tug_of_war(figure: "Figure", models: Sequence[Measured]) -> None:
         at = [tasks.index(task) + (place - (len(models) - 1) / 2) * width for task in model.tasks]
         value, low, high = (_array(one) for one in (found.value, found.low, found.high))
         reach = np.maximum(0.0, np.stack([value - low, high - value]))
-        axes.bar(at, value, width=width, color=colour, label=_name(model.label))
+        axes.bar(at, value, width=width, color=colour, label=_named(model))
         axes.errorbar(at, value, yerr=reach, fmt="none", ecolor="black", elinewidth=0.6)
     # One wide interval would make all bars dots.
     low, high = axes.get_ylim()
@@ -105,7 +115,7 @@ def draw_scores(figure: "Figure", models: Sequence[Measured]) -> None:
         scores = model.scores[ALL]
         bins = len(scores.tasks.shared)
         edges = np.arange(bins) / bins
-        axes.set(title=_name(model.label), xlabel="statistics score", ylabel="share of parameters")
+        axes.set(title=_named(model), xlabel="statistics score", ylabel="share of parameters")
         named = {"tasks": scores.tasks, "random signs": scores.flipped, "copies of one task": scores.copies}
         for (name, one), style in zip(named.items(), ("-", "--", ":"), strict=True):
             counts = np.asarray(one.shared, dtype=float)
@@ -121,7 +131,7 @@ def draw_routing(figure: "Figure", models: Sequence[Measured]) -> None:
         most = max(len(weights) for _, weights in rows)
         parts = {f"expert {one + 1}": [_number(weights[one]) for _, weights in rows] for one in range(most)}
         stack(axes, [task for task, _ in rows], parts, shades(experts))
-        axes.set(title=_name(model.label), xlabel="mean weight")
+        axes.set(title=_named(model), xlabel="mean weight")
     _legend_below(figure)
 
 
@@ -135,7 +145,7 @@ def draw_training(figure: "Figure", models: Sequence[Measured]) -> None:
             look: Any = {"marker": list(MARKS)[place % len(MARKS)], "markersize": 3, "linewidth": 0.9}
             if told:
                 axes.plot(*zip(*told, strict=True), label=name, color=f"C{place}", **look)
-        axes.set(title=_name(model.label), xlabel="step", ylabel="largest weight of an expert")
+        axes.set(title=_named(model), xlabel="step", ylabel="largest weight of an expert")
     _legend_below(figure)
 
 
@@ -164,7 +174,7 @@ def draw_spectra(figure: "Figure", spectra: fisher.FisherDocument) -> None:
             shares = _array(model.groups[ALL].spectra[reading].shares)
             shares = shares[shares > _NOTHING]
             dashed = "--" if model.draws == "image_centric" else "-"
-            name = _name(model.label) + (f" ({model.draws})" if model.draws else "")
+            name = _named(model) + (f" ({model.draws})" if model.draws else "")
             axes.plot(np.arange(len(shares)) + 1, shares, dashed, color=f"C{place}", linewidth=1, label=name)
         for count in sorted({len(model.tasks) * model.samples for model in spectra.models}):
             axes.axhline(1 / count, color="grey", linestyle=":", linewidth=0.8, label=f"all the same, n = {count}")
@@ -185,6 +195,11 @@ def _row(figure: "Figure", count: int, height: float, *, share: bool = False, ac
 
 def _name(text: str) -> str:
     return textwrap.fill(label(text), _LETTERS)
+
+
+def _named(model: Measured | fisher.FisherModel) -> str:
+    """Return the label of a model and, on a line of its own, in a word what its connector is."""
+    return f"{_name(model.label)}\n{_name(model.connector.partition(':')[0])}"
 
 
 def _legend_below(figure: "Figure", **more: Any) -> None:

@@ -6,11 +6,12 @@ from html import escape
 from pathlib import Path
 
 from medbench.harness.interpreted import Document, Maps, fisher, read
+from medbench.harness.workload import MINI_NOTICE
 from medbench.leaderboard.interpretation import reading
 from medbench.leaderboard.interpretation.figures import draw_all
 from medbench.leaderboard.interpretation.spectra import spectra_as_markdown
 from medbench.leaderboard.interpretation.turning import turning
-from medbench.leaderboard.render import as_page, asset, markdown_as_html, render_html
+from medbench.leaderboard.render import as_page, asset, markdown_as_html, notes, render_html
 from medbench.tasks.foundation.files import read_yaml_table, write_atomically
 
 PAGE = "interpretation.html"
@@ -49,6 +50,8 @@ def page(
 ) -> str:  # fmt: skip
     """Return the page; `images` are the SVG figures by name, in base64."""
     body = f"<h1>{_TITLE}</h1>\n<blockquote><p>{escape(reading.headline(found))}</p></blockquote>\n"
+    mini = any(model.suite == "mini" for model in found.models)
+    body += markdown_as_html("".join(notes([MINI_NOTICE] if mini else [])))
     for section in _SECTIONS:
         figure, table, title = section.get("figure", ""), section.get("table", ""), section["title"]
         if figure and figure not in images:

@@ -6,11 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from medbench.harness.interpreted import Document, Interference, Maps, Measured, Number
-from medbench.leaderboard.interpretation.figures import ALL
 from medbench.leaderboard.render import folded, markdown_table, markdown_text
 
+ALL = "all"
+"""The group of all parameters of a connector."""
 _MOST_MODELS_TOLD_SINGLY = 2
 _MOST_PAIRS_NAMED = 4
+_BY_CHANCE = 0.05  # Share of pairs that an interval or a band of 95 % leaves out.
 
 
 def headline(document: Document) -> str:
@@ -49,7 +51,7 @@ def _pairs_told(model: Measured) -> dict[str, list[tuple[str, str]]]:
     """Return the pairs, the task that is pulled first, that pull against each other or together."""
     return {
         way: [(model.tasks[pulled], model.tasks[pulling]) for pulled, pulling in np.argwhere(there)]
-        for way, there in _told(model.groups[ALL]).items()
+        for way, there in told(model.groups[ALL]).items()
     }
 
 
@@ -65,7 +67,8 @@ def _of_model(model: Measured) -> str:
 def summary_table(document: Document) -> str:
     """Return a row a model: pairs, indexes, statistics scores beside what chance gives."""
     heads = (
-        "model", "parameters", "against / together / open", "denominator not positive", "spread of indexes",
+        "model", "connector", "seed of batches", "parameters", "against / together / open",
+        "beyond random signs (5 % of pairs)", "denominator not positive", "spread of indexes",
         "statistics score", "random signs", "copies of one task",
     )  # fmt: skip
     return markdown_table(heads, [_summary(model) for model in document.models])
@@ -76,7 +79,8 @@ def _summary(model: Measured) -> list[str]:
     found = pulls(one)
     there = [share for share in one.non_positive if share is not None]
     return [
-        markdown_text(model.label), f"{one.parameters:,}", " / ".join(map(str, found.values())),
+        markdown_text(model.label), markdown_text(model.connector), str(model.seed), f"{one.parameters:,}",
+        " / ".join(map(str, found.values())), f"{beyond(one).sum()} ({_BY_CHANCE * sum(found.values()):.3g})",
         f"{100 * sum(there) / max(1, len(there)):.0f} %", number(spread(one.normalised.value)),
         number(scores.tasks.mean), number(scores.flipped.mean), number(scores.copies.mean),
     ]  # fmt: skip
@@ -89,9 +93,9 @@ def task_table(model: Measured) -> str:
     heads = ("task", "loss", "index", "95 %", "index, paper's reading", "denominator not positive", "own halves")
     rows = []
     for task, value, low, high, paper, share, halves in zip(model.tasks, *columns, strict=True):
-        told = "n/a" if share is None else f"{100 * share:.0f} %"
+        shown = "n/a" if share is None else f"{100 * share:.0f} %"
         rows.append([
-            task, number(model.losses[task]), number(value), f"{number(low)} to {number(high)}", number(paper), told,
+            task, number(model.losses[task]), number(value), f"{number(low)} to {number(high)}", number(paper), shown,
             number(halves),
         ])  # fmt: skip
     return markdown_table(heads, rows)
@@ -127,7 +131,7 @@ def how_measured(document: Document) -> str:
     """Return what was measured of each model, and what was left out."""
     lines = []
     for model in document.models:
-        name = markdown_text(model.label)
+        name = f"{markdown_text(model.label)} ({markdown_text(model.connector)})"
         out = markdown_text("; ".join(f"{task}: {why}" for task, why in model.left_out.items()))
         lines.append(
             f"- {name}: {model.batches} batches of {model.batch_size} training samples of each task, "
@@ -139,7 +143,7 @@ def how_measured(document: Document) -> str:
 
 def by_model(title: str, found: Document, table: Callable[[Measured], str]) -> str:
     """Return a table of each model below a line that unfolds it."""
-    return "\n\n".join(folded(f"{title}: {model.label}", table(model)) for model in found.models)
+    return "\n\n".join(folded(f"{title}: {model.label} ({model.connector})", table(model)) for model in found.models)
 
 
 def number(value: Number) -> str:
@@ -149,16 +153,23 @@ def number(value: Number) -> str:
 
 def pulls(one: Interference) -> dict[str, int]:
     """Return how many ordered pairs of tasks pull against each other, together, or neither as far as can be told."""
-    counts = {way: int(there.sum()) for way, there in _told(one).items()}
+    counts = {way: int(there.sum()) for way, there in told(one).items()}
     others = len(one.non_positive) * (len(one.non_positive) - 1)
     return {**counts, "open": others - sum(counts.values())}
 
 
-def _told(one: Interference) -> dict[str, npt.NDArray[np.bool_]]:
+def told(one: Interference) -> dict[str, npt.NDArray[np.bool_]]:
     """Return which pairs of two tasks pull against each other, and which together [T, T]."""
     low, high = (np.asarray(side, dtype=np.float64) for side in (one.direction.low, one.direction.high))
     others = ~np.eye(len(low), dtype=bool)
     return {"against": (high < 0) & others, "together": (low > 0) & others}
+
+
+def beyond(one: Interference) -> npt.NDArray[np.bool_]:
+    """Return which pairs of two tasks [T, T] have a larger |GD| than 95 % of draws with random signs."""
+    value, band = (np.asarray(side, dtype=np.float64) for side in (one.direction.value, one.flipped))
+    outside: npt.NDArray[np.bool_] = (np.abs(value) > band) & ~np.eye(len(band), dtype=bool)
+    return outside
 
 
 def spread(values: Sequence[Number]) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from math import log
 
 from medbench.harness.interpreted import Number, fisher
-from medbench.leaderboard.interpretation.figures import ALL
+from medbench.leaderboard.interpretation.reading import ALL
 from medbench.leaderboard.render import folded, markdown_table, markdown_text, p_text
 
 _LEVEL = 0.05
@@ -18,16 +18,19 @@ def spectra_as_markdown(found: fisher.FisherDocument) -> str:
     """Return the spectra of whole connectors, what models differ in, and the parts below lines that unfold."""
     heads = (*_NUMBERS, "samples n", "ln n", "draws")
     rows = [
-        [markdown_text(one.label), *_numbers(one, ALL), f"{n:,}", f"{log(n):.3f}", markdown_text(one.draws or "n/a")]
+        [
+            *map(markdown_text, (one.label, one.connector)), *_numbers(one, ALL), f"{n:,}", f"{log(n):.3f}",
+            markdown_text(one.draws or "n/a"),
+        ]
         for one in found.models
         if (n := len(one.tasks) * one.samples)
-    ]
+    ]  # fmt: skip
     changes = [row for pair in found.comparisons for row in _changes(pair.other, pair.groups[ALL])]
     against = f"Against {markdown_text(found.models[0].label)}, on the same samples:"
     compared = (
         f"{against}\n\n{markdown_table(_CHANGED, changes, merged=True)}" if changes else _OTHERS if rows[1:] else _ALONE
     )
-    return "\n\n".join([markdown_table(("model", *heads), rows), compared, *map(_parts, found.models)])
+    return "\n\n".join([markdown_table(("model", "connector", *heads), rows), compared, *map(_parts, found.models)])
 
 
 def _numbers(model: fisher.FisherModel, group: str) -> list[str]:

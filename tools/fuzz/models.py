@@ -288,7 +288,7 @@ def _measured(folder: Path) -> None:
     model = Measured(
         label="m", connector="linear", fingerprint="0", tasks=("slake-vqa",), left_out={}, data={}, batches=2,
         batch_size=1, seed=0, precision="fp32", stored="float64", copied="slake-vqa", losses={"slake-vqa": 1.0},
-        groups={"all": group}, routing={"slake-vqa": (0.5, 0.5)}, over_training=(),
+        groups={"all": group}, routing={"slake-vqa": (0.5, 0.5)}, over_training=(), suite="mini",
         scores={"all": Scores(tasks=scored, flipped=scored, copies=scored, halves={})},
     )  # fmt: skip
     (folder / "interference.json").write_text(Document(models=(model,)).model_dump_json(), encoding="utf-8")

@@ -9,7 +9,8 @@ import torch
 
 from medbench.tasks.catalog import get_task, task_names
 from medbench.tasks.foundation.errors import DataError, UsageError, unknown_name
-from medbench.tasks.prepared import load_prepared
+from medbench.tasks.prepared import Prepared, load_prepared
+from medbench.tasks.suite import SuiteName, suite_of
 
 Precision = Literal["fp32", "bf16"]
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -37,7 +38,13 @@ class Chosen:
     tasks: tuple[str, ...]
     left_out: Mapping[str, str]
     data: Mapping[str, str]
-    copied: str  # The task with the most training samples: copies of it repeat the fewest.
+    sizes: Mapping[str, int]  # Training samples of each task.
+    suite: SuiteName
+
+    @property
+    def copied(self) -> str:
+        """The task with the most training samples: copies of it repeat the fewest."""
+        return max(self.sizes, key=self.sizes.__getitem__)
 
 
 def choose_tasks(choice: Choice, offered: Sequence[str]) -> Chosen:
@@ -48,9 +55,8 @@ def choose_tasks(choice: Choice, offered: Sequence[str]) -> Chosen:
     if strangers := [name for name in choice.tasks if name not in task_names()]:
         raise unknown_name("task", strangers[0], task_names())
     named = tuple(dict.fromkeys(choice.tasks))
-    data: dict[str, str] = {}
+    found: dict[str, Prepared] = {}
     left_out: dict[str, str] = {}
-    sizes: dict[str, int] = {}
     for name in named or offered:
         try:
             prepared = None if get_task(name).kind == "qa" else load_prepared(choice.data_dir, name)
@@ -64,9 +70,11 @@ def choose_tasks(choice: Choice, offered: Sequence[str]) -> Chosen:
         elif not prepared.manifest.counts.get("train"):
             left_out[name] = "it has no train split"
         else:
-            data[name], sizes[name] = prepared.manifest.data_fingerprint, prepared.manifest.counts["train"]
-    if len(data) < _FEWEST_TASKS:
+            found[name] = prepared
+    if len(found) < _FEWEST_TASKS:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        problem = f"{len(data)} of the tasks can be measured ({reasons or 'no more was named'})."
+        problem = f"{len(found)} of the tasks can be measured ({reasons or 'no more was named'})."
         raise UsageError(problem, "Interference needs two tasks with images at least, prepared in --data-dir.")
-    return Chosen(tasks=tuple(data), left_out=left_out, data=data, copied=max(sizes, key=sizes.__getitem__))
+    data = {name: prepared.manifest.data_fingerprint for name, prepared in found.items()}
+    sizes = {name: prepared.manifest.counts["train"] for name, prepared in found.items()}
+    return Chosen(tasks=tuple(data), left_out=left_out, data=data, sizes=sizes, suite=suite_of(found.values()))

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from medbench.tasks.suite import SuiteName
 from medbench.tasks.validation import parse_json_file
 
 SCHEMA = 1
@@ -105,6 +106,7 @@ class Measured(Record):
     scores: dict[str, Scores]
     routing: dict[str, Vector]  # By task, the mean weight of each expert; empty without experts.
     over_training: tuple[Moment, ...]
+    suite: SuiteName | None = None  # That the tasks make up; None in files that are older than this field.
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from medbench.tasks.foundation.console import Meter, meter
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import canonical_json, replaced_when_whole, write_atomically
-from medbench.tasks.prepared import load_prepared
 from medbench.unimed.interpret import fisher
 from medbench.unimed.interpret.choice import Choice
 from medbench.unimed.interpret.document import ALL
@@ -94,7 +93,8 @@ def _columns(rows: Sequence[npt.NDArray[Any]], part: slice) -> Array:
 
 
 def plan(subjects: Sequence[Subject[Any]], samples: int) -> Table:
-    """Return columns and rows that say what the measurement takes on the disk."""
+    """Return columns and rows that say what it takes on the disk; UsageError if a task has fewer samples."""
+    refuse_too_many(subjects, samples)
     rows = []
     for one in subjects:
         count, size = len(one.chosen.tasks) * samples, one.needs.parameters
@@ -103,26 +103,33 @@ def plan(subjects: Sequence[Subject[Any]], samples: int) -> Table:
     return ("model", "samples n", "parameters P", "n x P on disk, GiB"), rows
 
 
+def refuse_too_many(subjects: Sequence[Subject[Any]], samples: int) -> None:
+    """Raise a UsageError if a task of a model has fewer training samples."""
+    there, task = min((there, task) for one in subjects for task, there in one.chosen.sizes.items())
+    if there < samples:
+        problem = f"--fisher is {samples}, but {task} has {there} training samples."
+        raise UsageError(problem, f"Give {there} at most, or leave the task out with --tasks.")
+
+
 def measure(subjects: Sequence[Subject[Any]], choice: Choice, samples: int, output: Path) -> FisherDocument:
     """Measure models and compare the others with the first; write `fisher.json` and return it.
 
     `choice` and the subjects have batches of one sample. UsageError if a task has fewer samples; RunError if the folder
     holds another measurement; errors of `open` and `Rows.gather`.
     """
-    for task in {task for one in subjects for task in one.chosen.tasks}:
-        if (there := load_prepared(choice.data_dir, task).manifest.counts["train"]) < samples:
-            problem = f"--fisher is {samples}, but {task} has {there} training samples."
-            raise UsageError(problem, "Give a smaller number, or leave the task out with --tasks.")
+    refuse_too_many(subjects, samples)
     labels = [one.label for one in subjects]
     known = fisher.read_fisher(output / FILE) if (output / FILE).exists() else None
     if known and [one.label for one in known.models] != labels:
         known = None
     kept = [_gathered(one, choice, samples, output / one.label, gather=known is None) for one in subjects]
-    found = known or _document(kept)
+    document = known or _document(kept)
+    write_atomically(output / FILE, canonical_json(document.model_dump(mode="json"), indent=2) + "\n")
+    # Its parts have the order of the file, whether they were measured now or before.
+    found = fisher.read_fisher(output / FILE)
     for label, files in fisher.csv_files(found).items():
         for name, text in files.items():
             write_atomically(output / label / name, text)
-    write_atomically(output / FILE, canonical_json(found.model_dump(mode="json"), indent=2) + "\n")
     for _, rows in kept:
         rows.remove()
     return found

@@ -144,7 +144,7 @@ def _measured(subject: Subject[Any], choice: Choice, folder: Path) -> Measured:
         **{**conditions, "tasks": chosen.tasks}, label=subject.label, left_out=dict(chosen.left_out),
         losses=results.losses_of(measuring), groups=results.groups_of(measuring),
         scores=results.scored_groups(measuring), routing=results.routing_of(measuring),
-        over_training=subject.moments(source, folder / "kept"),
+        over_training=subject.moments(source, folder / "kept"), suite=chosen.suite,
     )  # fmt: skip
 
 
