@@ -206,11 +206,11 @@ def png(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def zipped(members: Mapping[str, bytes], *, packed: bool = True) -> bytes:
-    """Return a zip archive."""
+    """Return a zip archive, whose members have no time: the same case has the same bytes."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, content in members.items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)
     return stream.getvalue()
 
 
