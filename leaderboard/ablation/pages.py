@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 _LINES = ("-", "--", "-.", ":")
 
 
-def publish_ablation(
-    folder: Path, table: str, rows: Sequence[TrainedRow], missing: Sequence[str], base: Base
-) -> None:  # fmt: skip
+def publish_ablation(folder: Path, table: str, rows: Sequence[TrainedRow], missing: Sequence[str], base: Base) -> None:
     """Write the files of a table of trained rows into a folder, and show what the rows gain.
 
     Errors are those of `make_ablation`; RunError if a file cannot be written.
@@ -78,13 +76,14 @@ def _as_markdown(head: Sequence[str], lines: Sequence[Sequence[str]], *, right: 
 def as_latex(found: Ablation) -> str:
     """Return two tables as wide as the text under the paper's protocol: scores, and what rows gain in total."""
     rows = found.protocols["paper"]
-    told = (f"Recipe {found.base.told}, protocol paper.", *found.notices)
-    comments = [r"% \usepackage{booktabs, graphicx}", *(f"% {latex_text(one)}" for one in told)]
+    told = [f"% {latex_text(one)}" for one in (f"Recipe {found.base.told}, protocol paper.", *found.notices)]
     titles = [(latex_text(get_task(task).title), metric_title(metric)) for task, metric in found.metrics]
     heads = ["Row", *(rf"\shortstack{{{title}\\{metric}}}" for title, metric in titles)]
     scores = [[row.name, *(value_text(row.scores[task].value) for task, _ in found.metrics)] for row in rows]
     gained = _tabular(*verdict_lines(rows)).replace("Δ", r"$\Delta$")
-    return printable("\n".join([*comments, _tabular(heads, scores), r"\medskip", "", gained]))
+    return printable(
+        "\n".join([r"% \usepackage{booktabs, graphicx}", *told, _tabular(heads, scores), r"\medskip", "", gained])
+    )
 
 
 def _tabular(head: list[str], lines: Sequence[Sequence[str]]) -> str:

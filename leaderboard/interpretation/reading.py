@@ -94,10 +94,8 @@ def task_table(model: Measured) -> str:
     rows = []
     for task, value, low, high, paper, share, halves in zip(model.tasks, *columns, strict=True):
         shown = "n/a" if share is None else f"{100 * share:.0f} %"
-        rows.append([
-            task, number(model.losses[task]), number(value), f"{number(low)} to {number(high)}", number(paper), shown,
-            number(halves),
-        ])  # fmt: skip
+        loss, between = number(model.losses[task]), f"{number(low)} to {number(high)}"
+        rows.append([task, loss, number(value), between, number(paper), shown, number(halves)])
     return markdown_table(heads, rows)
 
 
@@ -114,15 +112,12 @@ def group_table(model: Measured) -> str:
 
 def map_table(maps: Sequence[Maps]) -> str:
     """Return a row for each space: how far tasks lie apart there."""
-    rows = [
-        [
-            markdown_text(one.label), place, str(space.width), f"{len(one.tasks):,} ({one.pictures:,} pictures)",
-            number(space.apart.silhouette), f"{100 * (space.apart.purity or 0):.1f} %",
-            f"{100 * space.apart.chance:.1f} %",
-        ]
-        for one in maps
-        for place, space in (("before", one.before), ("after", one.after))
-    ]  # fmt: skip
+    rows = []
+    for one in maps:
+        for place, space in (("before", one.before), ("after", one.after)):
+            apart, points = space.apart, f"{len(one.tasks):,} ({one.pictures:,} pictures)"
+            shares = [f"{100 * share:.1f} %" for share in (apart.purity or 0, apart.chance)]
+            rows.append([markdown_text(one.label), place, str(space.width), points, number(apart.silhouette), *shares])
     heads = ("model", "connector", "width", "points", "silhouette", "purity of 10 neighbours", "by chance")
     return markdown_table(heads, rows, merged=True)
 
@@ -168,8 +163,7 @@ def told(one: Interference) -> dict[str, npt.NDArray[np.bool_]]:
 def beyond(one: Interference) -> npt.NDArray[np.bool_]:
     """Return which pairs of two tasks [T, T] have a larger |GD| than 95 % of draws with random signs."""
     value, band = (np.asarray(side, dtype=np.float64) for side in (one.direction.value, one.flipped))
-    outside: npt.NDArray[np.bool_] = (np.abs(value) > band) & ~np.eye(len(band), dtype=bool)
-    return outside
+    return np.asarray((np.abs(value) > band) & ~np.eye(len(band), dtype=bool))
 
 
 def spread(values: Sequence[Number]) -> float:

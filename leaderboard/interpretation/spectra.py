@@ -16,21 +16,16 @@ _OTHERS = "No two models were measured on the same samples: nothing is compared.
 
 def spectra_as_markdown(found: fisher.FisherDocument) -> str:
     """Return the spectra of whole connectors, what models differ in, and the parts below lines that unfold."""
-    heads = (*_NUMBERS, "samples n", "ln n", "draws")
-    rows = [
-        [
-            *map(markdown_text, (one.label, one.connector)), *_numbers(one, ALL), f"{n:,}", f"{log(n):.3f}",
-            markdown_text(one.draws or "n/a"),
-        ]
-        for one in found.models
-        if (n := len(one.tasks) * one.samples)
-    ]  # fmt: skip
+    rows = []
+    for one in found.models:
+        count, named = len(one.tasks) * one.samples, map(markdown_text, (one.label, one.connector, one.draws or "n/a"))
+        rows.append([*named, *_numbers(one, ALL), f"{count:,}", f"{log(count):.3f}"])
     changes = [row for pair in found.comparisons for row in _changes(pair.other, pair.groups[ALL])]
     against = f"Against {markdown_text(found.models[0].label)}, on the same samples:"
-    compared = (
-        f"{against}\n\n{markdown_table(_CHANGED, changes, merged=True)}" if changes else _OTHERS if rows[1:] else _ALONE
-    )
-    return "\n\n".join([markdown_table(("model", "connector", *heads), rows), compared, *map(_parts, found.models)])
+    table = f"{against}\n\n{markdown_table(_CHANGED, changes, merged=True)}"
+    told = table if changes else _OTHERS if rows[1:] else _ALONE
+    heads = ("model", "connector", "draws", *_NUMBERS, "samples n", "ln n")
+    return "\n\n".join([markdown_table(heads, rows), told, *map(_parts, found.models)])
 
 
 def _numbers(model: fisher.FisherModel, group: str) -> list[str]:
@@ -40,8 +35,7 @@ def _numbers(model: fisher.FisherModel, group: str) -> list[str]:
 
 def _parts(model: fisher.FisherModel) -> str:
     rows = [[name, f"{one.parameters:,}", *_numbers(model, name)] for name, one in model.groups.items()]
-    table = markdown_table(("part", "parameters", *_NUMBERS), rows)
-    return folded(f"By part of the connector: {model.label}", table)
+    return folded(f"By part of the connector: {model.label}", markdown_table(("part", "parameters", *_NUMBERS), rows))
 
 
 def _changes(other: str, of: Mapping[fisher.Reading, fisher.Changes]) -> Iterator[list[str]]:
