@@ -9,10 +9,9 @@ import click
 from medbench.adapters.base import Dtype
 from medbench.harness.commands import as_table, known_device, weight_options
 from medbench.harness.models import ModelOptions, settings_of
-from medbench.harness.rundir import held, make_folder
+from medbench.harness.rundir import held_output
 from medbench.tasks.foundation.console import emit_table, say, warn
 from medbench.tasks.foundation.errors import StoppedError, UsageError
-from medbench.tasks.foundation.last_resort import kept_in
 from medbench.tasks.foundation.registry import imported_when_called
 
 if TYPE_CHECKING:
@@ -66,9 +65,10 @@ _LONGEST_LABEL = 60
 @click.option("--device", callback=known_device, metavar="auto|cpu|cuda[:N]|mps", default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(get_args(Dtype)), default="auto", show_default=True)
 @weight_options
+@click.option("--no-lock", "lock", flag_value=False, default=True, help="Hold no lock, where the file system has none.")
 @click.option("--dry-run", is_flag=True, help="Load the model, read one batch of each task, and show what all takes.")
 def probe_command(
-    models: tuple[str, ...], tasks: tuple[str, ...], output: Path | None, *, dry_run: bool, **given: Any
+    models: tuple[str, ...], tasks: tuple[str, ...], output: Path | None, *, lock: bool, dry_run: bool, **given: Any
 ) -> None:
     """Find where a model loses what a picture shows: in vision, connector or decoder, or in its answer.
 
@@ -91,10 +91,8 @@ def probe_command(
             columns, rows, title = work.plan()
             emit_table(columns, rows, title=title)
         return
-    make_folder(works[0].folder.parent)
-    problem = f"Another process is probing into {output}."
     try:
-        with held(works[0].folder.parent / ".lock", problem), kept_in(works[0].folder.parent):
+        with held_output(works[0].folder.parent, f"Another process is probing into {output}.", lock=lock):
             for work in works:
                 show(work.do())
             say(f"All numbers and figures: {publish(works[0].folder.parent)}")
