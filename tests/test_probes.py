@@ -154,6 +154,7 @@ def test_where_nothing_could_be_found_nothing_is_said_to_be_clean(cases: int) ->
     assert found.verdict == ("suspicious" if cases == 10 else "not_testable")
 
 
+@pytest.mark.slow
 def test_a_gap_that_would_have_been_shown_is_told() -> None:
     """A gap of the told size is found in most of many models, and a third of it in few."""
     least = finding(0.0, peers=4).least_gap
