@@ -227,7 +227,9 @@ def test_the_pages_show_every_number_with_the_papers_beside_it(tmp_path: Path) -
     assert "paper,Linear,MLP,gain,total,,-0.3333" in csv
 
 
-@pytest.mark.parametrize(("name", "table", "seeds"), [("2a", "2a", 3), ("5", "5", 3), ("small", "2a", 1)])
+@pytest.mark.parametrize(
+    ("name", "table", "seeds"), [("2a", "2a", 3), ("5", "5", 3), ("2b", "2b", 3), ("small", "2a", 1)]
+)
 def test_the_committed_tables_are_those_of_their_numbers(name: str, table: str, seeds: int) -> None:
     folder = COMMITTED / name
     found = read_ablation(folder / "ablation.json")

@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HELP_WIDTH = 100
 MINI_RESULTS = ROOT / "docs" / "mini"
 PRESETS = ("official", "paper", "mini")
-ABLATIONS = ("2a", "5")
+ABLATIONS = ("2a", "5", "2b")
 DOCTOR_ROWS = {
     ("path-vqa", "closed_accuracy"),
     ("dermamnist", "accuracy"),
