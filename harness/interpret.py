@@ -62,9 +62,10 @@ def interpret_command(
         data_dir = prepare_mini_suite()
     named = tuple(name for name in (tasks or "").split(",") if name)
     work = Work.of(models, data_dir=data_dir, tasks=named, **options)
+    emit_table(*work.plan())
     singles = Work.of(models, data_dir=data_dir, tasks=named, **{**options, "batch_size": 1}) if fisher else None
-    for columns, rows in [work.plan(), *([singles.fisher_plan(fisher)] if singles and fisher else [])]:
-        emit_table(columns, rows)
+    if singles and fisher:
+        emit_table(*singles.fisher_plan(fisher))
     if dry_run:
         return
     if output is None:

@@ -28,6 +28,7 @@ class Probe:
     kinds: frozenset[Kind]  # Kinds of tasks that it can change.
     # From a task, its test samples and a seed to what is asked; None if they have nothing that it changes.
     change: Change
+    finds: Callable[[TaskSpec], bool] = lambda _: True  # Whether the prompts of a task have what it changes.
 
 
 def probed(name: str, spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Asked | None:
@@ -39,10 +40,8 @@ def probed(name: str, spec: TaskSpec, samples: Sequence[Sample], seed: int) -> A
 
 def may_change(name: str, task: str, kind: Kind) -> bool:
     """Return whether a probe may change a task, as far as its kind and, of one of the catalogue, its prompts tell."""
-    if kind not in PROBES[name].kinds or task not in TASKS:
-        return kind in PROBES[name].kinds
-    spec = get_task(task)
-    return "{options}" in spec.prompt if name == "options-shuffled" else name != "paraphrase" or bool(_prompts(spec))
+    probe = PROBES[name]
+    return kind in probe.kinds and (task not in TASKS or probe.finds(get_task(task)))
 
 
 def refuse_unknown(name: str) -> None:
@@ -116,10 +115,10 @@ PROBES: dict[str, Probe] = {
     "options-shuffled": Probe(
         asked="With the options in another order",
         meaning="the options under other letters: a model that knows the letter by heart falls",
-        kinds=frozenset({"qa"}), change=_with_other_options,
+        kinds=frozenset({"qa"}), change=_with_other_options, finds=lambda spec: "{options}" in spec.prompt,
     ),
     "paraphrase": Probe(
         asked="By another instruction", meaning="another instruction: a model that knows the question by heart falls",
-        kinds=frozenset(get_args(Kind)), change=_in_other_words,
+        kinds=frozenset(get_args(Kind)), change=_in_other_words, finds=lambda spec: bool(_prompts(spec)),
     ),
 }  # fmt: skip

@@ -77,17 +77,16 @@ def as_latex(found: Ablation) -> str:
     """Return two tables as wide as the text under the paper's protocol: scores, and what rows gain in total."""
     rows = found.protocols["paper"]
     told = [f"% {latex_text(one)}" for one in (f"Recipe {found.base.told}, protocol paper.", *found.notices)]
-    titles = [(latex_text(get_task(task).title), metric_title(metric)) for task, metric in found.metrics]
-    heads = ["Row", *(rf"\shortstack{{{title}\\{metric}}}" for title, metric in titles)]
+    head, _ = score_lines(found, "paper")
     scores = [[row.name, *(value_text(row.scores[task].value) for task, _ in found.metrics)] for row in rows]
-    gained = _tabular(*verdict_lines(rows)).replace("Δ", r"$\Delta$")
-    return printable(
-        "\n".join([r"% \usepackage{booktabs, graphicx}", *told, _tabular(heads, scores), r"\medskip", "", gained])
-    )
+    tables = [_tabular(head, scores), r"\medskip", "", _tabular(*verdict_lines(rows))]
+    return printable("\n".join([r"% \usepackage{booktabs, graphicx}", *told, *tables]))
 
 
-def _tabular(head: list[str], lines: Sequence[Sequence[str]]) -> str:
-    cells = pd.DataFrame([list(map(latex_text, line)) for line in lines], columns=head)
+def _tabular(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    titles = [r"\\".join(map(latex_text, title.split("\n"))) for title in head]
+    heads = [rf"\shortstack{{{title}}}".replace("Δ", r"$\Delta$") for title in titles]
+    cells = pd.DataFrame([list(map(latex_text, line)) for line in lines], columns=heads)
     table = cells.to_latex(index=False, escape=False, column_format="l" + "r" * (len(head) - 1)).strip()
     return f"\\noindent\\resizebox{{\\textwidth}}{{!}}{{\\setlength{{\\tabcolsep}}{{3pt}}%\n{table}}}\n"
 

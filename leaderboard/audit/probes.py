@@ -24,7 +24,7 @@ from medbench.tasks.spec import Kind
 from medbench.tasks.statistics.paired import Difference, difference, holm, levels_to_reach
 
 ALPHA = 0.001
-SHOWN = 0.05
+LEVEL_OF_DROPS = 0.05
 LEAST_PEERS = 3
 LEAST_GAP = 0.03
 WITH_VERDICT = frozenset({"options-shuffled", "paraphrase"})
@@ -78,9 +78,9 @@ def read_probe(
     found = [finding for finding in all_found if finding is not None]
     gaps, drops = [one.p for one in found if one.p is not None], [one.drop.p for one in found]
     beyond = iter(zip(holm(gaps), levels_to_reach(gaps, ALPHA), strict=True))
-    for place, (p, level) in enumerate(zip(holm(drops), levels_to_reach(drops, SHOWN), strict=True)):
+    for place, (p, level) in enumerate(zip(holm(drops), levels_to_reach(drops, LEVEL_OF_DROPS), strict=True)):
         one = found[place]
-        falls = None if one.drop.least_p >= level else p < SHOWN and one.drop.low > 0
+        falls = None if one.drop.least_p >= level else p < LEVEL_OF_DROPS and one.drop.low > 0
         found[place] = replace(one if one.p is None else _judged(name, one, *next(beyond)), falls=falls)
     return found
 

@@ -113,7 +113,7 @@ def estimate(scores: Scores, read: Reading, *, seed: int) -> Estimate:
 
 
 def _degrees_of_samples(scores: Scores, read: Reading) -> FloatArray:
-    """Return the degrees of freedom [Q] of the samples' variance, to which each task adds its own, one a cluster."""
+    """Return the degrees of freedom [Q] of the samples' variance, each task's part with one fewer than its clusters."""
     means, drawn = scores.points.mean(axis=1), scores.drawn.mean(axis=2)
     variances = []
     for task in range(drawn.shape[-1]):
